@@ -1,0 +1,37 @@
+"""Data-free quantization of ONNX models: `compress` is the door.
+
+    import onnxdfq
+    result = onnxdfq.compress("model.onnx", method="dgh", bits="w8a8", normalize="imagenet")
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnxdfq.compression import Result, compress, synthesize
+    from onnxdfq.errors import DfqError
+    from onnxdfq.evaluation import Evaluation
+    from onnxdfq.export import export
+    from onnxdfq.recipe import Bits, Recipe
+    from onnxdfq.synthesis import Images
+
+# Imported on first use: `onnxdfq --help` must not wait for torch.
+_HOMES = {
+    "Bits": "recipe",
+    "DfqError": "errors",
+    "Evaluation": "evaluation",
+    "Images": "synthesis",
+    "Recipe": "recipe",
+    "Result": "compression",
+    "compress": "compression",
+    "export": "export",
+    "synthesize": "compression",
+}
+
+__all__ = ["Bits", "DfqError", "Evaluation", "Images", "Recipe", "Result", "compress", "export", "synthesize"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'onnxdfq' has no attribute {name!r}")
+    return getattr(import_module(f"onnxdfq.{_HOMES[name]}"), name)

@@ -1,0 +1,153 @@
+"""HPTQ calibration: images in, a frozen QuantPlan out. (Habi et al., arXiv 2109.09113.)"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxdfq.calibration.bias_correction import corrected_bias
+from onnxdfq.calibration.histogram import Histogram
+from onnxdfq.calibration.observation import observe
+from onnxdfq.calibration.thresholds import Scheme, activation_threshold, weight_thresholds
+from onnxdfq.progress import Progress
+from passes.power_of_two import covering_power_of_two, integer_range, scale_of
+from passes.quant_plan import QuantPlan, TensorQuant
+from passes.quant_points import KNOWN_RANGE, QuantPoints, find_quant_points, is_fused
+from passes.target import Target
+
+__all__ = ["Calibration", "Scheme"]
+
+FLOAT_BITS = 32
+IMAGE_BITS = 8  # images are bytes; fewer bits would spoil what every layer sees
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Decides every threshold by squared error.
+
+    weight_bits 2…8, per output channel; activation_bits 2…8, 16, or 32 for float, per tensor; the image input keeps at
+    least 8. scheme: thresholds 2**k, or free. correct_bias: undo the mean shift of weight rounding.
+    """
+
+    weight_bits: int = 8
+    activation_bits: int = 8
+    scheme: Scheme = "power-of-two"
+    correct_bias: bool = True
+    batch_size: int = 32
+
+    def plan(
+        self,
+        model: ir.Model,
+        pixels: NDArray[np.float32],
+        target: Target,
+        *,
+        device: str = "cpu",
+        progress: Progress | None = None,
+    ) -> QuantPlan:
+        """The plan for a float graph with BatchNormalization folded; pixels (N, C, H, W) in the model's input units.
+
+        Raises DataError when the images do not fit.
+        """
+        points = find_quant_points(model, target)
+        weights = {
+            use.initializer: TensorQuant(
+                bits=self.weight_bits,
+                signed=True,
+                axis=use.axis,
+                threshold=weight_thresholds(
+                    _array(model, use.initializer), self.weight_bits, self.scheme, axis=use.axis
+                ),
+            )
+            for use in points.weights
+        }
+        corrected = _correctable(model, points) if self.correct_bias else {}
+        observed = observe(
+            model,
+            pixels,
+            values=points.activations if self.activation_bits < FLOAT_BITS else (),
+            mean_axes={value: axis for value, axis, _ in corrected.values()},
+            batch_size=self.batch_size,
+            device=device,
+            progress=progress,
+        )
+        producers = {value.name: node for node in model.graph for value in node.outputs}
+        images = {value.name for value in model.graph.inputs}
+        activations = {
+            name: self._activation(histogram, producers.get(name), target, image=name in images)
+            for name, histogram in observed.histograms.items()
+        }
+        biases = {}
+        for name, (value, _, node) in corrected.items():
+            bias = corrected_bias(node, weights[_name(node.inputs[1])], observed.means[value].mean)
+            if bias is not None:
+                biases[name] = bias
+        same_as = points.same_as if activations else {}
+        return QuantPlan(activations=activations, weights=weights, same_as=same_as, biases=biases)
+
+    def _activation(
+        self, histogram: Histogram, producer: ir.Node | None, target: Target, *, image: bool
+    ) -> TensorQuant:
+        bits = max(self.activation_bits, IMAGE_BITS) if image else self.activation_bits
+        signed = histogram.least < 0
+        if producer is not None and producer.op_type in KNOWN_RANGE:
+            low, high = KNOWN_RANGE[producer.op_type]
+            threshold = float(covering_power_of_two(max(-low, high)))
+            return TensorQuant(bits=bits, signed=low < 0, threshold=np.asarray(threshold))
+        clip = None if producer is None else _fused_clip(producer, target)
+        limit = None
+        if clip is not None and self.scheme == "free":
+            # a free grid rarely has the Clip's bounds as steps; end the grid inside them, and the Clip is redundant
+            least, greatest = integer_range(bits, signed=signed)
+            limit = 2.0 ** (bits - signed) * min(clip[1] / greatest, clip[0] / least if signed else np.inf)
+        threshold = activation_threshold(histogram, bits, self.scheme, signed=signed, limit=limit)
+        integers = None if clip is None else _on_grid(clip, float(scale_of(threshold, bits, signed=signed)), bits, signed)
+        return TensorQuant(bits=bits, signed=signed, threshold=np.asarray(threshold), clip=integers)
+
+
+def _fused_clip(node: ir.Node, target: Target) -> tuple[float, float] | None:
+    """The bounds of a Clip that nothing but the following QuantizeLinear separates from its producer."""
+    if node.op_type != "Clip" or node.inputs[0] is None or not is_fused(node.inputs[0], target):
+        return None
+    bounds = [-np.inf, np.inf]
+    for index in (1, 2):
+        bound = node.inputs[index] if index < len(node.inputs) else None
+        if bound is not None and bound.const_value is None:
+            return None
+        if bound is not None and bound.const_value is not None:
+            bounds[index - 1] = float(bound.const_value.numpy())
+    return bounds[0], bounds[1]
+
+
+def _on_grid(bounds: tuple[float, float], scale: float, bits: int, signed: bool) -> tuple[int, int] | None:
+    """The bounds as integers of the grid. None when one lies between two steps, or when neither cuts the grid."""
+    least, greatest = integer_range(bits, signed=signed)
+    low, high = max(bounds[0] / scale, least), min(bounds[1] / scale, greatest)
+    if low != round(low) or high != round(high) or (low, high) == (least, greatest):
+        return None
+    return round(low), round(high)
+
+
+def _correctable(model: ir.Model, points: QuantPoints) -> dict[str, tuple[str, int, ir.Node]]:
+    """Node name → (the value that feeds it, its channel axis, the node), of the nodes that have a bias to correct."""
+    known = set(points.activations) | set(points.same_as)
+    weights = {use.initializer for use in points.weights}
+    found = {}
+    for node in model.graph:
+        if node.op_type not in ("Conv", "ConvTranspose", "Gemm") or _name(node.inputs[1]) not in weights:
+            continue
+        source = _name(node.inputs[0])
+        if source in known and not (node.op_type == "Gemm" and node.attributes.get_int("transA", 0) == 1):
+            found[node.name or ""] = (source, 1, node)
+    return found
+
+
+def _array(model: ir.Model, name: str) -> NDArray[np.float32]:
+    tensor = model.graph.initializers[name].const_value
+    if tensor is None:
+        raise ValueError(f"the initializer {name} has no data")
+    return tensor.numpy()
+
+
+def _name(value: ir.Value | None) -> str:
+    return "" if value is None or value.name is None else value.name

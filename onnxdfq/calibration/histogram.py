@@ -1,0 +1,52 @@
+"""A histogram that never looks twice: streamed in bounded memory, whatever range the next batch brings."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from passes.power_of_two import covering_power_of_two
+
+BINS = 2**14  # an 8-bit step at an eighth of the greatest magnitude is then still four bins wide
+
+
+class Histogram:
+    """Counts of one value over [-bound, bound]. `bound` is a power of two and grows by doubling, so that two old bins
+    make exactly one new one and nothing already counted is smeared."""
+
+    def __init__(self) -> None:
+        self.bound = 0.0
+        self.counts = np.zeros(BINS, np.int64)
+        self.least = np.inf
+        self.greatest = -np.inf
+
+    def add(self, values: torch.Tensor) -> None:
+        """Count `values`, any shape. Raises ValueError when one is not finite."""
+        if values.numel() == 0:
+            return
+        values = values.detach().float()
+        low, high = (float(end) for end in torch.aminmax(values))
+        if not np.isfinite(low) or not np.isfinite(high):
+            raise ValueError("a value is infinite or not a number")
+        self.least, self.greatest = min(self.least, low), max(self.greatest, high)
+        needed = float(covering_power_of_two(max(-low, high)))
+        if self.bound == 0.0:
+            self.bound = needed
+        while self.bound < needed:
+            self._double()
+        counts = torch.histc(values, BINS, -self.bound, self.bound)
+        self.counts += counts.cpu().numpy().astype(np.int64)
+
+    def points(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Where the non-empty bins lie, in the value's unit, and their counts. The bin that begins at zero stands for
+        zero itself: after a Relu nearly all of it is."""
+        width = 2 * self.bound / BINS
+        centres = (np.arange(BINS) - BINS // 2 + 0.5) * width
+        centres[BINS // 2] = 0.0
+        filled = self.counts > 0
+        return np.clip(centres[filled], self.least, self.greatest), self.counts[filled]
+
+    def _double(self) -> None:
+        quarter = BINS // 4
+        merged = np.zeros_like(self.counts)
+        merged[quarter:-quarter] = self.counts.reshape(-1, 2).sum(axis=1)
+        self.counts, self.bound = merged, 2 * self.bound

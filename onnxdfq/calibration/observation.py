@@ -1,0 +1,98 @@
+"""One pass of the images through the float graph: a histogram per quantized value, a channel mean per weighted input."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+
+from onnxdfq.calibration.histogram import Histogram
+from onnxdfq.engine import TorchGraph
+from onnxdfq.errors import DataError
+from onnxdfq.model_file import constant_input, image_input, inputs
+from onnxdfq.progress import Progress
+
+
+class ChannelMean:
+    """Running mean over everything but one axis."""
+
+    def __init__(self, axis: int) -> None:
+        self.axis = axis
+        self.total = np.zeros(())
+        self.count = 0
+
+    def add(self, values: torch.Tensor) -> None:
+        """Take in one batch, any shape that has the axis."""
+        rows = values.detach().movedim(self.axis, -1).flatten(0, -2)  # (K, C)
+        self.total = self.total + rows.sum(dim=0, dtype=torch.float64).cpu().numpy()
+        self.count += rows.shape[0]
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        """(C,)"""
+        return np.asarray(self.total / self.count)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observations:
+    """histograms: by value name. means: by value name, of the values that feed a weighted operator."""
+
+    histograms: Mapping[str, Histogram]
+    means: Mapping[str, ChannelMean]
+
+
+def observe(
+    model: ir.Model,
+    pixels: NDArray[np.float32],
+    *,
+    values: tuple[str, ...],
+    mean_axes: Mapping[str, int],
+    batch_size: int,
+    device: str,
+    progress: Progress | None,
+) -> Observations:
+    """Run all images (N, C, H, W) once. Memory: one batch, and a histogram per value.
+
+    values: what to take histograms of. mean_axes: value name → channel axis of what to take means of.
+    Raises DataError when the images do not fit the input or the network computes infinities from them.
+    """
+    histograms = {name: Histogram() for name in values}
+    means = {name: ChannelMean(axis) for name, axis in mean_axes.items()}
+    graph = TorchGraph(model, outputs=list(dict.fromkeys([*values, *mean_axes]))).to(device).eval()
+    done = 0
+    with torch.no_grad():
+        for feeds in _batches(model, graph.input_names, pixels, batch_size, device):
+            for name, value in graph.stream(*feeds):
+                try:
+                    if name in histograms:
+                        histograms[name].add(value)
+                except ValueError as error:
+                    raise DataError(
+                        f"The value {name!r} became infinite or not a number on the calibration images; "
+                        "check the weights, and that --normalize is what the network was trained with."
+                    ) from error
+                if name in means:
+                    means[name].add(value)
+            done += 1
+            if progress is not None:
+                progress(min(done * batch_size, len(pixels)), len(pixels), "calibrating")
+    return Observations(histograms=histograms, means=means)
+
+
+def _batches(
+    model: ir.Model, names: tuple[str, ...], pixels: NDArray[np.float32], batch_size: int, device: str
+) -> Iterator[list[torch.Tensor]]:
+    image, specs = image_input(model), {spec.name: spec for spec in inputs(model)}
+    expected = tuple(image.shape[1:])
+    if pixels.ndim != len(image.shape) or any(e not in (None, p) for e, p in zip(expected, pixels.shape[1:], strict=True)):
+        raise DataError(f"The images are {pixels.shape} and the input {image.name!r} takes (N, {', '.join(map(str, expected))}).")
+    fixed = image.shape[0]
+    step = batch_size if fixed is None else fixed
+    if len(pixels) < step and fixed is not None:
+        raise DataError(f"The model takes {fixed} images at a time and only {len(pixels)} are there; give more.")
+    for start in range(0, len(pixels) - (step - 1 if fixed is not None else 0), step):
+        batch = pixels[start : start + step]
+        feeds = [batch if name == image.name else constant_input(specs[name], len(batch)) for name in names]
+        yield [torch.from_numpy(np.ascontiguousarray(feed)).to(device) for feed in feeds]

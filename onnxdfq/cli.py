@@ -1,0 +1,218 @@
+"""The command line: it parses, calls and prints. Whatever is heavy is imported inside the commands."""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from onnxdfq.errors import DfqError
+from onnxdfq.progress import TerminalProgress
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class _Group(click.Group):
+    """Turns what goes wrong into one sentence on stderr and an exit code: 2 the user's, 1 ours, 130 Ctrl-C."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except DfqError as error:
+            click.echo(f"onnxdfq: {error}", err=True)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("\nonnxdfq: interrupted; nothing was written.", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="onnxdfq")
+def main() -> None:
+    """Data-free quantization of ONNX models: a float model in, an integer QDQ model out."""
+
+
+def _synthesis_options(command: Command) -> Command:
+    """What `compress` and `synthesize` share."""
+    options = [
+        click.option("-m", "--method", metavar="NAME", help="How images are made: dgh, zeroq or noise.  [default: dgh]"),
+        click.option("--effort", metavar="NAME", help="fast, standard or paper.  [default: fast]"),
+        click.option("--images", type=int, metavar="N", help="How many images; the effort says by default."),
+        click.option("--steps", type=int, metavar="N", help="Steps per image; the effort says by default."),
+        click.option("--batch-size", type=int, metavar="N", help="Images optimised at once."),
+        click.option("--seed", type=int, metavar="S", help="Same seed, same bytes.  [default: 0]"),
+        click.option(
+            "--normalize",
+            metavar="HOW",
+            help="How the network's inputs were normalised: imagenet, cifar10, none (0 to 1) or M1,M2,M3/S1,S2,S3.",
+        ),
+        click.option("--input-shape", multiple=True, metavar="[NAME=]1,C,H,W", help="Sizes that the file leaves open."),
+        click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu or cuda."),
+        click.option("--force", is_flag=True, help="Replace files that exist."),
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, and nothing else there."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@_synthesis_options
+@click.option("-b", "--bits", metavar="wXaY", help="Bits of weights and activations.  [default: w8a8]")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="[default: MODEL.<bits>.onnx beside the input]")
+@click.option("--target", metavar="NAME", help="The runtime to write for.  [default: ort]")
+@click.option("--scheme", metavar="NAME", help="power-of-two or free thresholds.  [default: power-of-two]")
+@click.option("--shift-negative", is_flag=True, default=None, help="Shift small negative activations to unsigned (SNC).")
+@click.option("--calibration", type=click.Path(path_type=Path), metavar="FILE", help="Images of your own instead.")
+@click.option("--save-images", type=click.Path(path_type=Path), metavar="FILE", help="Keep the synthesised images (.npz).")
+@click.option("--evaluate", type=click.Path(path_type=Path), metavar="DATA", help="Labelled images to measure on.")
+@click.option("--recipe", type=click.Path(path_type=Path), metavar="FILE", help="A TOML file of settings; flags overrule it.")
+def compress(
+    model: Path,
+    output: Path | None,
+    calibration: Path | None,
+    save_images: Path | None,
+    evaluate: Path | None,
+    recipe: Path | None,
+    input_shape: tuple[str, ...],
+    device: str,
+    force: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Quantize a float ONNX model without data."""
+    from onnxdfq.compression import compress as run
+    from onnxdfq.model_file import parse_input_shapes
+    from onnxdfq.recipe import Recipe
+
+    result = run(
+        model,
+        output=output,
+        recipe=None if recipe is None else Recipe.load(recipe),
+        calibration=calibration,
+        evaluate=evaluate,
+        device=device,
+        input_shape=parse_input_shapes(input_shape),
+        save_images=save_images,
+        force=force,
+        progress=TerminalProgress,
+        **{key: value for key, value in settings.items() if value is not None},
+    )
+    if as_json:
+        click.echo(json.dumps({"output": str(result.path), **result.metrics, "notes": list(result.notes)}))
+        return
+    for note in result.notes:
+        click.echo(f"note: {note}", err=True)
+    click.echo(_summary(result.metrics))
+    click.echo(f"written: {result.path}")
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The .npz file to write.")
+@_synthesis_options
+def synthesize(
+    model: Path,
+    output: Path,
+    input_shape: tuple[str, ...],
+    device: str,
+    force: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Make calibration images from a model's BatchNormalization statistics."""
+    from onnxdfq.compression import synthesize as run
+    from onnxdfq.model_file import parse_input_shapes
+
+    quality = run(
+        model,
+        output=output,
+        device=device,
+        input_shape=parse_input_shapes(input_shape),
+        force=force,
+        progress=TerminalProgress,
+        **{key: value for key, value in settings.items() if value is not None},
+    )
+    if as_json:
+        click.echo(json.dumps({"output": str(output), **quality}))
+        return
+    for key, value in quality.items():
+        click.echo(f"{key:24} {value}")
+    click.echo(f"written: {output}")
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--against", type=click.Path(path_type=Path), metavar="FLOAT", help="The float model to compare with.")
+@click.option("--normalize", metavar="HOW", help="As for compress; a model that onnxdfq wrote remembers it.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, and nothing else there.")
+def evaluate(model: Path, data: Path, against: Path | None, normalize: str | None, as_json: bool) -> None:
+    """Measure a model on images: DATA is an .npz file or a folder of class folders."""
+    from onnxdfq.evaluation import Session, load_evaluation_data
+    from onnxdfq.evaluation import evaluate as run
+
+    session = Session(model)
+    images = load_evaluation_data(data, session, normalize)
+    original = None if against is None else Session(against)
+    measured = asdict(run(session, images, against=original, progress=TerminalProgress("evaluating")))
+    if as_json:
+        click.echo(json.dumps({key: value for key, value in measured.items() if value is not None}))
+    else:
+        click.echo(_summary(measured))
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, and nothing else there.")
+def inspect(model: Path, as_json: bool) -> None:
+    """Show what a model holds: operators, BatchNormalization, quantization, what made it."""
+    from onnxdfq.inspection import inspect as run
+
+    found = asdict(run(model))
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    for key, value in found.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{name}: {entry}" for name, entry in value.items())
+        elif isinstance(value, list):
+            value = ", ".join(value)
+        click.echo(f"{key.replace('_', ' '):20} {value or '-'}")
+
+
+def _summary(metrics: Any) -> str:
+    """The metrics that are there, one a line; shares as percentages."""
+    lines = []
+    for key, label, kind in _LABELS:
+        value = metrics.get(key)
+        if value is not None:
+            lines.append(f"{label:34} {kind(value)}")
+    return "\n".join(lines)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
+
+
+_LABELS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+    ("images", "calibration images", str),
+    ("batch_norms_folded", "BatchNormalizations folded", str),
+    ("bytes_float", "bytes, float", "{:,}".format),
+    ("bytes", "bytes, compressed", "{:,}".format),
+    ("agreement_images", "same answer on synthetic images", _percent),
+    ("sqnr_db_images", "signal to noise on them", "{:.1f} dB".format),
+    ("count", "images evaluated", str),
+    ("top1_float", "accuracy, float", _percent),
+    ("top1", "accuracy", _percent),
+    ("agreement", "same answer as the float model", _percent),
+    ("sqnr_db", "signal to noise", "{:.1f} dB".format),
+    ("seconds", "seconds", str),
+)
+
+if __name__ == "__main__":
+    sys.exit(main())

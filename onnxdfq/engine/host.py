@@ -1,0 +1,59 @@
+"""Host values: operator inputs that torch wants as Python numbers, not as tensors.
+
+An operator declares them by annotation, `def Reshape(data: Tensor, shape: Ints, *, allowzero: int = 0)`, and is handed
+plain numbers. The plan reads them once per input shape where it can (see plan.py), at every call where it must.
+"""
+
+import inspect
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeAlias
+
+from torch import Tensor
+
+Number: TypeAlias = bool | int | float
+HostValue: TypeAlias = Number | tuple[Number, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Host:
+    """How an input is read, and whether the operator cannot do without Python numbers."""
+
+    read: Callable[[Tensor], Any]
+    required: bool = True
+
+
+def _number(tensor: Tensor) -> Any:
+    return tensor.item()
+
+
+def _numbers(tensor: Tensor) -> tuple[Any, ...]:
+    return tuple(tensor.flatten().tolist())
+
+
+def _number_if_one(tensor: Tensor) -> Any:
+    return tensor.item() if tensor.numel() == 1 else tensor
+
+
+Int = Annotated[int, Host(read=_number)]
+Ints = Annotated[tuple[int, ...], Host(read=_numbers)]
+Float = Annotated[float, Host(read=_number)]
+Floats = Annotated[tuple[float, ...], Host(read=_numbers)]
+Scalar = Annotated[float | Tensor, Host(read=_number_if_one, required=False)]
+"""A number where it is known before the first step (torch is faster then), otherwise the tensor as it comes."""
+
+
+def host_inputs(function: Callable[..., Any]) -> dict[int, Host]:
+    """Positions of the inputs of an operator function that are host values."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    found = {}
+    for position, parameter in enumerate(inspect.signature(function).parameters.values()):
+        if parameter.kind is not inspect.Parameter.POSITIONAL_OR_KEYWORD:
+            continue
+        hint = hints.get(parameter.name)
+        for option in (hint, *typing.get_args(hint)):  # the second part sees through `Ints | None`
+            for mark in getattr(option, "__metadata__", ()):
+                if isinstance(mark, Host):
+                    found[position] = mark
+    return found

@@ -1,0 +1,130 @@
+"""QuantizeLinear and DequantizeLinear, exact forward and straight-through backward.
+
+The forward pass is ONNX's own arithmetic. Rounding passes the gradient unchanged, saturation passes it inside the range
+only, so that for y = DequantizeLinear(QuantizeLinear(x, s), s)
+
+    dy/dx = 1 inside the range, 0 outside                               (straight-through, arXiv 1308.3432)
+    dy/ds = round(x/s) - x/s inside the range, q - zero point outside   (LSQ, Eq. 3 of arXiv 1902.08153)
+
+Nothing is scaled: an optimiser that wants LSQ's step-size gradient scale applies it itself.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from onnxdfq.engine.dtypes import torch_dtype
+from onnxdfq.errors import UnsupportedOperator
+
+TRANSPARENT: frozenset[str] = frozenset(
+    {"Clip", "Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "Max", "MaxPool", "Min", "Pad",
+     "Relu", "Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"}
+)  # fmt: skip
+"""Operators that only move integers or bound them; gradients may pass them on the way to DequantizeLinear."""
+
+
+def float_carriers(nodes: Sequence[ir.Node], graph_outputs: Collection[str]) -> frozenset[ir.Node]:
+    """The QuantizeLinear nodes whose integers only DequantizeLinear ever reads as integers.
+
+    These carry their integers as float32, which is exact to 24 bits and lets gradients through. The others (the graph
+    ends in integers, or holds integer operators) yield the integer type.
+    """
+    present = frozenset(nodes)
+
+    def reaches_only_dequantize(values: Iterable[ir.Value]) -> bool:
+        for value in values:
+            if value.name in graph_outputs:
+                return False
+            for user, position in value.uses():
+                if user not in present or (user.op_type == "DequantizeLinear" and position == 0):
+                    continue
+                if user.op_type not in TRANSPARENT or not reaches_only_dequantize(user.outputs):
+                    return False
+        return True
+
+    return frozenset(n for n in nodes if n.op_type == "QuantizeLinear" and reaches_only_dequantize(n.outputs))
+
+
+class _RoundStraightThrough(torch.autograd.Function):
+    """Rounds half to even; its gradient is the identity."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return torch.round(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0]
+
+
+def QuantizeLinear(
+    x: Tensor,
+    y_scale: Tensor,
+    y_zero_point: Tensor | None = None,
+    *,
+    axis: int = 1,
+    block_size: int = 0,
+    output_dtype: int = 0,
+    precision: int = 0,
+    saturate: int = 1,
+    input_types: Sequence[int] = (),
+    carries_float: bool = False,
+) -> Tensor:
+    """saturate(round(x / y_scale) + y_zero_point), half to even.
+
+    `input_types` tells the ONNX element type of the zero point: the torch tensor may be of a wider one.
+    """
+    onnx_dtype = ir.DataType((input_types[2] if len(input_types) > 2 else 0) or output_dtype or ir.DataType.UINT8)
+    low, high = integer_range(onnx_dtype)
+    work = torch_dtype(precision) if precision else torch.promote_types(x.dtype, y_scale.dtype)
+    # float16 has 11 bits and bfloat16 8: a quotient beyond 256 or 2048 would round twice.
+    work = torch.promote_types(work, torch.float32) if not precision else work
+    scaled = x.to(work) / aligned(y_scale, x, axis, block_size).to(work)
+    rounded = _RoundStraightThrough.apply(scaled)  # type: ignore[no-untyped-call]
+    if y_zero_point is not None:
+        rounded = rounded + aligned(y_zero_point, x, axis, block_size)
+    saturated = torch.clamp(rounded, low, high)
+    return saturated if carries_float else saturated.to(torch_dtype(onnx_dtype))
+
+
+def DequantizeLinear(
+    x: Tensor,
+    x_scale: Tensor,
+    x_zero_point: Tensor | None = None,
+    *,
+    axis: int = 1,
+    block_size: int = 0,
+    output_dtype: int = 0,
+) -> Tensor:
+    """(x - x_zero_point) * x_scale, in the type of the scale."""
+    scale = aligned(x_scale, x, axis, block_size)
+    if not x.is_floating_point():
+        x = x.to(torch.int32)  # the difference of two int8 does not fit int8
+    if x_zero_point is not None:
+        x = x - aligned(x_zero_point, x, axis, block_size)
+    result = x.to(torch.promote_types(scale.dtype, torch.float32)) * scale
+    return result.to(torch_dtype(output_dtype) if output_dtype else x_scale.dtype)
+
+
+def integer_range(dtype: ir.DataType) -> tuple[int, int]:
+    """Least and greatest value of an ONNX integer type of 2 to 16 bits."""
+    name = dtype.name
+    bits = int(name.lstrip("UINT")) if name.startswith(("INT", "UINT")) else 0
+    if bits not in (2, 4, 8, 16):
+        raise UnsupportedOperator(
+            f"quantization to {name} is not supported; to int2, int4, int8, int16 and unsigned it is"
+        )
+    return (0, 2**bits - 1) if name.startswith("U") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+
+def aligned(parameter: Tensor, x: Tensor, axis: int, block_size: int) -> Tensor:
+    """A scale or zero point, per tensor, per axis or blocked, in a shape that broadcasts against `x`."""
+    if parameter.numel() == 1:
+        return parameter.reshape(())
+    axis %= x.ndim
+    if block_size:
+        return parameter.repeat_interleave(block_size, dim=axis).narrow(axis, 0, x.shape[axis])
+    return parameter.reshape([-1 if dim == axis else 1 for dim in range(x.ndim)])

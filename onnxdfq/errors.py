@@ -1,0 +1,58 @@
+"""One error tree.
+
+    DfqError                      everything that onnxdfq raises on purpose
+    ├── InputError                what the user gave cannot be used (exit code 2)
+    │   ├── ModelFileError        not ONNX, truncated, external data missing or outside the model's folder
+    │   ├── UnsupportedOperator   the engine has no such operator; names operator, domain and node
+    │   ├── NoBatchNorm           the method needs BatchNormalization and the model has none
+    │   ├── AlreadyQuantized      the model already holds Quantize/Dequantize nodes
+    │   ├── ShapeError            an input shape is unknown, or zero
+    │   └── DataError             images or labels that cannot be used
+    └── OutputError               the result could not be written (exit code 2 when the path is at fault, 1 when the disk is)
+
+Messages are one sentence or two: what was found, what is allowed, what to do.
+"""
+
+
+class DfqError(Exception):
+    """Root of the tree. `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class InputError(DfqError):
+    """What the user gave cannot be used."""
+
+    exit_code = 2
+
+
+class ModelFileError(InputError):
+    """The file is not a model that can be read."""
+
+
+class UnsupportedOperator(InputError):
+    """The engine has no such operator."""
+
+
+class NoBatchNorm(InputError):
+    """The method reads BatchNormalization statistics and the model carries none."""
+
+
+class AlreadyQuantized(InputError):
+    """The model already holds QuantizeLinear, DequantizeLinear or integer operators."""
+
+
+class ShapeError(InputError):
+    """An input shape is unknown or empty."""
+
+
+class DataError(InputError):
+    """Images or labels that cannot be used."""
+
+
+class OutputError(DfqError):
+    """The result could not be written."""
+
+    def __init__(self, message: str, *, exit_code: int = 2) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

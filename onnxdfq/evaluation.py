@@ -1,0 +1,141 @@
+"""Running models in ONNX Runtime on given images: accuracy, and how close a compressed model stays to its float one."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from onnxdfq.dataset import Dataset, Normalization, load_dataset
+from onnxdfq.errors import DataError, ModelFileError
+from onnxdfq.model_file import constant_input, image_input, inputs, read_model
+from onnxdfq.progress import Progress
+from passes.provenance import read_provenance
+
+BATCH_SIZE = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Shares are between 0 and 1; what could not be measured is None.
+
+    top1: share of images whose arg-max over axis 1 of the first output is the label. agreement: share of equal arg-max
+    between the model and its float original. sqnr_db: 10 log10 of signal over error energy, all float outputs together.
+    """
+
+    count: int
+    top1: float | None = None
+    top1_float: float | None = None
+    agreement: float | None = None
+    sqnr_db: float | None = None
+
+
+class Session:
+    """A model in ONNX Runtime, fed with batches of images; other inputs get constants."""
+
+    def __init__(self, path: Path) -> None:
+        model = read_model(path)
+        self.path = path
+        self.image = image_input(model)
+        self.specs = inputs(model)
+        self.normalization = read_provenance(model).get("norm")
+        first = model.graph.outputs[0].shape if model.graph.outputs else None
+        last = first[1] if first is not None and len(first) == 2 else None
+        self.classes = last if isinstance(last, int) else None
+        self.outputs = [value.name or "" for value in model.graph.outputs if value.dtype == ir.DataType.FLOAT]
+        if not self.outputs:
+            raise ModelFileError(f"{path} has no float output; there is nothing to evaluate.")
+        options = ort.SessionOptions()
+        options.log_severity_level = 4  # fatal only: faults are reported by the exception below
+        try:
+            self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own exceptions share no base class but this
+            raise ModelFileError(f"ONNX Runtime refuses {path}: {_first_line(error)}") from error
+
+    @property
+    def batch_size(self) -> int:
+        """The model's fixed batch, or a good one."""
+        return self.image.shape[0] or BATCH_SIZE
+
+    def run(self, pixels: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """pixels (N, C, H, W) in the model's input units → its float outputs, each (N, ...)."""
+        batch = self.image.shape[0]
+        padded = pixels
+        if batch is not None and len(pixels) < batch:  # the last batch of a model with a fixed one
+            padded = np.concatenate([pixels, np.repeat(pixels[-1:], batch - len(pixels), axis=0)])
+        feeds = {
+            spec.name: padded if spec.name == self.image.name else constant_input(spec, len(padded))
+            for spec in self.specs
+        }
+        try:
+            results = self._session.run(self.outputs, feeds)
+        except Exception as error:  # as above
+            raise DataError(f"{self.path} does not run on these images: {_first_line(error)}") from error
+        return [np.asarray(result)[: len(pixels)] for result in results]
+
+
+def load_evaluation_data(path: Path, session: Session, normalize: str | None) -> Dataset:
+    """Images and labels for a model; normalised as `normalize` says, else as the model remembers. Raises DataError."""
+    text = normalize or session.normalization
+    normalization = None if text is None else Normalization.parse(text)
+    return load_dataset(path, spec=session.image, normalization=normalization, classes=session.classes)
+
+
+def evaluate(
+    session: Session, data: Dataset, *, against: Session | None = None, progress: Progress | None = None
+) -> Evaluation:
+    """Run the model, and its float original `against` beside it, on all of `data`.
+
+    Raises DataError when the images do not run, or the two models are not the same network.
+    """
+    right = right_float = equal = positions = done = 0
+    signal = noise = 0.0
+    classifies = False
+    labels = data.labels
+    size = session.batch_size if against is None else min(session.batch_size, against.batch_size)
+    for pixels in data.batches(size):
+        outputs = session.run(pixels)
+        chosen = _arg_max(outputs[0])
+        classifies = chosen.ndim == 1
+        if labels is not None and classifies:
+            right += int((chosen == labels[done : done + len(pixels)]).sum())
+        if against is not None:
+            expected = against.run(pixels)
+            if [value.shape for value in expected] != [value.shape for value in outputs]:
+                raise DataError(f"{against.path} and {session.path} have outputs of different shapes; they are not the same network.")
+            other = _arg_max(expected[0])
+            equal, positions = equal + int((chosen == other).sum()), positions + chosen.size
+            if labels is not None and classifies:
+                right_float += int((other == labels[done : done + len(pixels)]).sum())
+            for value, reference in zip(outputs, expected, strict=True):
+                signal += float(np.square(reference, dtype=np.float64).sum())
+                noise += float(np.square(value - reference, dtype=np.float64).sum())
+        done += len(pixels)
+        if progress is not None:
+            progress(done, len(data), "evaluating")
+    scored = labels is not None and classifies
+    return Evaluation(
+        count=done,
+        top1=right / done if scored else None,
+        top1_float=right_float / done if scored and against is not None else None,
+        agreement=equal / positions if positions else None,
+        sqnr_db=_decibel(signal, noise) if against is not None else None,
+    )
+
+
+def _arg_max(output: NDArray[np.float32]) -> NDArray[np.int64]:
+    """(N, K, ...) → (N, ...); trailing axes of size 1 are dropped, so that (N, K, 1, 1) classifies too."""
+    while output.ndim > 2 and output.shape[-1] == 1:
+        output = output[..., 0]
+    return np.asarray(output.argmax(axis=min(1, output.ndim - 1)))
+
+
+def _decibel(signal: float, noise: float) -> float | None:
+    """Infinite when nothing differs, which JSON cannot say: None then."""
+    return 10 * float(np.log10(signal / noise)) if noise > 0 and signal > 0 else None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

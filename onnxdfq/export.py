@@ -1,0 +1,117 @@
+"""torch.nn.Module to ONNX with its BatchNormalization kept, which torch's exporters fold by default."""
+
+import inspect
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import onnx_ir as ir
+import torch
+from onnx_ir.passes import common
+from torch import Tensor, nn
+
+from onnxdfq.dataset import Normalization
+from onnxdfq.errors import DfqError
+from onnxdfq.model_file import save_model
+from passes.provenance import WriteProvenance
+
+_OPSET = 21
+_TORCHSCRIPT_OPSET = 17  # that exporter ends at 20, and its later operators are little tried
+
+
+def export(
+    module: nn.Module,
+    example: Tensor | Sequence[Tensor],
+    path: Path | str,
+    *,
+    dynamo: bool = False,
+    normalize: Normalization | str | None = None,
+    force: bool = False,
+) -> None:
+    """Writes `module` in evaluation mode to `path`, with a free batch and every BatchNormalization a node of its own.
+
+    `example`: the input, or the inputs, batch first. `dynamo` chooses torch's newer exporter. `normalize` (as
+    `Normalization.parse` reads it) is kept in the file, so that `evaluate` need not be told.
+    The module is left in the mode in which it came. Raises OutputError, DataError, and DfqError where onnxscript,
+    which torch's exporters need, is not installed.
+    """
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise DfqError("Exporting needs onnxscript: pip install 'onnxdfq[export]'.") from error
+    norm = Normalization.parse(normalize) if isinstance(normalize, str) else normalize
+    examples = (example,) if isinstance(example, Tensor) else tuple(example)
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        model = _with_dynamo(module, examples) if dynamo else _with_torchscript(module, examples)
+    finally:
+        for part, training in modes.items():
+            part.training = training
+    if norm is not None:
+        WriteProvenance({"norm": str(norm)})(model)
+    save_model(model, Path(path), force=force)
+
+
+def _with_torchscript(module: nn.Module, examples: tuple[Tensor, ...]) -> ir.Model:
+    inputs, outputs = _names(module, examples)
+    with TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the exporter as a whole, and each function in it
+        file = Path(folder) / "model.onnx"
+        torch.onnx.export(
+            module,
+            examples,
+            file,
+            dynamo=False,
+            # PRESERVE with the module in evaluation mode: EVAL would fuse each BatchNormalization into its Conv.
+            training=torch.onnx.TrainingMode.PRESERVE,
+            do_constant_folding=False,
+            opset_version=_TORCHSCRIPT_OPSET,
+            input_names=inputs,
+            output_names=outputs,
+            dynamic_axes={name: {0: "batch"} for name in (*inputs, *outputs)},
+        )
+        model = ir.load(file)
+        ir.external_data.load_to_model(model)
+    return model
+
+
+def _with_dynamo(module: nn.Module, examples: tuple[Tensor, ...]) -> ir.Model:
+    from onnxscript import optimizer
+
+    inputs, outputs = _names(module, examples)
+    # torch.export takes a batch of 1 for a constant, so it is shown a batch of 2 then.
+    shown = tuple(torch.cat([tensor, tensor]) if len(tensor) == 1 else tensor for tensor in examples)
+    batch = torch.export.Dim("batch")
+    with warnings.catch_warnings():
+        # torch 2.13 uses its own deprecated class when it copies a program.
+        warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated", category=FutureWarning)
+        program = torch.onnx.export(
+            module,
+            shown,
+            dynamo=True,
+            optimize=False,  # the optimizer folds BatchNormalization
+            opset_version=_OPSET,
+            input_names=inputs,
+            output_names=outputs,
+            dynamic_shapes=tuple({0: batch} for _ in shown),
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model
+    common.InlinePass()(model)
+    optimizer.fold_constants(model)
+    common.IdentityEliminationPass()(model)
+    common.RemoveUnusedNodesPass()(model)
+    common.RemoveUnusedOpsetsPass()(model)
+    return model
+
+
+def _names(module: nn.Module, examples: tuple[Tensor, ...]) -> tuple[list[str], list[str]]:
+    """Inputs are called as `forward` calls them, outputs `output` or `output_0`, `output_1`, ..."""
+    inputs = list(inspect.signature(module.forward).parameters)[: len(examples)]
+    with torch.no_grad():
+        result = module(*examples)
+    count = 1 if isinstance(result, Tensor) else len(result)
+    return inputs, ["output"] if count == 1 else [f"output_{index}" for index in range(count)]

@@ -1,0 +1,25 @@
+"""Model files: what comes in from an untrusted file, and what is written.
+
+`load_model` is for a float model that is to be compressed: checked, brought to one opset, simplified once, its batch
+freed. `read_model` takes any model as it is, quantized ones too, with the same safety checks. `save_model` and
+`atomic_write` never leave a half-written file.
+"""
+
+from onnxdfq.model_file.inputs import InputSpec, constant_input, image_input, inputs, parse_input_shapes
+from onnxdfq.model_file.loading import load_model, read_model
+from onnxdfq.model_file.untrusted import model_hash
+from onnxdfq.model_file.writing import atomic_write, check_writable, save_model
+
+__all__ = [
+    "InputSpec",
+    "atomic_write",
+    "check_writable",
+    "constant_input",
+    "image_input",
+    "inputs",
+    "load_model",
+    "model_hash",
+    "parse_input_shapes",
+    "read_model",
+    "save_model",
+]

@@ -1,0 +1,78 @@
+"""Makes a model run at any batch and simplifies it once, trusting neither edit until onnxruntime has shown it right."""
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxdfq.model_file.free_sizes import with_free_sizes
+from onnxdfq.model_file.inputs import FREE_BATCH, inputs
+from onnxdfq.model_file.simplify import simplify
+from onnxdfq.model_file.trial import Outputs, random_feeds, run, same
+
+# Three, not two: exporters write twos of their own (two halves, two boxes) that a batch of two would match by chance.
+_TRIALS = 3
+
+# A file may declare a free batch and hold the one it was traced at: these are tried until one runs.
+_TRACED_AT = (1, 2, 4, 8, 16, 32)
+
+
+def free_batch(model: ir.Model) -> ir.Model:
+    """The simplified model with a symbolic batch, if it then gives row by row what `model` gives.
+
+    1. The leading size of the inputs becomes symbolic *before* the simplification, which would bake it in.
+    2. onnxsim runs once, BatchNormalization kept.
+    3. Sizes inside that hold the batch as a number are freed (`with_free_sizes`).
+    Where no rewriting helps, the batch stays as the file has it; where onnxruntime cannot run the file, all stays.
+    """
+    declared = _declared_batch(model)
+    for batch in _TRACED_AT if declared is None else (declared,):
+        trials = [random_feeds(model, batch, seed) for seed in range(_TRIALS)]
+        expected = run(model, trials)
+        if expected is not None:
+            break
+    else:
+        return model
+    stacked = {name: np.concatenate([trial[name] for trial in trials]) for name in trials[0]}
+    rows = [np.concatenate(parts) if parts[0].ndim else parts[0] for parts in zip(*expected, strict=True)]
+    one_row = {name: fed[:1] for name, fed in stacked.items()}
+    first_row = [output[:1] if output.ndim else output for output in rows]
+
+    def runs_at_any_batch(candidate: ir.Model) -> bool:
+        found = run(candidate, [stacked, one_row])
+        return found is not None and same(found, [rows, first_row])
+
+    symbolic = _with_symbolic_batch(model, batch)
+    simplified = simplify(symbolic)
+    candidates: list[Callable[[], ir.Model]] = [
+        lambda: with_free_sizes(simplified, batch),
+        lambda: simplified,
+        lambda: with_free_sizes(symbolic, batch),
+    ]
+    for candidate in candidates:
+        attempt = candidate()
+        if runs_at_any_batch(attempt):
+            return attempt
+    fixed = simplify(model)
+    found: list[Outputs] | None = run(fixed, trials)
+    return fixed if found is not None and same(found, expected) else model
+
+
+def _declared_batch(model: ir.Model) -> int | None:
+    """The leading size of the input of highest rank, None if it is free."""
+    shapes = [spec.shape for spec in inputs(model) if spec.shape]
+    return max(shapes, key=len)[0] if shapes else None
+
+
+def _with_symbolic_batch(model: ir.Model, batch: int) -> ir.Model:
+    copy = model.clone()
+    free = [value.shape[0] for value in copy.graph.inputs if value.shape and not isinstance(value.shape[0], int)]
+    symbol = free[0] if free else ir.SymbolicDim(FREE_BATCH)
+    for value in (*copy.graph.inputs, *copy.graph.outputs):
+        if value.shape and len(value.shape) > 1 and value.shape[0] == batch:
+            value.shape = ir.Shape([symbol, *value.shape[1:]])
+    for node in copy.graph.all_nodes():
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.shape = None
+    return copy

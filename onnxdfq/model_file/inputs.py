@@ -1,0 +1,146 @@
+"""What a model wants as input."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxdfq.errors import ShapeError
+
+FREE_BATCH = "batch"
+_FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputSpec:
+    """One graph input. `shape[0]` is None where any batch runs; a number there is the only batch that runs."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: ir.DataType
+
+    @property
+    def is_float(self) -> bool:
+        return self.dtype in _FLOATS
+
+    def with_batch(self, batch: int) -> tuple[int, ...]:
+        """The shape at this batch size; a fixed batch stays as it is."""
+        return tuple(batch if size is None else size for size in self.shape)
+
+
+def inputs(model: ir.Model) -> tuple[InputSpec, ...]:
+    """The inputs that the caller must feed, in graph order (initializers that are also inputs are not among them)."""
+    specs = []
+    for value in model.graph.inputs:
+        if value.name in model.graph.initializers:
+            continue
+        shape = tuple(dim if isinstance(dim, int) else None for dim in value.shape or ())
+        specs.append(InputSpec(name=value.name or "", shape=shape, dtype=value.dtype or ir.DataType.UNDEFINED))
+    return tuple(specs)
+
+
+def image_input(model: ir.Model) -> InputSpec:
+    """The input that takes the images: the only float input of rank 4, else the only float input.
+
+    Every other input gets `constant_input`. Raises ShapeError when no input or several fit.
+    """
+    specs = inputs(model)
+    floats = [spec for spec in specs if spec.is_float]
+    candidates = [spec for spec in floats if len(spec.shape) == 4] or floats
+    if len(candidates) != 1:
+        listed = ", ".join(f"{spec.name!r} {spec.dtype.name} rank {len(spec.shape)}" for spec in specs) or "none"
+        found = "no float input" if not candidates else f"{len(candidates)} inputs that could take images"
+        raise ShapeError(
+            f"The model has {found} (inputs: {listed}); exactly one float input of rank 4, or one float input in all, "
+            "is needed: export it with the others as constants."
+        )
+    return candidates[0]
+
+
+def constant_input(spec: InputSpec, batch: int) -> NDArray[np.generic]:
+    """What an input that takes no images is fed: zeros for floats and booleans, ones for integers.
+
+    Integers at a detector's or transformer's door are sizes, scales or masks, where one is harmless and zero is not.
+    """
+    shape, dtype = spec.with_batch(batch), spec.dtype.numpy()
+    return np.ones(shape, dtype) if np.issubdtype(dtype, np.integer) else np.zeros(shape, dtype)
+
+
+def parse_input_shapes(texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    """`["x=1,3,224,224"]` or `["1,3,224,224"]` (key "": the image input) as a mapping from input name to shape.
+
+    Raises ShapeError for anything else.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        name, _, sizes = text.rpartition("=")
+        try:
+            shape = tuple(int(size) for size in sizes.split(","))
+        except ValueError as error:
+            raise ShapeError(f"--input-shape {text!r} is not NAME=1,3,224,224 or 1,3,224,224.") from error
+        if min(shape) < 1:
+            raise ShapeError(f"--input-shape {text!r} holds a size below 1; give the real sizes, such as 1,3,224,224.")
+        shapes[name.strip()] = shape
+    return shapes
+
+
+def fix_input_shapes(model: ir.Model, given: Mapping[str, Sequence[int]] | None) -> None:
+    """Writes known sizes into the graph inputs; afterwards only the batch (axis 0) may be unknown.
+
+    `given` maps input names ("" for the image input) to shapes. A given batch is ignored where the batch is free.
+    Raises ShapeError that says which `--input-shape` to give for which input.
+    """
+    shapes = {name: tuple(shape) for name, shape in (given or {}).items()}
+    if "" in shapes:
+        shapes.setdefault(image_input(model).name if len(inputs(model)) > 1 else inputs(model)[0].name, shapes.pop(""))
+    values = {value.name or "": value for value in model.graph.inputs}
+    for name in shapes:
+        if name not in values:
+            known = ", ".join(map(repr, values))
+            raise ShapeError(f"--input-shape names the input {name!r}, which the model lacks; it has {known}.")
+    for name, value in values.items():
+        _fix(name, value, shapes.get(name))
+
+
+def _fix(name: str, value: ir.Value, given: tuple[int, ...] | None) -> None:
+    if value.shape is None:
+        if given is None:
+            raise ShapeError(f"Input {name!r} has no shape; give it with --input-shape {name}=1,3,224,224.")
+        value.shape = ir.Shape([FREE_BATCH, *given[1:]])
+        return
+    dims: list[int | ir.SymbolicDim] = list(value.shape)
+    if given is not None and len(given) != len(dims):
+        raise ShapeError(
+            f"--input-shape for {name!r} has {len(given)} sizes and the input has {len(dims)}: {_text(dims)}."
+        )
+    for axis, dim in enumerate(dims):
+        known = isinstance(dim, int) and dim >= 0  # some exporters write -1 for "unknown"
+        if dim == 0:
+            raise ShapeError(
+                f"Input {name!r} has size 0 on axis {axis} ({_text(dims)}); export the model with its real sizes."
+            )
+        if given is not None and known and axis and dim != given[axis]:
+            raise ShapeError(
+                f"--input-shape gives {given[axis]} for axis {axis} of {name!r}, which the model fixes at {dim}."
+            )
+        if not known and axis and given is None:
+            raise ShapeError(
+                f"Input {name!r} has unknown sizes: {_text(dims)}; give them with --input-shape "
+                f"{name}={_suggestion(dims)}."
+            )
+        if not known:
+            symbol = dim if isinstance(dim, ir.SymbolicDim) and dim.value else ir.SymbolicDim(FREE_BATCH)
+            dims[axis] = symbol if axis == 0 or given is None else given[axis]
+    value.shape = ir.Shape(dims)
+
+
+def _text(dims: Sequence[int | ir.SymbolicDim]) -> str:
+    return "×".join("?" if not isinstance(dim, int) and not dim.value else str(dim) for dim in dims)
+
+
+def _suggestion(dims: Sequence[int | ir.SymbolicDim]) -> str:
+    guesses = [1, 3, 224, 224] if len(dims) == 4 else [1] * len(dims)
+    sizes = [dim if isinstance(dim, int) and dim > 0 else guess for dim, guess in zip(dims, guesses, strict=True)]
+    return ",".join(map(str, [1, *sizes[1:]]))

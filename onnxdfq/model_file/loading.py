@@ -1,0 +1,102 @@
+"""The way in: from an untrusted file to a float model of opset 21 to 25 that runs at any batch."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from onnxdfq.errors import ModelFileError
+from onnxdfq.model_file.checks import refuse_invalid, refuse_not_finite, refuse_quantized
+from onnxdfq.model_file.free_batch import free_batch
+from onnxdfq.model_file.inputs import fix_input_shapes
+from onnxdfq.model_file.through_proto import infer_shapes, through_proto, weight_bytes
+from onnxdfq.model_file.untrusted import read_proto
+from onnxdfq.model_file.writing import INLINE_LIMIT
+
+OLDEST_OPSET, OPSET, NEWEST_OPSET = 7, 21, 25
+
+# The IR version that came with each opset: onnxruntime refuses files whose IR is newer than it knows.
+_IR_VERSION = {21: 10, 22: 10, 23: 11, 24: 12, 25: 13}
+
+
+def load_model(path: Path | str, *, input_shape: Mapping[str, Sequence[int]] | None = None) -> ir.Model:
+    """A float model to compress: checked, opset 21 to 25, simplified once with BatchNormalization kept, batch freed.
+
+    `input_shape` maps input names ("" for the image input) to shapes, for inputs whose sizes the file leaves open.
+    Names of values and nodes that remain are those of the file. Weights above 2 GB in all stay on the disk until used,
+    and such a model is neither simplified nor is its batch freed, for both need the whole model in one protobuf.
+
+    Raises ModelFileError, AlreadyQuantized, UnsupportedOperator (an operator that ONNX itself does not know) and
+    ShapeError.
+    """
+    path = Path(path)
+    model = _open(path)
+    refuse_quantized(model, path)
+    _check_opset(model, path)
+    if model.functions:
+        common.InlinePass()(model)
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    common.RemoveInitializersFromInputsPass()(model)
+    large = weight_bytes(model) > INLINE_LIMIT
+    if not large:
+        ir.external_data.load_to_model(model)
+    refuse_not_finite(model, path)
+    fix_input_shapes(model, input_shape)
+    refuse_invalid(model, path)
+    model = _convert(model, path)
+    if not large:
+        model = free_batch(model)
+    infer_shapes(model, strict=False)
+    return model
+
+
+def read_model(path: Path | str) -> ir.Model:
+    """Any model as it is, quantized ones too, for `inspect` and `evaluate`: safety checks, and nothing is changed.
+
+    Raises ModelFileError.
+    """
+    path = Path(path)
+    model = _open(path)
+    if weight_bytes(model) <= INLINE_LIMIT:
+        ir.external_data.load_to_model(model)
+    return model
+
+
+def _open(path: Path) -> ir.Model:
+    proto = read_proto(path)
+    try:
+        model = ir.from_proto(proto)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelFileError(f"{path} is not a valid ONNX model: {error}") from error
+    ir.external_data.set_base_dir(model.graph, path.parent.resolve())
+    return model
+
+
+def _check_opset(model: ir.Model, path: Path) -> None:
+    opset = model.opset_imports.get("")
+    if opset is None:
+        raise ModelFileError(f"{path} imports no ONNX operators (domain 'ai.onnx'); opset 7 to 25 is needed.")
+    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+        raise ModelFileError(
+            f"{path} has opset {opset}, and opset {OLDEST_OPSET} to {NEWEST_OPSET} is read; "
+            f"export it again with opset {OPSET}."
+        )
+
+
+def _convert(model: ir.Model, path: Path) -> ir.Model:
+    opset = model.opset_imports[""]
+    if opset < OPSET:
+        # Before IR 4 an initializer had to be an input as well, and the converter holds old files to that.
+        model.ir_version = max(model.ir_version, 8)
+        try:
+            model = through_proto(model, lambda proto: onnx.version_converter.convert_version(proto, OPSET))
+        except (RuntimeError, onnx.checker.ValidationError, onnx.version_converter.ConvertError) as error:
+            first_line = str(error).strip().splitlines()[0]
+            raise ModelFileError(
+                f"{path} could not be converted from opset {opset} to {OPSET} ({first_line}); "
+                f"export it again with opset {OPSET}."
+            ) from error
+    model.ir_version = _IR_VERSION[model.opset_imports[""]]
+    return model

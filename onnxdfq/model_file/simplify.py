@@ -1,0 +1,40 @@
+"""onnxsim, with what it drops put back."""
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from onnxdfq.model_file.through_proto import through_proto
+
+
+def simplify(model: ir.Model) -> ir.Model:
+    """onnxsim's result with BatchNormalization kept, or the model itself where onnxsim fails."""
+    import onnxsim  # takes over a second
+
+    def run(proto: onnx.ModelProto) -> onnx.ModelProto:
+        # Merging equal initializers would tie parameters that are folded and tuned apart from each other.
+        result: onnx.ModelProto = onnxsim.simplify(
+            proto, skip_fuse_bn=True, skipped_optimizers=["eliminate_duplicate_initializer"], certify=False
+        )[0]
+        return result
+
+    try:
+        result = through_proto(model, run, with_weights=True)
+    except (RuntimeError, ValueError, TypeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError):
+        return model
+    _adopt_boundary(model, result)
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(result)
+    common.RemoveUnusedNodesPass()(result)
+    return result
+
+
+def _adopt_boundary(source: ir.Model, target: ir.Model) -> None:
+    """Inputs and outputs as declared, and no inner shapes: onnxsim's own inference has called a free batch a 2."""
+    for before, after in zip(
+        (*source.graph.inputs, *source.graph.outputs), (*target.graph.inputs, *target.graph.outputs), strict=True
+    ):
+        after.type, after.shape = before.type, None if before.shape is None else before.shape.copy()
+    for node in target.graph.all_nodes():
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.shape = None

@@ -1,0 +1,105 @@
+"""onnx's C++ tools work on protobuf, which drops metadata and ends at 2 GB: carry both around them."""
+
+from collections.abc import Callable
+
+import onnx
+import onnx_ir as ir
+
+# Adapters and data propagation read small constants (shapes, scales, axes); nothing reads a weight.
+_CARRIED_INLINE = 1024
+
+
+def weight_bytes(model: ir.Model) -> int:
+    """Bytes of all initializers, subgraphs included, without loading any."""
+    return sum(
+        value.const_value.nbytes
+        for graph in model.graphs()
+        for value in graph.initializers.values()
+        if value.const_value is not None
+    )
+
+
+def through_proto(
+    model: ir.Model, change: Callable[[onnx.ModelProto], onnx.ModelProto], *, with_weights: bool = False
+) -> ir.Model:
+    """`change` applied to the model's protobuf. `model` itself stays as it was; weights are shared, not copied.
+
+    Unless `with_weights`, initializers above 1 KB are graph inputs during `change` and come back unseen.
+    Metadata and doc strings come back by name: of the model, of the graph, of nodes by their first output.
+    """
+    proto, weights = without_weights(model) if not with_weights else (ir.to_proto(model), {})
+    result = ir.from_proto(change(proto))
+    for value in [value for value in result.graph.inputs if value.name in weights]:
+        result.graph.inputs.remove(value)
+        value.const_value = weights[value.name or ""]
+        result.graph.register_initializer(value)
+    _restore_metadata(model, result)
+    return result
+
+
+def infer_shapes(model: ir.Model, *, strict: bool) -> None:
+    """Fills types and shapes of all values from the inputs on; what the model says of its outputs yields to it.
+
+    Raises onnx.shape_inference.InferenceError only when `strict`.
+    """
+    proto, _ = without_weights(model)
+    for output in proto.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    inferred = onnx.shape_inference.infer_shapes(proto, check_type=strict, strict_mode=strict, data_prop=True)
+    values = {value.name: value for node in model.graph for value in node.outputs if value.name}
+    for info in (*inferred.graph.value_info, *inferred.graph.output):
+        value = values.get(info.name)
+        if value is None or not info.type.HasField("tensor_type") or not info.type.tensor_type.elem_type:
+            continue
+        found = ir.from_proto(info)
+        value.type = found.type
+        if found.shape is not None:
+            declared = value.shape if value.is_graph_output() else None
+            value.shape = _merged(found.shape, declared)
+
+
+def _merged(found: ir.Shape, declared: ir.Shape | None) -> ir.Shape:
+    """The inferred shape without the names that onnx makes up for sizes which it does not know."""
+    if declared is None or len(declared) != len(found):
+        declared = ir.Shape([None] * len(found))
+    made_up = [isinstance(dim, ir.SymbolicDim) and (dim.value or "unk__").startswith("unk__") for dim in found]
+    return ir.Shape([old if unknown else new for new, old, unknown in zip(found, declared, made_up, strict=True)])
+
+
+def without_weights(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, ir.TensorProtocol]]:
+    light = model.clone()
+    weights: dict[str, ir.TensorProtocol] = {}
+    for name, value in list(light.graph.initializers.items()):
+        tensor = value.const_value
+        if tensor is None or tensor.nbytes <= _CARRIED_INLINE or value in light.graph.outputs:
+            continue
+        value.shape, value.type = ir.Shape(tensor.shape.numpy()), ir.TensorType(tensor.dtype)
+        light.graph.initializers.pop(name)
+        value.const_value = None
+        if value not in light.graph.inputs:
+            light.graph.inputs.append(value)
+        weights[name] = tensor
+    return ir.to_proto(light), weights
+
+
+def _restore_metadata(source: ir.Model, target: ir.Model) -> None:
+    target.metadata_props.clear()
+    target.metadata_props.update(source.metadata_props)
+    target.graph.metadata_props.clear()
+    target.graph.metadata_props.update(source.graph.metadata_props)
+    target.producer_name, target.producer_version = source.producer_name, source.producer_version
+    target.domain, target.model_version, target.doc_string = source.domain, source.model_version, source.doc_string
+    target.graph.name, target.graph.doc_string = source.graph.name, source.graph.doc_string
+    known = {node.outputs[0].name: node for node in source.graph.all_nodes() if node.outputs}
+    for node in target.graph.all_nodes():
+        origin = known.get(node.outputs[0].name) if node.outputs else None
+        # An optimizer may give a fused node the name of the value that it replaces: then it is another node.
+        if origin is not None and origin.op_type == node.op_type:
+            node.metadata_props.clear()
+            node.metadata_props.update(origin.metadata_props)
+            node.doc_string = origin.doc_string
+    values = {value.name: value for node in source.graph.all_nodes() for value in node.outputs}
+    for node in target.graph.all_nodes():
+        for value in node.outputs:
+            if (same := values.get(value.name)) is not None and same.metadata_props:
+                value.metadata_props.update(same.metadata_props)

@@ -1,0 +1,64 @@
+"""What a model computes on random input, as onnxruntime sees it: the judge of edits that must not change a model."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxdfq.model_file.inputs import constant_input, inputs
+
+Outputs = list[NDArray[np.generic]]
+Feeds = dict[str, NDArray[np.generic]]
+
+
+def random_feeds(model: ir.Model, batch: int, seed: int) -> Feeds:
+    """Normal noise for float inputs, `constant_input` for the others."""
+    random = np.random.default_rng(seed)
+    return {
+        spec.name: random.standard_normal(spec.with_batch(batch)).astype(spec.dtype.numpy())
+        if spec.is_float
+        else constant_input(spec, batch)
+        for spec in inputs(model)
+    }
+
+
+def run(model: ir.Model, trials: Sequence[Feeds]) -> list[Outputs] | None:
+    """Each trial's outputs, None where onnxruntime cannot load or run the model."""
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as failures
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        data = ir.to_proto(model).SerializeToString()
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        return [session.run(None, trial) for trial in trials]
+    except (
+        failures.Fail,
+        failures.InvalidArgument,
+        failures.InvalidGraph,
+        failures.InvalidProtobuf,
+        failures.NotImplemented,
+        failures.RuntimeException,
+        RuntimeError,
+        ValueError,
+    ):
+        return None
+
+
+def same(found: Sequence[Outputs], expected: Sequence[Outputs]) -> bool:
+    """Equal but for rounding, trial by trial and output by output."""
+    pairs = [pair for ours, theirs in zip(found, expected, strict=True) for pair in zip(ours, theirs, strict=True)]
+    return all(_close(ours, theirs) for ours, theirs in pairs)
+
+
+def _close(found: NDArray[np.generic], expected: NDArray[np.generic]) -> bool:
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        return False
+    if not np.issubdtype(found.dtype, np.floating):
+        return bool(np.array_equal(found, expected))
+    relative = 1e-2 if found.dtype.itemsize < 4 else 1e-3
+    largest = float(np.max(np.abs(expected), initial=0.0, where=np.isfinite(expected)))
+    return bool(np.allclose(found, expected, rtol=relative, atol=relative * largest + 1e-6, equal_nan=True))

@@ -1,0 +1,149 @@
+"""Reading a model file that may be broken or hostile: every way out is one clear sentence."""
+
+import hashlib
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from onnxdfq.errors import ModelFileError
+
+# Number and wire type of the fields of onnx.ModelProto (onnx.proto3): 0 is a varint, 2 is length-delimited.
+_MODEL_FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
+
+
+def read_proto(path: Path) -> onnx.ModelProto:
+    """The file's ModelProto. External data is checked (inside the model's folder, there, long enough) but not loaded.
+
+    Raises ModelFileError when the file cannot be read, is not ONNX or is cut off, or its external data is unusable.
+    """
+    if not path.exists():
+        raise ModelFileError(f"{path}: there is no such file.")
+    if not path.is_file():
+        raise ModelFileError(f"{path} is not a file; give an .onnx file.")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ModelFileError(f"{path} cannot be read: {error.strerror}.") from error
+    if not data:
+        raise ModelFileError(f"{path} is empty; it is not an ONNX model.")
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(data)
+    except DecodeError as error:
+        raise ModelFileError(f"{path} {_why_not_parsed(data)}") from error
+    if not proto.ir_version or not proto.HasField("graph"):
+        raise ModelFileError(f"{path} {_why_not_parsed(data)}")
+    if not proto.opset_import:
+        raise ModelFileError(f"{path} names no opset, so it was probably cut off; copy or export it again.")
+    for tensor in _external_tensors(proto):
+        external_file(path, tensor)
+    return proto
+
+
+def model_hash(path: Path) -> str:
+    """SHA-256 of the model, in hexadecimal: of the file (as `sha256sum` gives it), then of its external data files."""
+    proto = read_proto(path)
+    files = {external_file(path, tensor) for tensor in _external_tensors(proto)}
+    digest = hashlib.sha256()
+    for file in [path, *sorted(files)]:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def external_file(path: Path, tensor: onnx.TensorProto) -> Path:
+    """The file that holds the external data of `tensor`, proven to lie inside the folder of the model at `path`.
+
+    Raises ModelFileError that names tensor and file.
+    """
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location: str = entries.get("location", "")
+    what = f"{path}: the external data of tensor {tensor.name!r}"
+    if not location:
+        raise ModelFileError(f"{what} names no file; export the model again.")
+    folder: Path = path.parent.resolve()
+    # Windows paths are refused on every system: the model must mean the same file everywhere.
+    absolute = location.startswith(("/", "\\")) or location[1:2] == ":"
+    inside = not absolute and "\0" not in location and (folder / location).resolve().is_relative_to(folder)
+    if not inside or ".." in location.replace("\\", "/").split("/"):
+        raise ModelFileError(
+            f"{what} lies in {location!r}, outside the model's own folder, which is refused; "
+            "put the data file beside the model and name it by a relative path."
+        )
+    file = folder / location
+    if not file.is_file():
+        raise ModelFileError(f"{what} is missing: there is no file {location!r} beside the model.")
+    try:
+        offset, length = int(entries.get("offset", 0)), int(entries.get("length", 0)) or _size_in_bytes(tensor)
+    except ValueError as error:
+        raise ModelFileError(f"{what} has an offset or a length that is not a number.") from error
+    size = file.stat().st_size
+    if offset < 0 or length < 0 or offset + length > size:
+        raise ModelFileError(f"{what} should be bytes {offset} to {offset + length} of {location!r}, which has {size}.")
+    return file
+
+
+def _size_in_bytes(tensor: onnx.TensorProto) -> int:
+    try:
+        item: int = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    except (KeyError, ValueError, TypeError):
+        return 0
+    return int(math.prod(tensor.dims)) * item
+
+
+def _external_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    nodes = list(proto.graph.node)
+    graphs = [proto.graph]
+    for function in proto.functions:
+        nodes.extend(function.node)
+    tensors: list[onnx.TensorProto] = []
+    for training in proto.training_info:
+        graphs += [training.initialization, training.algorithm]
+        nodes += [*training.initialization.node, *training.algorithm.node]
+    while nodes:
+        for attribute in nodes.pop().attribute:
+            tensors += [attribute.t, *attribute.tensors]
+            for graph in (attribute.g, *attribute.graphs):
+                graphs.append(graph)
+                nodes.extend(graph.node)
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                tensors += [sparse.values, sparse.indices]
+    for graph in graphs:
+        tensors.extend(graph.initializer)
+        for sparse in graph.sparse_initializer:
+            tensors += [sparse.values, sparse.indices]
+    return (tensor for tensor in tensors if tensor.data_location == onnx.TensorProto.EXTERNAL)
+
+
+def _why_not_parsed(data: bytes) -> str:
+    """Tells a model that was cut off from a file that never was one, by walking the outermost protobuf fields."""
+    position, seen = 0, 0
+    while position < len(data):
+        key, position = _varint(data, position)
+        if _MODEL_FIELDS.get(key >> 3) != key & 7:
+            break
+        value, position = _varint(data, position)
+        if key & 7 == 2:
+            if position + value > len(data) and seen:
+                return (
+                    f"is cut off: it has {len(data):,} bytes and needs at least {position + value:,}; "
+                    "copy or download it again."
+                )
+            position += value
+        seen += 1
+    return "is not an ONNX model; give the .onnx file that an exporter wrote."
+
+
+def _varint(data: bytes, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while position < len(data) and shift < 64:
+        byte = data[position]
+        value |= (byte & 0x7F) << shift
+        position, shift = position + 1, shift + 7
+        if byte < 0x80:
+            break
+    return value, position

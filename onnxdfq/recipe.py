@@ -1,0 +1,110 @@
+"""What to do to a model: bits, method and the choices around them; frozen, checked, in and out of TOML."""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from onnxdfq.calibration import Scheme
+from onnxdfq.errors import InputError
+
+Effort = Literal["fast", "standard", "paper"]
+SCHEMES, EFFORTS = get_args(Scheme), get_args(Effort)
+ACTIVATION_BITS = (*range(2, 9), 16, 32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bits:
+    """Bits of weights and activations: weight 2…8, activation 2…8, 16, or 32 for float."""
+
+    weight: int
+    activation: int
+
+    def __post_init__(self) -> None:
+        if self.weight not in range(2, 9) or self.activation not in ACTIVATION_BITS:
+            raise InputError(
+                f"{self} is not possible: weights take 2 to 8 bits, activations 2 to 8, 16, or 32 for float."
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> "Bits":
+        """`Bits.parse("w4a8")`. Raises InputError for anything else."""
+        match = re.fullmatch(r"w(\d+)a(\d+)", text.strip().lower())
+        if match is None:
+            raise InputError(f"--bits {text!r} is not of the form w4a8: weight bits 2 to 8, activation bits 2 to 8, 16 or 32.")
+        return cls(weight=int(match[1]), activation=int(match[2]))
+
+    def __str__(self) -> str:
+        return f"w{self.weight}a{self.activation}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides the written bytes, beside the model itself and images of the user's own.
+
+    images, steps, batch_size: None leaves them to the effort preset. normalize: None means not told (see `dataset`).
+    """
+
+    method: str = "dgh"
+    bits: str = "w8a8"
+    target: str = "ort"
+    scheme: Scheme = "power-of-two"
+    effort: Effort = "fast"
+    images: int | None = None
+    steps: int | None = None
+    batch_size: int | None = None
+    seed: int = 0
+    normalize: str | None = None
+    shift_negative: bool = False
+
+    def __post_init__(self) -> None:
+        Bits.parse(self.bits)
+        one_of("scheme", self.scheme, SCHEMES)
+        one_of("effort", self.effort, EFFORTS)
+        for name in ("images", "steps", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} is {value}; it must be at least 1.")
+
+    @classmethod
+    def load(cls, path: Path) -> "Recipe":
+        """Read a TOML file of `key = value` lines. Raises InputError for an unknown key or a value of the wrong type."""
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise InputError(f"The recipe {path} cannot be read: {error}.") from error
+        return cls.from_dict(table, where=str(path))
+
+    @classmethod
+    def from_dict(cls, table: dict[str, Any], *, where: str) -> "Recipe":
+        """A recipe from plain values; keys that are not given keep their defaults."""
+        integers = {"images", "steps", "batch_size", "seed"}
+        known = [field.name for field in fields(cls)]
+        for key, value in table.items():
+            one_of(f"key in {where}", key, known)
+            kind = int if key in integers else bool if key == "shift_negative" else str
+            if type(value) is not kind:
+                raise InputError(f"{key} in {where} is {value!r}; it must be of type {kind.__name__}.")
+        return cls(**table)
+
+    def to_toml(self) -> str:
+        """The recipe as a file that `load` reads back to the same recipe."""
+        lines = []
+        for key, value in asdict(self).items():
+            if value is not None:
+                quoted = f'"{value}"' if isinstance(value, str) else str(value).lower()
+                lines.append(f"{key} = {quoted}\n")
+        return "".join(lines)
+
+
+def one_of(what: str, given: str, allowed: Iterable[str]) -> None:
+    """Raises InputError that suggests the nearest name when `given` is not among `allowed`."""
+    names = list(allowed)
+    if given in names:
+        return
+    nearest = difflib.get_close_matches(given, names, n=1, cutoff=0.4)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    raise InputError(f"Unknown {what}: {given!r}.{hint} Allowed: {', '.join(names)}.")

@@ -1,0 +1,109 @@
+"""The network as a synthesis method sees it: image in, statistics' tensors and outputs out."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Literal
+
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from onnxdfq.engine import TorchGraph
+from onnxdfq.errors import NoBatchNorm, ShapeError
+from onnxdfq.model_file import image_input
+from onnxdfq.synthesis.statistics import Targets
+from passes.batch_norm import folded_batch_norms, read_batch_norms
+
+Precision = Literal["auto", "float32", "bfloat16"]
+Progress = Callable[[int, int, str], None]  # (steps done, steps in all, a short note such as a loss)
+
+
+def no_batch_norm(model: ir.Model, method: str) -> NoBatchNorm:
+    """The error that a method which lives on running statistics raises for a model that carries none."""
+    folded = folded_batch_norms(model)
+    if folded:
+        some = ", ".join(folded[:3]) + (", ..." if len(folded) > 3 else "")
+        found = f"the model holds no BatchNormalization; it was folded at export (seen at {some})"
+    else:
+        found = "the model holds no BatchNormalization: it was folded at export, or the network was built without"
+    return NoBatchNorm(
+        f"{method} reads the running statistics of BatchNormalization, and {found}. Export again with "
+        "onnxdfq.export(module, example, path), or torch.onnx.export(..., dynamo=False, training=TrainingMode.PRESERVE, "
+        "do_constant_folding=False), or torch.onnx.export(..., dynamo=True, optimize=False). Without BatchNormalization "
+        "these still work: --method noise, and --calibration FILE with images of your own."
+    )
+
+
+class TappedNetwork:
+    """An ONNX model that returns the input of every BatchNormalization beside its float outputs.
+
+    precision "auto" computes in bfloat16 where the hardware multiplies it natively, else in float32; moments are
+    float32 either way. Inputs other than the image are zeros. Raises NoBatchNorm, ShapeError, UnsupportedOperator.
+    """
+
+    def __init__(self, model: ir.Model, *, method: str, device: str, precision: Precision) -> None:
+        batch_norms = read_batch_norms(model)
+        if not batch_norms:
+            raise no_batch_norm(model, method)
+        self.device = torch.device(device)
+        spec = image_input(model)
+        self.image_name, self.image_shape = spec.name, spec.shape[1:]
+        self.targets = Targets.of(
+            [torch.tensor(norm.mean, dtype=torch.float32, device=self.device) for norm in batch_norms],
+            [torch.tensor(norm.var, dtype=torch.float32, device=self.device) for norm in batch_norms],
+        )
+        names = list(dict.fromkeys(norm.value for norm in batch_norms))  # two layers may normalise one value
+        self._tap_of_layer = [names.index(norm.value) for norm in batch_norms]
+        outputs = [value for value in model.graph.outputs if value.dtype is not None and value.dtype.is_floating_point()]
+        self._output_slots = []
+        for value in outputs:
+            if value.name not in names:
+                names.append(str(value.name))
+            self._output_slots.append(names.index(str(value.name)))
+        self._graph = TorchGraph(model, outputs=names).to(self.device).eval()
+        self._constants = {
+            str(value.name): _zeros(value, self.device)
+            for value in model.graph.inputs
+            if str(value.name) in self._graph.input_names and value.name != self.image_name
+        }
+        self._dtype = resolve_precision(self.device, precision)
+
+    @property
+    def precision(self) -> str:
+        """What "auto" came to: "float32" or "bfloat16"."""
+        return str(self._dtype).removeprefix("torch.")
+
+    def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """images (N, C, H, W) float32 in the model's units -> L inputs of BN (N, C_l, *), float outputs (N, *)."""
+        image = images.to(self._dtype).contiguous(memory_format=torch.channels_last)
+        feeds = [
+            image if name == self.image_name else self._constants[name](len(images)) for name in self._graph.input_names
+        ]
+        with self._autocast():
+            values = self._graph(*feeds)
+        return [values[tap] for tap in self._tap_of_layer], [values[slot] for slot in self._output_slots]
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._dtype is torch.bfloat16)
+
+
+def resolve_precision(device: torch.device, precision: Precision) -> torch.dtype:
+    """The compute type. bfloat16 on a CPU without its own instructions for it is slower than float32."""
+    if precision != "auto":
+        return torch.bfloat16 if precision == "bfloat16" else torch.float32
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
+def _zeros(value: ir.Value, device: torch.device) -> Callable[[int], Tensor]:
+    shape = [side if isinstance(side, int) else None for side in (value.shape or [])]
+    if value.shape is None or None in shape[1:]:
+        raise ShapeError(f"input {value.name} has shape {value.shape}: give --input-shape {value.name}=...")
+    dtype = torch.from_numpy(ir.tensor([0], dtype=value.dtype).numpy()).dtype
+    rest = [side for side in shape[1:] if side is not None]
+    if not shape:
+        return lambda count: torch.zeros((), dtype=dtype, device=device)
+    return lambda count: torch.zeros([count, *rest], dtype=dtype, device=device)

@@ -1,0 +1,138 @@
+"""Per-channel statistics of what enters each BatchNormalization, and their aggregation over a whole image set.
+
+Every moment here is *centred at the running mean* mu_l of its layer: first = E[x - mu_l], second = E[(x - mu_l)^2].
+The error of the mean is then `first` itself and the variance `second - first^2` does not cancel when |mu_l| is large
+against the spread (inputs of 0..255, bfloat16 activations). The layers lie side by side in one vector of S = sum C_l
+channels, so that a loss over 100 layers costs a handful of small operators.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+VARIANCE_FLOOR = 1e-6  # under the root, as in the public implementation: the gradient of a dead channel stays finite
+
+
+class _CentredMoments(torch.autograd.Function):
+    """x (N, C, *), centre (C,) -> E[x - c], E[(x - c)^2] over all axes but the channels, float32, each (C,).
+
+    Autograd's own formula keeps two full-size float32 intermediates and reads memory three times more on the way back;
+    here the backward is x's own affine map: dx = (g1 + 2 g2 (x - c)) / n.
+    """
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(x, centre)
+        rows, repeats = _rows(x)
+        shifted = rows.float() - centre.repeat(repeats)
+        count, channels = rows.shape[0] * repeats, len(centre)
+        first = shifted.sum(0).view(repeats, channels).sum(0) / count
+        second = shifted.square_().sum(0).view(repeats, channels).sum(0) / count
+        return first, second
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None]:
+        x, centre = ctx.saved_tensors  # type: ignore[attr-defined]
+        rows, repeats = _rows(x)
+        count = rows.shape[0] * repeats
+        slope = grads[1] * (2.0 / count)
+        offset = grads[0] / count - slope * centre
+        # In x's own type: the incoming gradient that this is added to has no more digits either.
+        slope, offset = slope.to(x.dtype).repeat(repeats), offset.to(x.dtype).repeat(repeats)
+        grad = torch.addcmul(offset, rows, slope)
+        return grad.view(x.shape[0], *x.shape[2:], x.shape[1]).movedim(-1, 1), None
+
+
+def _rows(x: Tensor) -> tuple[Tensor, int]:
+    """(N, C, *) -> (n / r, r C) and r, n = N prod(*): a view when x lies channels-last.
+
+    r positions share a row because the CPU broadcasts a vector over rows of 16 numbers ten times slower than over 512.
+    """
+    rows = x.movedim(1, -1).reshape(-1, x.shape[1])
+    count, channels = rows.shape
+    repeats = 1
+    while count % (2 * repeats) == 0 and 2 * repeats * channels <= 512:
+        repeats *= 2
+    return rows.view(count // repeats, repeats * channels), repeats
+
+
+def centred_moments(x: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
+    """First and second moment of x (N, C, *) about centre (C,), over batch and space: each (C,) float32."""
+    first, second = _CentredMoments.apply(x, centre)  # type: ignore[no-untyped-call]
+    return first, second
+
+
+def image_moments(x: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
+    """The same for each image by itself: x (N, C, *) -> each (N, C) float32."""
+    shifted = x.flatten(2).float() - centre[:, None] if x.dim() > 2 else x.float()[..., None] - centre[:, None]
+    return shifted.mean(2), shifted.square().mean(2)
+
+
+def spread(first: Tensor, second: Tensor) -> Tensor:
+    """Standard deviation from centred moments, floored at 1e-3."""
+    return (second - first.square()).clamp_min(0).add(VARIANCE_FLOOR).sqrt()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets:
+    """The running statistics of L layers side by side. All tensors (S,) float32 on one device, S = sum of C_l."""
+
+    channels: tuple[int, ...]  # C_l
+    mean: Tensor
+    var: Tensor
+    std: Tensor  # sqrt(var), without epsilon
+    layer_mean: Tensor  # 1 / (L C_l): weights that turn a sum over S into a mean over layers of means over channels
+
+    @classmethod
+    def of(cls, means: Sequence[Tensor], variances: Sequence[Tensor]) -> "Targets":
+        channels = tuple(len(mean) for mean in means)
+        weights = [torch.full_like(mean, 1.0 / (len(means) * len(mean))) for mean in means]
+        var = torch.cat(list(variances))
+        return cls(
+            channels=channels, mean=torch.cat(list(means)), var=var, std=var.sqrt(), layer_mean=torch.cat(weights)
+        )
+
+    def centres(self) -> tuple[Tensor, ...]:
+        """The running means layer by layer, each (C_l,)."""
+        return self.mean.split(self.channels)
+
+    def distance(self, first: Tensor, second: Tensor) -> Tensor:
+        """Mean over layers of the mean over channels of ((mu - mu_l)^2 + (s - s_l)^2) / s_l^2: no unit, 0 is perfect.
+
+        s_l^2 is floored at 1e-3 of its layer's median, so that a channel that never fires cannot outweigh a network.
+        """
+        floor = torch.cat([var.median().clamp_min(1e-12).mul(1e-3).expand(len(var)) for var in self.var.split(self.channels)])
+        error = first.square() + ((second - first.square()).clamp_min(0).sqrt() - self.std).square()
+        return (self.layer_mean * error / self.var.maximum(floor)).sum()
+
+
+class Aggregate:
+    """Moments of a whole image set, batch by batch (S004 §5.1, Eq. 5), in memory that holds no images.
+
+    Keeps each batch's own moments (detached, 2 S floats) and their running sum, weighted by the share of images in the
+    batch, so that a smaller last batch counts for what it is. `with_batch` replaces the old contribution of one batch:
+    the result is exact for the set, and only the batch at hand carries gradient.
+    """
+
+    def __init__(self, sizes: Sequence[int], channels: int, device: torch.device) -> None:
+        self._share = [size / sum(sizes) for size in sizes]
+        self._batches = torch.zeros(len(sizes), 2, channels, device=device)
+        self._sum = torch.zeros(2, channels, dtype=torch.float64, device=device)  # float64: replaced thousands of times
+
+    def store(self, batch: int, moments: Tensor) -> None:
+        """moments (2, S): first and second moment of this batch, replacing what it had."""
+        moments = moments.detach()
+        self._sum += self._share[batch] * (moments - self._batches[batch]).double()
+        self._batches[batch] = moments
+
+    def with_batch(self, batch: int, moments: Tensor) -> Tensor:
+        """(2, S): moments of the whole set with this batch's taken as given, gradient through them only."""
+        share = self._share[batch]
+        rest = self._sum - share * self._batches[batch].double()
+        return rest.float() + share * moments
+
+    def total(self) -> Tensor:
+        """(2, S): moments of the whole set."""
+        return self._sum.float()

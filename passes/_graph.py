@@ -1,0 +1,155 @@
+"""What every pass needs to read and edit an onnx-ir graph: constants, consumers, fresh names, substitution."""
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+
+def is_op(node: ir.Node | None, *op_types: str) -> bool:
+    """Whether `node` is one of these operators of the ONNX domain."""
+    return node is not None and node.domain in ("", "ai.onnx") and node.op_type in op_types
+
+
+def constant_value(value: ir.Value | None) -> NDArray[Any] | None:
+    """The array behind an initializer or a Constant node, else None.
+
+    Looks through Identity: torch writes one initializer and Identity nodes where several parameters are equal.
+    """
+    while value is not None and is_op(producer := value.producer(), "Identity"):
+        assert producer is not None
+        value = producer.inputs[0]
+    if value is None:
+        return None
+    producer = value.producer()
+    if producer is not None and "sparse_value" in producer.attributes:
+        return None
+    tensor = ir.convenience.get_const_tensor(value)
+    return None if tensor is None else tensor.numpy()
+
+
+def scalar_value(value: ir.Value | None) -> float | None:
+    """The number behind a constant of one element, else None."""
+    array = constant_value(value)
+    return float(array.reshape(())) if array is not None and array.size == 1 and array.dtype.kind != "S" else None
+
+
+def rank(value: ir.Value | None) -> int | None:
+    """Number of axes, None where unknown."""
+    return None if value is None or value.shape is None else len(value.shape)
+
+
+def static_dims(value: ir.Value | None, start: int = 0) -> tuple[int, ...] | None:
+    """Sizes of the axes from `start` on, None where one of them is unknown."""
+    if value is None or value.shape is None:
+        return None
+    dims = tuple(value.shape)[start:]
+    return tuple(int(d) for d in dims if isinstance(d, int)) if all(isinstance(d, int) for d in dims) else None
+
+
+def sole_consumer(value: ir.Value) -> ir.Node | None:
+    """The only node that reads `value`, None when it is read twice, read in a subgraph, or leaves the graph."""
+    uses = tuple(value.uses())
+    if len(uses) != 1 or value.is_graph_output() or uses[0].node.graph is not value.graph:
+        return None
+    return uses[0].node
+
+
+class FreshNames:
+    """Names that no value and no node of `graph` has yet."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self._taken = {value.name for value in (*graph.inputs, *graph.initializers.values())}
+        for node in graph.all_nodes():
+            self._taken.add(node.name)
+            self._taken.update(value.name for value in node.outputs)
+        for subgraph in graph.subgraphs():
+            self._taken.update(value.name for value in (*subgraph.inputs, *subgraph.initializers.values()))
+
+    def __call__(self, base: str) -> str:
+        name, count = base, 0
+        while name in self._taken:
+            count += 1
+            name = f"{base}_{count}"
+        self._taken.add(name)
+        return name
+
+
+def add_initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
+    """A new initializer; `name` must be fresh."""
+    tensor = ir.tensor(array, name=name)
+    value = ir.val(name, tensor.dtype, tuple(array.shape), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def set_initializer(value: ir.Value, array: NDArray[Any]) -> None:
+    """Gives an initializer new numbers; it keeps its name."""
+    value.const_value = ir.tensor(array, name=value.name)
+    value.dtype = value.const_value.dtype
+    value.shape = ir.Shape(array.shape)
+
+
+def set_constant_input(node: ir.Node, index: int, array: NDArray[Any], names: FreshNames, base: str) -> None:
+    """Gives input `index` of `node` these numbers, without a change to any other reader of the old ones.
+
+    An initializer that only this node reads keeps its name; else there is a new one, named after `base`.
+    """
+    old = node.inputs[index] if index < len(node.inputs) else None
+    if old is not None and old.is_initializer() and len(tuple(old.uses())) == 1 and not old.is_graph_output():
+        set_initializer(old, array)
+        return
+    if index >= len(node.inputs):
+        node.resize_inputs(index + 1)
+    assert node.graph is not None and not isinstance(node.graph, ir.Function)
+    node.replace_input_with(index, add_initializer(node.graph, names(base), array))
+    if old is not None and (producer := old.producer()) is not None:
+        discard(producer)
+
+
+def substitute(old: ir.Value, new: ir.Value) -> None:
+    """`new` takes the place of `old`: its readers, its place among the graph outputs, its name, type and shape."""
+    name = old.name
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    new.name = name
+    new.type = new.type if old.type is None else old.type
+    new.shape = new.shape if old.shape is None else old.shape
+    new.metadata_props.update(old.metadata_props)
+
+
+def replace_with(old: ir.Node, new: ir.Node) -> None:
+    """`new` is inserted in the place of `old`, takes over its first output, and what only `old` needed goes."""
+    assert old.graph is not None
+    old.graph.insert_before(old, new)
+    substitute(old.outputs[0], new.outputs[0])
+    discard(old)
+
+
+def discard(node: ir.Node) -> None:
+    """Removes a node that nobody reads, and then those before it that only it read."""
+    waiting = [node]
+    while waiting:
+        dead = waiting.pop()
+        if dead.graph is None or any(tuple(out.uses()) or out.is_graph_output() for out in dead.outputs):
+            continue
+        before = [producer for value in dead.inputs if value is not None and (producer := value.producer())]
+        dead.graph.remove(dead, safe=True)
+        waiting.extend(before)
+
+
+def drop_unused_initializers(graph: ir.Graph) -> int:
+    """Removes initializers that nothing reads; how many."""
+    unused = [
+        name
+        for name, value in graph.initializers.items()
+        if not (tuple(value.uses()) or value.is_graph_output() or value.is_graph_input())
+    ]
+    for name in unused:
+        del graph.initializers[name]
+    return len(unused)
+
+
+def as_float64(array: NDArray[Any]) -> NDArray[np.float64]:
+    """For arithmetic inside a pass: what is written back is rounded once."""
+    return np.asarray(array).astype(np.float64)

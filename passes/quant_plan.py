@@ -1,0 +1,71 @@
+"""The frozen plan: which value is quantized how. Decided before the graph is touched; `InsertQdq` only carries it out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from passes.power_of_two import integer_range, scale_of
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TensorQuant:
+    """Uniform quantization of one tensor.
+
+    threshold: () for the whole tensor or (C,) along `axis`, in the tensor's own unit.
+    clip: lower and upper integer when a Clip of the graph is carried out on the integers, else None.
+    """
+
+    bits: int
+    signed: bool
+    threshold: NDArray[np.float64]
+    axis: int | None = None
+    clip: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.axis is None) != (self.threshold.ndim == 0):
+            raise ValueError(f"a threshold of shape {self.threshold.shape} does not go with axis {self.axis}")
+        if not np.all(self.threshold > 0) or not np.all(np.isfinite(self.threshold)):
+            raise ValueError("every threshold must be positive and finite")
+
+    @property
+    def scale(self) -> NDArray[np.float64]:
+        """() or (C,): width of one step."""
+        return scale_of(self.threshold, self.bits, signed=self.signed)
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """Least and greatest integer that occurs."""
+        low, high = integer_range(self.bits, signed=self.signed)
+        return (low, high) if self.clip is None else (max(low, self.clip[0]), min(high, self.clip[1]))
+
+    def integers(self, tensor: ArrayLike) -> NDArray[np.int64]:
+        """The tensor on the grid, rounded half to even as ONNX does; same shape."""
+        array = np.asarray(tensor, np.float64)
+        scale = self.scale
+        if self.axis is not None:
+            scale = scale.reshape([-1 if d == self.axis else 1 for d in range(array.ndim)])
+        return np.clip(np.rint(array / scale), *self.range).astype(np.int64)
+
+    def round_trip(self, tensor: ArrayLike) -> NDArray[np.float64]:
+        """Quantize and dequantize; same shape."""
+        integers = self.integers(tensor)
+        scale = self.scale
+        if self.axis is not None:
+            scale = scale.reshape([-1 if d == self.axis else 1 for d in range(integers.ndim)])
+        return integers * scale
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class QuantPlan:
+    """All numbers that quantization writes into the graph.
+
+    activations: by value name. weights: by initializer name. same_as: a value that only moves numbers about (MaxPool,
+    Reshape, ...) to the value whose quantization it takes over. biases: by node name, the bias that replaces the node's.
+    """
+
+    activations: Mapping[str, TensorQuant]
+    weights: Mapping[str, TensorQuant]
+    same_as: Mapping[str, str] = field(default_factory=dict)
+    biases: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)

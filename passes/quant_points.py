@@ -1,0 +1,101 @@
+"""Where a fully quantized graph needs Quantize/Dequantize: every weight, and every activation that hardware materialises."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from passes.target import Target
+
+# These move numbers about or pick among them, so their output lies on the grid of their first input.
+MOVES = frozenset({
+    "DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "GlobalMaxPool", "Identity", "MaxPool",
+    "Pad", "ReduceMax", "ReduceMin", "Reshape", "Resize", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile",
+    "Transpose", "Unsqueeze",
+})  # fmt: skip
+# Both bounds of these are known, so nothing is searched.
+KNOWN_RANGE = {"Softmax": (0.0, 1.0), "Sigmoid": (0.0, 1.0), "HardSigmoid": (0.0, 1.0)}
+ACTIVATION_DTYPE = ir.DataType.FLOAT
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightUse:
+    """An initializer that a linear operator multiplies with. axis: its output channels, None for a vector."""
+
+    initializer: str
+    node: str
+    axis: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantPoints:
+    """activations: values with parameters of their own, in graph order. same_as: value → whose parameters it shares."""
+
+    activations: tuple[str, ...]
+    same_as: Mapping[str, str]
+    weights: tuple[WeightUse, ...]
+
+
+def find_quant_points(model: ir.Model, target: Target) -> QuantPoints:
+    """All points of a float graph with inferred types. Values that hold no data (shapes, indices) are none."""
+    activations: list[str] = []
+    same_as: dict[str, str] = {}
+    weights: list[WeightUse] = []
+    data: set[ir.Value] = {value for value in model.graph.inputs if value.dtype == ACTIVATION_DTYPE}
+    for value in model.graph.inputs:
+        if value in data and value.uses():
+            activations.append(_name(value))
+    for node in model.graph:
+        weights.extend(weight_uses(node))
+        if not any(value in data for value in node.inputs):
+            continue
+        for value in node.outputs:
+            if value.dtype != ACTIVATION_DTYPE:
+                continue
+            data.add(value)
+            source = node.inputs[0]
+            if not (value.uses() or value.is_graph_output()) or is_fused(value, target):
+                continue
+            if node.op_type in MOVES and source in data and source is not None and not is_fused(source, target):
+                same_as[_name(value)] = same_as.get(_name(source), _name(source))
+            else:
+                activations.append(_name(value))
+    return QuantPoints(activations=tuple(activations), same_as=same_as, weights=tuple(weights))
+
+
+def is_fused(value: ir.Value, target: Target) -> bool:
+    """Whether the only consumer is an activation function that the target computes together with the producer."""
+    consumers = [use.node for use in value.uses()]
+    if len(consumers) != 1 or value.is_graph_output() or value.producer() is None:
+        return False
+    return consumers[0].op_type in target.fused_activations
+
+
+def weight_uses(node: ir.Node) -> list[WeightUse]:
+    """The constant operands that `node`, if it is linear, multiplies with."""
+    found = []
+    for index in (0, 1):
+        value = node.inputs[index] if index < len(node.inputs) else None
+        if value is None or not value.is_initializer() or value.dtype != ACTIVATION_DTYPE or value.shape is None:
+            continue
+        rank = len(value.shape)
+        match node.op_type, index:
+            case "Conv", 1:
+                axis = 0
+            case "ConvTranspose", 1:
+                axis = 1  # (C_in, C_out / group, ...)
+            case "Gemm", _:
+                transposed = node.attributes.get_int("transA" if index == 0 else "transB", 0)
+                axis = index if not transposed else 1 - index
+            case "MatMul", _:
+                axis = rank - 1 if index == 1 else rank - 2
+            case _:
+                continue
+        found.append(WeightUse(initializer=_name(value), node=node.name or "", axis=axis if rank > 1 else None))
+    return found
+
+
+def _name(value: ir.Value) -> str:
+    if value.name is None:
+        raise ValueError("a value has no name; run Canonicalize first")
+    return value.name

@@ -1,0 +1,65 @@
+"""Small graphs written as text, and the oracle: ONNX Runtime without its optimizer."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+
+
+def _build(text: str, *, opset: int = 21, named: bool = True, **weights: NDArray[Any]) -> ir.Model:
+    graph = onnx.parser.parse_graph("g " + text)
+    graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in weights.items())
+    for node in graph.node:
+        node.name = f"{node.op_type}_{node.output[0]}" if named else ""
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=10)
+    onnx.checker.check_model(proto, full_check=True)
+    return ir.from_proto(onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True))
+
+
+def _run(model: ir.Model, seed: int, batch: int) -> dict[str, NDArray[Any]]:
+    proto = ir.to_proto(model)
+    onnx.checker.check_model(proto, full_check=True)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    random = np.random.default_rng(seed)
+    feeds = {}
+    for value in session.get_inputs():
+        shape = [size if isinstance(size, int) else batch for size in value.shape]
+        feeds[value.name] = random.normal(0, 2, shape).astype(np.float32)
+    return dict(zip([out.name for out in session.get_outputs()], session.run(None, feeds), strict=True))
+
+
+@pytest.fixture
+def build() -> Callable[..., ir.Model]:
+    """build(text of a graph in ONNX's own syntax, name=array, ...): nodes are called `<operator>_<first output>`."""
+    return _build
+
+
+@pytest.fixture
+def assert_same() -> Callable[..., None]:
+    """assert_same(model, *passes): runs the passes on `model`; outputs by name equal before and after, batch 2."""
+
+    def check(model: ir.Model, *passes: ir.passes.PassBase, rtol: float = 1e-4, batch: int = 2) -> None:
+        before = _run(model, seed=3, batch=batch)
+        modified = [step(model).modified for step in passes]
+        after = _run(model, seed=3, batch=batch)
+        assert any(modified), "the passes changed nothing: the comparison would prove nothing"
+        assert list(after) == list(before)
+        for name, wanted in before.items():
+            np.testing.assert_allclose(after[name], wanted, rtol=rtol, atol=rtol * np.abs(wanted).max(), err_msg=name)
+
+    return check
+
+
+@pytest.fixture
+def operators() -> Callable[[ir.Model], dict[str, int]]:
+    """operators(model): how many nodes of each operator the main graph holds."""
+    return lambda model: dict(Counter(node.op_type for node in model.graph))
