@@ -93,7 +93,7 @@ def _quantize_activation(
     if (low, high) != integer_range(8 if quant.bits <= 8 else 16, signed=quant.signed):
         shift = _zero_point(quant)
         bounds = [
-            _initializer(graph, f"{name}_{end}", np.asarray(bound + shift, shift.dtype))
+            _initializer(graph, f"{name}_{end}", np.asarray(bound + int(shift), shift.dtype))
             for end, bound in (("least", low), ("greatest", high))
         ]
         nodes.append(ir.node("Clip", [nodes[0].outputs[0], *bounds], name=f"{name}_clip"))
