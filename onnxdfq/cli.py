@@ -38,7 +38,9 @@ def main() -> None:
 def _synthesis_options(command: Command) -> Command:
     """What `compress` and `synthesize` share."""
     options = [
-        click.option("-m", "--method", metavar="NAME", help="How images are made: dgh, zeroq or noise.  [default: dgh]"),
+        click.option(
+            "-m", "--method", metavar="NAME", help="How images are made: dgh, zeroq or noise.  [default: dgh]"
+        ),
         click.option("--effort", metavar="NAME", help="fast, standard or paper.  [default: fast]"),
         click.option("--images", type=int, metavar="N", help="How many images; the effort says by default."),
         click.option("--steps", type=int, metavar="N", help="Steps per image; the effort says by default."),
@@ -52,7 +54,9 @@ def _synthesis_options(command: Command) -> Command:
         click.option("--input-shape", multiple=True, metavar="[NAME=]1,C,H,W", help="Sizes that the file leaves open."),
         click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu or cuda."),
         click.option("--force", is_flag=True, help="Replace files that exist."),
-        click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, and nothing else there."),
+        click.option(
+            "--json", "as_json", is_flag=True, help="Print one JSON object on stdout, and nothing else there."
+        ),
     ]
     for option in reversed(options):
         command = option(command)
@@ -66,11 +70,17 @@ def _synthesis_options(command: Command) -> Command:
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="[default: MODEL.<bits>.onnx beside the input]")
 @click.option("--target", metavar="NAME", help="The runtime to write for.  [default: ort]")
 @click.option("--scheme", metavar="NAME", help="power-of-two or free thresholds.  [default: power-of-two]")
-@click.option("--shift-negative", is_flag=True, default=None, help="Shift small negative activations to unsigned (SNC).")
+@click.option(
+    "--shift-negative", is_flag=True, default=None, help="Shift small negative activations to unsigned (SNC)."
+)
 @click.option("--calibration", type=click.Path(path_type=Path), metavar="FILE", help="Images of your own instead.")
-@click.option("--save-images", type=click.Path(path_type=Path), metavar="FILE", help="Keep the synthesised images (.npz).")
+@click.option(
+    "--save-images", type=click.Path(path_type=Path), metavar="FILE", help="Keep the synthesised images (.npz)."
+)
 @click.option("--evaluate", type=click.Path(path_type=Path), metavar="DATA", help="Labelled images to measure on.")
-@click.option("--recipe", type=click.Path(path_type=Path), metavar="FILE", help="A TOML file of settings; flags overrule it.")
+@click.option(
+    "--recipe", type=click.Path(path_type=Path), metavar="FILE", help="A TOML file of settings; flags overrule it."
+)
 def compress(
     model: Path,
     output: Path | None,

@@ -30,6 +30,7 @@ from passes.fold_batch_norm import FoldBatchNorm, unfolded_batch_norms
 from passes.insert_qdq import InsertQdq
 from passes.provenance import WriteProvenance, read_provenance
 from passes.quant_plan import QuantPlan
+from passes.shift_negative import ShiftNegative
 
 DEVICES = ("auto", "cpu", "cuda")
 CALIBRATION_IMAGES = 512  # of the user's own, when the recipe names no count
@@ -227,7 +228,12 @@ def _fold_batch_norms(job: _Job) -> None:
 
 def _calibrate(job: _Job) -> None:
     bits = Bits.parse(job.recipe.bits)
-    calibration = Calibration(weight_bits=bits.weight, activation_bits=bits.activation, scheme=job.recipe.scheme)
+    calibration = Calibration(
+        weight_bits=bits.weight,
+        activation_bits=bits.activation,
+        scheme=job.recipe.scheme,
+        shift_negative=job.recipe.shift_negative,
+    )
     job.plan = calibration.plan(
         job.model,
         job.images.pixels,
@@ -238,6 +244,7 @@ def _calibrate(job: _Job) -> None:
 
 
 def _insert_qdq(job: _Job) -> None:
+    ShiftNegative(job.plan.shifts)(job.model)
     InsertQdq(job.plan, load_target(job.recipe.target))(job.model)
 
 
@@ -303,4 +310,3 @@ def _device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return name
-

@@ -104,7 +104,9 @@ def evaluate(
         if against is not None:
             expected = against.run(pixels)
             if [value.shape for value in expected] != [value.shape for value in outputs]:
-                raise DataError(f"{against.path} and {session.path} have outputs of different shapes; they are not the same network.")
+                raise DataError(
+                    f"{against.path} and {session.path} have outputs of different shapes; they are not the same network."
+                )
             other = _arg_max(expected[0])
             equal, positions = equal + int((chosen == other).sum()), positions + chosen.size
             if labels is not None and classifies:

@@ -86,5 +86,9 @@ def _weights(model: ir.Model) -> list[ir.TensorProtocol]:
 
 
 def _type(dtype: ir.DataType | None, shape: object) -> str:
-    sides = [str(side) if isinstance(side, int) else "N" for side in shape] if isinstance(shape, tuple | ir.Shape) else ["?"]
+    sides = (
+        [str(side) if isinstance(side, int) else "N" for side in shape]
+        if isinstance(shape, tuple | ir.Shape)
+        else ["?"]
+    )
     return f"{dtype.name.lower() if dtype is not None else '?'} {'×'.join(sides)}"

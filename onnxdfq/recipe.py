@@ -34,7 +34,9 @@ class Bits:
         """`Bits.parse("w4a8")`. Raises InputError for anything else."""
         match = re.fullmatch(r"w(\d+)a(\d+)", text.strip().lower())
         if match is None:
-            raise InputError(f"--bits {text!r} is not of the form w4a8: weight bits 2 to 8, activation bits 2 to 8, 16 or 32.")
+            raise InputError(
+                f"--bits {text!r} is not of the form w4a8: weight bits 2 to 8, activation bits 2 to 8, 16 or 32."
+            )
         return cls(weight=int(match[1]), activation=int(match[2]))
 
     def __str__(self) -> str:

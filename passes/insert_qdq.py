@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from passes.power_of_two import integer_range
+from passes._graph import FreshNames, add_initializer, set_constant_input
 from passes.quant_plan import QuantPlan, TensorQuant
 from passes.target import Target
 
@@ -36,12 +36,12 @@ class InsertQdq(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Edit `model` in place."""
-        graph = model.graph
-        for node in list(graph):
+        graph, names = model.graph, FreshNames(model.graph)
+        for node in graph:
             if (bias := self.plan.biases.get(node.name or "")) is not None:
-                _set_bias(graph, node, bias)
+                set_constant_input(node, 2, bias, names, f"{node.name}.bias")
         for name, quant in self.plan.weights.items():
-            _quantize_weight(graph, name, quant)
+            _quantize_weight(graph, names, name, quant)
         values = {value.name: value for node in graph for value in node.outputs} | {v.name: v for v in graph.inputs}
         quants = dict(self.plan.activations)
         quants |= {name: self.plan.activations[source] for name, source in self.plan.same_as.items()}
@@ -49,14 +49,12 @@ class InsertQdq(ir.passes.InPlacePass):
         for name, quant in quants.items():
             source = self.plan.same_as.get(name, name)
             if source not in parameters:
-                parameters[source] = _parameters(graph, source, quant)
-            _quantize_activation(graph, values[name], quant, parameters[source])
-        if len(model.graph.opset_imports) and model.graph.opset_imports.get("", 0) < self.target.opset:
-            model.graph.opset_imports[""] = self.target.opset
+                parameters[source] = _parameters(graph, names, source, quant, self.target)
+            _quantize_activation(graph, names, values[name], quant, parameters[source])
         return ir.passes.PassResult(model, modified=True)
 
 
-def _quantize_weight(graph: ir.Graph, name: str, quant: TensorQuant) -> None:
+def _quantize_weight(graph: ir.Graph, names: FreshNames, name: str, quant: TensorQuant) -> None:
     weight = graph.initializers[name]
     if weight.const_value is None:
         raise ValueError(f"the initializer {name} has no data")
@@ -66,12 +64,14 @@ def _quantize_weight(graph: ir.Graph, name: str, quant: TensorQuant) -> None:
     first = min((use.node for use in uses), key=list(graph).index)
     del graph.initializers[name]
     inputs = [
-        _initializer(graph, f"{name}_quantized", integers),
-        _initializer(graph, f"{name}_scale", quant.scale.astype(np.float32)),
-        _initializer(graph, f"{name}_zero_point", zero),
+        add_initializer(graph, names(f"{name}_quantized"), integers),
+        add_initializer(graph, names(f"{name}_scale"), quant.scale.astype(np.float32)),
+        add_initializer(graph, names(f"{name}_zero_point"), zero),
     ]
     attributes = {} if quant.axis is None else {"axis": quant.axis}
-    node = ir.node("DequantizeLinear", inputs, attributes, name=f"{name}_dequantize", metadata_props=_annotation(quant))
+    node = ir.node(
+        "DequantizeLinear", inputs, attributes, name=names(f"{name}_dequantize"), metadata_props=_annotation(quant)
+    )
     output = node.outputs[0]
     output.name, output.type, output.shape = name, weight.type, weight.shape
     graph.insert_before(first, node)
@@ -80,38 +80,40 @@ def _quantize_weight(graph: ir.Graph, name: str, quant: TensorQuant) -> None:
 
 
 def _quantize_activation(
-    graph: ir.Graph, value: ir.Value, quant: TensorQuant, parameters: tuple[ir.Value, ir.Value]
+    graph: ir.Graph, names: FreshNames, value: ir.Value, quant: TensorQuant, parameters: tuple[ir.Value, ir.Value]
 ) -> None:
     if quant.clip is not None:
         value = _drop_clip(graph, value)
     name, producer = value.name or "", value.producer()
     uses = list(value.uses())
     scale, zero_point = parameters
-    nodes = [ir.node("QuantizeLinear", [value, scale, zero_point], name=f"{name}_quantize")]
-    nodes[0].outputs[0].name = f"{name}_quantized"
-    low, high = quant.range
-    if (low, high) != integer_range(8 if quant.bits <= 8 else 16, signed=quant.signed):
-        shift = _zero_point(quant)
+    nodes = [ir.node("QuantizeLinear", [value, scale, zero_point], name=names(f"{name}_quantize"))]
+    nodes[0].outputs[0].name = names(f"{name}_quantized")
+    assert zero_point.const_value is not None
+    zero = zero_point.const_value.numpy()
+    container = np.iinfo(zero.dtype)
+    ends = [end + int(zero) for end in quant.range]
+    if ends != [container.min, container.max]:
         bounds = [
-            _initializer(graph, f"{name}_{end}", np.asarray(bound + int(shift), shift.dtype))
-            for end, bound in (("least", low), ("greatest", high))
+            add_initializer(graph, names(f"{name}_{which}"), np.asarray(end, zero.dtype))
+            for which, end in zip(("least", "greatest"), ends, strict=True)
         ]
-        nodes.append(ir.node("Clip", [nodes[0].outputs[0], *bounds], name=f"{name}_clip"))
-        nodes[1].outputs[0].name = f"{name}_clipped"
+        nodes.append(ir.node("Clip", [nodes[0].outputs[0], *bounds], name=names(f"{name}_clip")))
+        nodes[1].outputs[0].name = names(f"{name}_clipped")
     nodes.append(
         ir.node(
             "DequantizeLinear",
             [nodes[-1].outputs[0], scale, zero_point],
-            name=f"{name}_dequantize",
+            name=names(f"{name}_dequantize"),
             metadata_props=_annotation(quant),
         )
     )
     nodes[0].metadata_props.update(_annotation(quant))
     result = nodes[-1].outputs[0]
-    result.name, result.type, result.shape = f"{name}_dequantized", value.type, value.shape
+    result.name, result.type, result.shape = names(f"{name}_dequantized"), value.type, value.shape
     for node in nodes[:-1]:
         node.outputs[0].shape = value.shape
-        node.outputs[0].type = ir.TensorType(ir.DataType.from_numpy(_zero_point(quant).dtype))
+        node.outputs[0].type = zero_point.type
     if producer is None:
         graph.insert_before(graph[0], nodes)
     else:
@@ -121,7 +123,7 @@ def _quantize_activation(
     if value.is_graph_output():
         index = list(graph.outputs).index(value)
         graph.outputs[index] = result
-        value.name, result.name = f"{name}_float", name
+        value.name, result.name = names(f"{name}_float"), name
 
 
 def _drop_clip(graph: ir.Graph, value: ir.Value) -> ir.Value:
@@ -140,39 +142,19 @@ def _drop_clip(graph: ir.Graph, value: ir.Value) -> ir.Value:
     return source
 
 
-def _set_bias(graph: ir.Graph, node: ir.Node, bias: NDArray[np.float32]) -> None:
-    value = _initializer(graph, f"{node.name}_corrected_bias", bias)
-    if len(node.inputs) < 3:
-        node.resize_inputs(3)
-    old = node.inputs[2]
-    node.replace_input_with(2, value)
-    if old is not None and not old.uses() and old.is_initializer():
-        name = old.name or ""
-        del graph.initializers[name]
-        del graph.initializers[value.name or ""]
-        value.name = name
-        graph.register_initializer(value)
+def _parameters(
+    graph: ir.Graph, names: FreshNames, name: str, quant: TensorQuant, target: Target
+) -> tuple[ir.Value, ir.Value]:
+    scale = add_initializer(graph, names(f"{name}_scale"), quant.scale.astype(np.float32))
+    return scale, add_initializer(graph, names(f"{name}_zero_point"), _zero_point(quant, target))
 
 
-def _parameters(graph: ir.Graph, name: str, quant: TensorQuant) -> tuple[ir.Value, ir.Value]:
-    scale = _initializer(graph, f"{name}_scale", quant.scale.astype(np.float32))
-    return scale, _initializer(graph, f"{name}_zero_point", _zero_point(quant))
-
-
-def _zero_point(quant: TensorQuant) -> NDArray[np.unsignedinteger]:
-    # Signed activations sit in the unsigned container with their zero in the middle: ONNX Runtime makes a Conv integer
-    # only if its input and output share one type, and a Relu vanishes only in front of an unsigned zero point of 0.
-    dtype = np.uint8 if quant.bits <= 8 else np.uint16
-    return np.asarray(np.iinfo(dtype).max // 2 + 1 if quant.signed else 0, dtype)
-
-
-def _initializer(graph: ir.Graph, name: str, array: NDArray[np.generic]) -> ir.Value:
-    while name in graph.initializers:
-        name += "_"
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape))
-    graph.register_initializer(value)
-    return value
+def _zero_point(quant: TensorQuant, target: Target) -> NDArray[np.integer]:
+    """Where zero lies in the container; its dtype is the container."""
+    width = 8 if quant.bits <= 8 else 16
+    if quant.signed and target.signed_activations == "int8":
+        return np.zeros((), f"int{width}")
+    return np.asarray(2 ** (width - 1) if quant.signed else 0, f"uint{width}")
 
 
 def _annotation(quant: TensorQuant) -> dict[str, str]:

@@ -63,9 +63,11 @@ class QuantPlan:
 
     activations: by value name. weights: by initializer name. same_as: a value that only moves numbers about (MaxPool,
     Reshape, ...) to the value whose quantization it takes over. biases: by node name, the bias that replaces the node's.
+    shifts: value name → what `ShiftNegative` adds to it; activations then names the shifted value.
     """
 
     activations: Mapping[str, TensorQuant]
     weights: Mapping[str, TensorQuant]
     same_as: Mapping[str, str] = field(default_factory=dict)
     biases: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    shifts: Mapping[str, float] = field(default_factory=dict)

@@ -6,14 +6,16 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxdfq.calibration.bias_correction import corrected_bias
+from onnxdfq.calibration.bias_correction import corrected_bias, has_bias_to_set
 from onnxdfq.calibration.histogram import Histogram
-from onnxdfq.calibration.observation import observe
+from onnxdfq.calibration.observation import Observations, observe
+from onnxdfq.calibration.shift_negative import best_shift, reader_of_shiftable
 from onnxdfq.calibration.thresholds import Scheme, activation_threshold, weight_thresholds
 from onnxdfq.progress import Progress
 from passes.power_of_two import covering_power_of_two, integer_range, scale_of
 from passes.quant_plan import QuantPlan, TensorQuant
 from passes.quant_points import KNOWN_RANGE, QuantPoints, find_quant_points, is_fused
+from passes.shift_negative import padded_name, shifted_name
 from passes.target import Target
 
 __all__ = ["Calibration", "Scheme"]
@@ -28,12 +30,14 @@ class Calibration:
 
     weight_bits 2…8, per output channel; activation_bits 2…8, 16, or 32 for float, per tensor; the image input keeps at
     least 8. scheme: thresholds 2**k, or free. correct_bias: undo the mean shift of weight rounding.
+    shift_negative: shift activations with a small negative tail to a grid without sign.
     """
 
     weight_bits: int = 8
     activation_bits: int = 8
     scheme: Scheme = "power-of-two"
     correct_bias: bool = True
+    shift_negative: bool = False
     batch_size: int = 32
 
     def plan(
@@ -61,12 +65,12 @@ class Calibration:
             )
             for use in points.weights
         }
-        corrected = _correctable(model, points) if self.correct_bias else {}
+        layers = _layers_with_bias(model, points)
         observed = observe(
             model,
             pixels,
             values=points.activations if self.activation_bits < FLOAT_BITS else (),
-            mean_axes={value: axis for value, axis, _ in corrected.values()},
+            mean_axes={_name(node.inputs[0]): 1 for node in layers},
             batch_size=self.batch_size,
             device=device,
             progress=progress,
@@ -77,13 +81,38 @@ class Calibration:
             name: self._activation(histogram, producers.get(name), target, image=name in images)
             for name, histogram in observed.histograms.items()
         }
-        biases = {}
-        for name, (value, _, node) in corrected.items():
-            bias = corrected_bias(node, weights[_name(node.inputs[1])], observed.means[value].mean)
-            if bias is not None:
-                biases[name] = bias
-        same_as = points.same_as if activations else {}
-        return QuantPlan(activations=activations, weights=weights, same_as=same_as, biases=biases)
+        same_as = dict(points.same_as) if activations else {}
+        shifts = self._shifts(model, observed, activations, same_as)
+        biases = {
+            node.name or "": corrected_bias(
+                node,
+                weights[_name(node.inputs[1])],
+                observed.means[_name(node.inputs[0])].mean * self.correct_bias,
+                shift=shifts.get(_name(node.inputs[0]), 0.0),
+            )
+            for node in layers
+            if self.correct_bias or _name(node.inputs[0]) in shifts
+        }
+        return QuantPlan(activations=activations, weights=weights, same_as=same_as, biases=biases, shifts=shifts)
+
+    def _shifts(
+        self, model: ir.Model, observed: Observations, activations: dict[str, TensorQuant], same_as: dict[str, str]
+    ) -> dict[str, float]:
+        """Value → shift; `activations` and `same_as` then speak of the shifted values instead."""
+        shifts: dict[str, float] = {}
+        if not self.shift_negative:
+            return shifts
+        for value in [value for node in model.graph for value in node.outputs if value.name in activations]:
+            name, reader = _name(value), reader_of_shiftable(value)
+            found = None if reader is None else best_shift(observed.histograms[name], activations[name], self.scheme)
+            if reader is None or found is None:
+                continue
+            shifts[name] = found.amount
+            del activations[name]
+            activations[shifted_name(name)] = found.quant
+            if any(reader.attributes.get_ints("pads", ())):
+                same_as[padded_name(name)] = shifted_name(name)
+        return shifts
 
     def _activation(
         self, histogram: Histogram, producer: ir.Node | None, target: Target, *, image: bool
@@ -101,7 +130,9 @@ class Calibration:
             least, greatest = integer_range(bits, signed=signed)
             limit = 2.0 ** (bits - signed) * min(clip[1] / greatest, clip[0] / least if signed else np.inf)
         threshold = activation_threshold(histogram, bits, self.scheme, signed=signed, limit=limit)
-        integers = None if clip is None else _on_grid(clip, float(scale_of(threshold, bits, signed=signed)), bits, signed)
+        integers = (
+            None if clip is None else _on_grid(clip, float(scale_of(threshold, bits, signed=signed)), bits, signed)
+        )
         return TensorQuant(bits=bits, signed=signed, threshold=np.asarray(threshold), clip=integers)
 
 
@@ -128,18 +159,15 @@ def _on_grid(bounds: tuple[float, float], scale: float, bits: int, signed: bool)
     return round(low), round(high)
 
 
-def _correctable(model: ir.Model, points: QuantPoints) -> dict[str, tuple[str, int, ir.Node]]:
-    """Node name → (the value that feeds it, its channel axis, the node), of the nodes that have a bias to correct."""
-    known = set(points.activations) | set(points.same_as)
+def _layers_with_bias(model: ir.Model, points: QuantPoints) -> list[ir.Node]:
+    """The layers with a quantized weight and a bias to write, fed by data."""
     weights = {use.initializer for use in points.weights}
-    found = {}
-    for node in model.graph:
-        if node.op_type not in ("Conv", "ConvTranspose", "Gemm") or _name(node.inputs[1]) not in weights:
-            continue
-        source = _name(node.inputs[0])
-        if source in known and not (node.op_type == "Gemm" and node.attributes.get_int("transA", 0) == 1):
-            found[node.name or ""] = (source, 1, node)
-    return found
+    fed = set(points.activations) | set(points.same_as)
+    return [
+        node
+        for node in model.graph
+        if has_bias_to_set(node) and _name(node.inputs[1]) in weights and _name(node.inputs[0]) in fed
+    ]
 
 
 def _array(model: ir.Model, name: str) -> NDArray[np.float32]:

@@ -1,6 +1,6 @@
 """Bias correction: rounding weights shifts the mean of every output channel; the bias takes the shift back.
 
-    b' = b - sum over (channel m, tap) of (Q(W) - W) * E[x_m]        (HPTQ, arXiv 2109.09113; DFQ, arXiv 1906.04721, Eq. 17)
+b' = b - sum over (channel m, tap) of (Q(W) - W) * E[x_m]        (HPTQ, arXiv 2109.09113; DFQ, arXiv 1906.04721, Eq. 17)
 """
 
 import math
@@ -9,40 +9,46 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from passes._graph import constant_value
 from passes.quant_plan import TensorQuant
 
+Vector = NDArray[np.float64]
 
-def corrected_bias(node: ir.Node, quant: TensorQuant, mean: NDArray[np.float64]) -> NDArray[np.float32] | None:
-    """The new bias of `node`, or None where the operator has none to correct.
+
+def has_bias_to_set(node: ir.Node) -> bool:
+    """Whether `node` is a layer whose bias, present or not, is ours to write."""
+    if node.op_type not in ("Conv", "ConvTranspose", "Gemm") or constant_value(node.inputs[1]) is None:
+        return False
+    transposed, beta = node.attributes.get_int("transA", 0), node.attributes.get_float("beta", 1.0)
+    if transposed or beta == 0.0:
+        return False
+    return len(node.inputs) < 3 or node.inputs[2] is None or constant_value(node.inputs[2]) is not None
+
+
+def corrected_bias(node: ir.Node, quant: TensorQuant, mean: Vector, *, shift: float = 0.0) -> NDArray[np.float32]:
+    """(C_out,) bias of a `node` for which `has_bias_to_set`, once its weight is rounded by `quant`.
 
     mean: (C_in,) expectation of the node's input per channel, over images and positions; borders are neglected.
+    shift: a constant that is added to the whole input, border included, and that the bias has to take back.
     """
-    weight_value = node.inputs[1]
-    if weight_value is None or weight_value.const_value is None:
-        return None
-    weight = weight_value.const_value.numpy().astype(np.float64)
-    error = quant.round_trip(weight) - weight
-    match node.op_type:
-        case "Conv":  # (C_out, C_in / group, taps...)
-            group = node.attributes.get_int("group", 1)
-            per_channel = error.reshape(group, weight.shape[0] // group, weight.shape[1], -1).sum(axis=3)
-            shift = np.einsum("goi,gi->go", per_channel, mean.reshape(group, -1)).reshape(-1)
-        case "ConvTranspose":  # (C_in, C_out / group, taps...): an output position sees one tap in prod(strides)
-            group = node.attributes.get_int("group", 1)
-            strides = node.attributes.get_ints("strides", (1,))
-            per_channel = error.reshape(group, weight.shape[0] // group, weight.shape[1], -1).sum(axis=3)
-            shift = np.einsum("gio,gi->go", per_channel, mean.reshape(group, -1)).reshape(-1) / math.prod(strides)
-        case "Gemm":
-            alpha, beta = node.attributes.get_float("alpha", 1.0), node.attributes.get_float("beta", 1.0)
-            matrix = error if not node.attributes.get_int("transB", 0) else error.T  # (C_in, C_out)
-            if beta == 0.0:
-                return None
-            shift = alpha / beta * (mean @ matrix)
-        case _:
-            return None
-    bias_value = node.inputs[2] if len(node.inputs) > 2 else None
-    if bias_value is not None and bias_value.const_value is None:
-        return None
-    bias = 0.0 if bias_value is None or bias_value.const_value is None else bias_value.const_value.numpy()
-    corrected: NDArray[np.float32] = (bias - shift).astype(np.float32)
+    weight = constant_value(node.inputs[1])
+    assert weight is not None
+    rounded = quant.round_trip(weight)
+    old = constant_value(node.inputs[2]) if len(node.inputs) > 2 else None
+    excess = _response(node, rounded - weight, mean) + _response(node, rounded, np.full_like(mean, shift))
+    corrected: NDArray[np.float32] = ((0.0 if old is None else old.astype(np.float64)) - excess).astype(np.float32)
     return corrected
+
+
+def _response(node: ir.Node, weight: Vector, constant: Vector) -> Vector:
+    """(C_out,) what the layer without bias makes of an input that is `constant` (C_in,) everywhere, in units of its bias."""
+    if node.op_type == "Gemm":
+        alpha, beta = node.attributes.get_float("alpha", 1.0), node.attributes.get_float("beta", 1.0)
+        return alpha / beta * np.asarray(constant @ (weight.T if node.attributes.get_int("transB", 0) else weight))
+    group = node.attributes.get_int("group", 1)
+    per_channel = weight.reshape(group, weight.shape[0] // group, weight.shape[1], -1).sum(axis=3)
+    if node.op_type == "Conv":  # (C_out, C_in / group, taps...)
+        return np.asarray(np.einsum("goi,gi->go", per_channel, constant.reshape(group, -1))).reshape(-1)
+    # ConvTranspose (C_in, C_out / group, taps...): an output position sees one tap in prod(strides)
+    summed = np.asarray(np.einsum("gio,gi->go", per_channel, constant.reshape(group, -1))).reshape(-1)
+    return summed / math.prod(node.attributes.get_ints("strides", (1,)))

@@ -86,8 +86,12 @@ def _batches(
 ) -> Iterator[list[torch.Tensor]]:
     image, specs = image_input(model), {spec.name: spec for spec in inputs(model)}
     expected = tuple(image.shape[1:])
-    if pixels.ndim != len(image.shape) or any(e not in (None, p) for e, p in zip(expected, pixels.shape[1:], strict=True)):
-        raise DataError(f"The images are {pixels.shape} and the input {image.name!r} takes (N, {', '.join(map(str, expected))}).")
+    if pixels.ndim != len(image.shape) or any(
+        e not in (None, p) for e, p in zip(expected, pixels.shape[1:], strict=True)
+    ):
+        raise DataError(
+            f"The images are {pixels.shape} and the input {image.name!r} takes (N, {', '.join(map(str, expected))})."
+        )
     fixed = image.shape[0]
     step = batch_size if fixed is None else fixed
     if len(pixels) < step and fixed is not None:

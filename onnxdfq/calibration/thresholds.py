@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from onnxdfq.calibration.histogram import Histogram
 from passes.power_of_two import SMALLEST_THRESHOLD, covering_power_of_two, integer_range, scale_of
+from passes.quant_plan import TensorQuant
 
 Scheme = Literal["power-of-two", "free"]
 
@@ -19,25 +20,40 @@ ACTIVATION_HALVINGS = 20
 FREE_RATIOS = np.arange(1, 101) / 100
 
 
-def activation_threshold(histogram: Histogram, bits: int, scheme: Scheme, *, signed: bool, limit: float | None) -> float:
-    """The threshold with the least squared error over the histogram. It is at most `limit` where that is given."""
-    points, counts = histogram.points()
+def activation_candidates(points: NDArray[np.float64], bits: int, scheme: str) -> NDArray[np.float64]:
+    """Thresholds worth a try for values that lie at `points`, greatest first or last."""
     greatest = float(np.abs(points).max(initial=0.0))
     if scheme == "power-of-two":
         candidates = 2 * covering_power_of_two(greatest) * 0.5 ** np.arange(ACTIVATION_HALVINGS)
     else:
-        # the greatest positive step lies one scale below the threshold: start where nothing is clipped
+        # the greatest positive step lies one scale below the threshold: reach to where nothing is clipped
         candidates = FREE_RATIOS * greatest * (1 + 2.0 ** -(bits - 1))
-    candidates = np.maximum(candidates, SMALLEST_THRESHOLD)
+    return np.maximum(candidates, SMALLEST_THRESHOLD)
+
+
+def squared_error(points: NDArray[np.float64], counts: NDArray[np.int64], quant: TensorQuant) -> float:
+    """Sum over the histogram of the squared rounding and clipping error."""
+    return float(np.square(quant.round_trip(points) - points) @ counts)
+
+
+def activation_threshold(
+    histogram: Histogram, bits: int, scheme: Scheme, *, signed: bool, limit: float | None
+) -> float:
+    """The threshold with the least squared error over the histogram. It is at most `limit` where that is given."""
+    points, counts = histogram.points()
+    candidates = activation_candidates(points, bits, scheme)
     if limit is not None:
         candidates = np.minimum(candidates, limit)
-    low, high = integer_range(bits, signed=signed)
-    scales = scale_of(candidates, bits, signed=signed)[:, None]
-    errors = points - np.clip(np.rint(points / scales), low, high) * scales
-    return float(candidates[np.argmin(errors**2 @ counts)])
+    errors = [
+        squared_error(points, counts, TensorQuant(bits=bits, signed=signed, threshold=np.asarray(threshold)))
+        for threshold in candidates
+    ]
+    return float(candidates[np.argmin(errors)])
 
 
-def weight_thresholds(weight: NDArray[np.float32], bits: int, scheme: Scheme, *, axis: int | None) -> NDArray[np.float64]:
+def weight_thresholds(
+    weight: NDArray[np.float32], bits: int, scheme: Scheme, *, axis: int | None
+) -> NDArray[np.float64]:
     """Thresholds with the least squared error, () or (C,) along `axis`; signed, as all weights are."""
     rows = torch.from_numpy(np.array(weight, np.float32))  # a copy: the model's own data is not writable
     rows = rows.reshape(1, -1) if axis is None else rows.movedim(axis, 0).flatten(1)  # (C, K)

@@ -120,7 +120,7 @@ class TorchGraph(nn.Module):
 
     @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
     def _prepare(self, signature: Signature) -> None:
-        """Makes the plan for these shapes. While torch.compile traces, this is run for real and nothing of it recorded."""
+        """Makes the plan for these shapes. While torch.compile traces, this runs for real and nothing is recorded."""
         if signature not in self._plans:
             self._plans[signature] = make_plan(
                 self._operations,

@@ -1,14 +1,14 @@
-"""What a file may hold and still be of no use here: quantized, not finite, not valid."""
+"""What a file may hold and still be of no use here: quantized, or not finite."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
+from numpy.typing import NDArray
 
-from onnxdfq.errors import AlreadyQuantized, ModelFileError, UnsupportedOperator
-from onnxdfq.model_file.through_proto import without_weights
+from onnxdfq.errors import AlreadyQuantized, ModelFileError
 
 _QUANTIZED_PREFIXES = ("QLinear", "DynamicQuantize", "QGemm", "QAttention", "QMoE", "QOrdered")
 _QUANTIZED = {
@@ -42,15 +42,21 @@ def refuse_quantized(model: ir.Model, path: Path) -> None:
 
 
 def refuse_not_finite(model: ir.Model, path: Path) -> None:
-    """Raises ModelFileError that names the first tensor with NaN, or with an infinity where none belongs."""
+    """Raises ModelFileError that names the first tensor with NaN, with an infinity where none belongs, or unreadable."""
     for value in (value for graph in model.graphs() for value in graph.initializers.values()):
         tensor = value.const_value
-        if tensor is None or tensor.dtype not in _FLOATS:
+        if tensor is None:
             continue
-        has_nan, has_plus, has_minus = _not_finite(tensor)
+        try:
+            array = tensor.numpy()
+        except (ValueError, TypeError, OSError) as error:
+            raise ModelFileError(f"{path}: tensor {value.name!r} is damaged ({error}); export it again.") from error
+        if tensor.dtype not in _FLOATS:
+            continue
+        has_nan, has_plus, has_minus = _not_finite(array)
         users = {use.node.op_type for use in value.uses()}
         # An attention mask is added, has rows and columns, and reaches down only; a bias has one axis.
-        mask = {"Add"} if has_minus and not has_plus and len(tensor.shape) > 1 else set()
+        mask = {"Add"} if has_minus and not has_plus and array.ndim > 1 else set()
         if has_nan or ((has_plus or has_minus) and not users <= _TAKES_INFINITY | mask):
             what = "NaN" if has_nan else "infinity"
             raise ModelFileError(
@@ -59,37 +65,15 @@ def refuse_not_finite(model: ir.Model, path: Path) -> None:
             )
 
 
-def refuse_invalid(model: ir.Model, path: Path) -> None:
-    """Raises UnsupportedOperator for an operator that ONNX does not know, ModelFileError for an ill-formed graph."""
-    opset = model.opset_imports[""]
-    for node in _all_nodes(model):
-        if node.domain in ("", "ai.onnx") and not _known(node.op_type, opset):
-            raise UnsupportedOperator(
-                f"{path}: ONNX opset {opset} has no operator {node.op_type} (domain 'ai.onnx'), which node "
-                f"{node.name or node.outputs[0].name!r} uses."
-            )
-    try:
-        onnx.checker.check_model(without_weights(model)[0])
-    except onnx.checker.ValidationError as error:
-        raise ModelFileError(f"{path} is not a valid ONNX model: {str(error).strip().splitlines()[0]}") from error
-
-
-def _known(op_type: str, opset: int) -> bool:
-    try:
-        return not onnx.defs.get_schema(op_type, opset, "").deprecated
-    except onnx.defs.SchemaError:
-        return False
-
-
 def _all_nodes(model: ir.Model) -> Iterator[ir.Node]:
     yield from model.graph.all_nodes()
     for function in model.functions.values():
         yield from function.all_nodes()
 
 
-def _not_finite(tensor: ir.TensorProtocol) -> tuple[bool, bool, bool]:
-    """Whether the tensor holds NaN, +inf, -inf; in chunks, so that a lazily loaded weight is never copied whole."""
-    flat = tensor.numpy().reshape(-1)
+def _not_finite(array: NDArray[Any]) -> tuple[bool, bool, bool]:
+    """Whether the array holds NaN, +inf, -inf; in chunks, so that a lazily loaded weight is never copied whole."""
+    flat = array.reshape(-1)
     has_nan = has_plus = has_minus = False
     for start in range(0, flat.size, _CHUNK):
         part = flat[start : start + _CHUNK]

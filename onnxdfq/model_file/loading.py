@@ -8,11 +8,11 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from onnxdfq.errors import ModelFileError
-from onnxdfq.model_file.checks import refuse_invalid, refuse_not_finite, refuse_quantized
+from onnxdfq.model_file.checks import refuse_not_finite, refuse_quantized
 from onnxdfq.model_file.free_batch import free_batch
 from onnxdfq.model_file.inputs import fix_input_shapes
-from onnxdfq.model_file.through_proto import infer_shapes, through_proto, weight_bytes
-from onnxdfq.model_file.untrusted import read_proto
+from onnxdfq.model_file.through_proto import CARRIED_INLINE, infer_shapes, through_proto, weight_bytes
+from onnxdfq.model_file.untrusted import read_proto, refuse_ill_formed
 from onnxdfq.model_file.writing import INLINE_LIMIT
 
 OLDEST_OPSET, OPSET, NEWEST_OPSET = 7, 21, 25
@@ -32,19 +32,18 @@ def load_model(path: Path | str, *, input_shape: Mapping[str, Sequence[int]] | N
     ShapeError.
     """
     path = Path(path)
-    model = _open(path)
+    proto = read_proto(path)
+    _check_opset(proto, path)
+    model = _parsed(proto, path)
     refuse_quantized(model, path)
-    _check_opset(model, path)
     if model.functions:
         common.InlinePass()(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.RemoveInitializersFromInputsPass()(model)
     large = weight_bytes(model) > INLINE_LIMIT
-    if not large:
-        ir.external_data.load_to_model(model)
+    _load_external_data(model, keep_large=large)
     refuse_not_finite(model, path)
     fix_input_shapes(model, input_shape)
-    refuse_invalid(model, path)
     model = _convert(model, path)
     if not large:
         model = free_batch(model)
@@ -58,14 +57,13 @@ def read_model(path: Path | str) -> ir.Model:
     Raises ModelFileError.
     """
     path = Path(path)
-    model = _open(path)
-    if weight_bytes(model) <= INLINE_LIMIT:
-        ir.external_data.load_to_model(model)
+    model = _parsed(read_proto(path), path)
+    _load_external_data(model, keep_large=weight_bytes(model) > INLINE_LIMIT)
     return model
 
 
-def _open(path: Path) -> ir.Model:
-    proto = read_proto(path)
+def _parsed(proto: onnx.ModelProto, path: Path) -> ir.Model:
+    refuse_ill_formed(path, proto)
     try:
         model = ir.from_proto(proto)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -74,8 +72,18 @@ def _open(path: Path) -> ir.Model:
     return model
 
 
-def _check_opset(model: ir.Model, path: Path) -> None:
-    opset = model.opset_imports.get("")
+def _load_external_data(model: ir.Model, *, keep_large: bool) -> None:
+    """Into memory, but for weights of the main graph that `through_proto` carries around protobuf, if `keep_large`."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            kept = keep_large and graph is model.graph
+            if isinstance(tensor, ir.ExternalTensor) and not (kept and tensor.nbytes > CARRIED_INLINE):
+                value.const_value = ir.external_data.convert_tensors_from_external([tensor])[0]
+
+
+def _check_opset(proto: onnx.ModelProto, path: Path) -> None:
+    opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), None)
     if opset is None:
         raise ModelFileError(f"{path} imports no ONNX operators (domain 'ai.onnx'); opset 7 to 25 is needed.")
     if not OLDEST_OPSET <= opset <= NEWEST_OPSET:

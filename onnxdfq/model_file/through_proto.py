@@ -6,7 +6,7 @@ import onnx
 import onnx_ir as ir
 
 # Adapters and data propagation read small constants (shapes, scales, axes); nothing reads a weight.
-_CARRIED_INLINE = 1024
+CARRIED_INLINE = 1024
 
 
 def weight_bytes(model: ir.Model) -> int:
@@ -71,7 +71,7 @@ def without_weights(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, ir.Tens
     weights: dict[str, ir.TensorProtocol] = {}
     for name, value in list(light.graph.initializers.items()):
         tensor = value.const_value
-        if tensor is None or tensor.nbytes <= _CARRIED_INLINE or value in light.graph.outputs:
+        if tensor is None or tensor.nbytes <= CARRIED_INLINE or value in light.graph.outputs:
             continue
         value.shape, value.type = ir.Shape(tensor.shape.numpy()), ir.TensorType(tensor.dtype)
         light.graph.initializers.pop(name)

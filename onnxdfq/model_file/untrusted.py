@@ -2,13 +2,14 @@
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError, Message
 
-from onnxdfq.errors import ModelFileError
+from onnxdfq.errors import ModelFileError, UnsupportedOperator
 
 # Number and wire type of the fields of onnx.ModelProto (onnx.proto3): 0 is a varint, 2 is length-delimited.
 _MODEL_FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
@@ -17,7 +18,7 @@ _MODEL_FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 2
 def read_proto(path: Path) -> onnx.ModelProto:
     """The file's ModelProto. External data is checked (inside the model's folder, there, long enough) but not loaded.
 
-    Raises ModelFileError when the file cannot be read, is not ONNX or is cut off, or its external data is unusable.
+    Raises ModelFileError when the file cannot be read, is not ONNX, is cut off, or its external data is unusable.
     """
     if not path.exists():
         raise ModelFileError(f"{path}: there is no such file.")
@@ -36,6 +37,7 @@ def read_proto(path: Path) -> onnx.ModelProto:
         raise ModelFileError(f"{path} {_why_not_parsed(data)}") from error
     if not proto.ir_version or not proto.HasField("graph"):
         raise ModelFileError(f"{path} {_why_not_parsed(data)}")
+    _refuse_broken_text(path, proto)
     if not proto.opset_import:
         raise ModelFileError(f"{path} names no opset, so it was probably cut off; copy or export it again.")
     for tensor in _external_tensors(proto):
@@ -85,6 +87,63 @@ def external_file(path: Path, tensor: onnx.TensorProto) -> Path:
     if offset < 0 or length < 0 or offset + length > size:
         raise ModelFileError(f"{what} should be bytes {offset} to {offset + length} of {location!r}, which has {size}.")
     return file
+
+
+def _refuse_broken_text(path: Path, proto: onnx.ModelProto) -> None:
+    """Protobuf hands out bytes where a text is not UTF-8; all code behind this expects text."""
+    messages: list[Message] = [proto]
+    while messages:
+        for field, value in messages.pop().ListFields():
+            repeated = value if isinstance(value, Sequence) and not isinstance(value, str | bytes) else (value,)
+            if field.type == FieldDescriptor.TYPE_MESSAGE:
+                messages.extend(repeated)
+            elif field.type == FieldDescriptor.TYPE_STRING and any(isinstance(text, bytes) for text in repeated):
+                raise ModelFileError(f"{path} is damaged: a text in it is not UTF-8; copy or export it again.")
+
+
+def refuse_ill_formed(path: Path, proto: onnx.ModelProto) -> None:
+    """Raises UnsupportedOperator for an operator of ONNX's own domain that ONNX does not know at the file's opset, and
+    ModelFileError for anything else that onnx.checker finds.
+    """
+    opsets = {entry.domain or "ai.onnx": entry.version for entry in proto.opset_import}
+    opset = opsets.get("ai.onnx", 0)
+    for node in proto.graph.node:
+        if node.domain in ("", "ai.onnx") and opset <= onnx.defs.onnx_opset_version() and not _known(node, opset):
+            raise UnsupportedOperator(
+                f"{path}: ONNX opset {opset} has no operator {node.op_type} (domain 'ai.onnx'), which node "
+                f"{node.name or ', '.join(node.output)!r} uses."
+            )
+    # The checker must not open external files, and files that leave out the shape of an input or output are common.
+    external = [
+        (tensor, onnx.TensorProto.FromString(tensor.SerializeToString())) for tensor in _external_tensors(proto)
+    ]
+    unshaped = [
+        value.type.tensor_type
+        for value in (*proto.graph.input, *proto.graph.output)
+        if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape")
+    ]
+    try:
+        for tensor, _ in external:
+            tensor.ClearField("external_data")
+            tensor.ClearField("data_location")
+            tensor.dims[:] = [0]
+        for tensor_type in unshaped:
+            tensor_type.shape.SetInParent()
+        onnx.checker.check_model(proto)
+    except (onnx.checker.ValidationError, ValueError) as error:
+        raise ModelFileError(f"{path} is not a valid ONNX model: {str(error).strip().splitlines()[0]}") from error
+    finally:
+        for tensor, original in external:
+            tensor.CopyFrom(original)
+        for tensor_type in unshaped:
+            tensor_type.ClearField("shape")
+
+
+def _known(node: onnx.NodeProto, opset: int) -> bool:
+    try:
+        return not onnx.defs.get_schema(node.op_type, opset, "").deprecated
+    except onnx.defs.SchemaError:
+        return False
 
 
 def _size_in_bytes(tensor: onnx.TensorProto) -> int:

@@ -1,6 +1,5 @@
 """The network as a synthesis method sees it: image in, statistics' tensors and outputs out."""
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Literal
 
@@ -9,13 +8,12 @@ import torch
 from torch import Tensor
 
 from onnxdfq.engine import TorchGraph
-from onnxdfq.errors import NoBatchNorm, ShapeError
-from onnxdfq.model_file import image_input
+from onnxdfq.errors import NoBatchNorm
+from onnxdfq.synthesis.feeds import Feeds
 from onnxdfq.synthesis.statistics import Targets
 from passes.batch_norm import folded_batch_norms, read_batch_norms
 
 Precision = Literal["auto", "float32", "bfloat16"]
-Progress = Callable[[int, int, str], None]  # (steps done, steps in all, a short note such as a loss)
 
 
 def no_batch_norm(model: ir.Model, method: str) -> NoBatchNorm:
@@ -46,8 +44,7 @@ class TappedNetwork:
         if not batch_norms:
             raise no_batch_norm(model, method)
         self.device = torch.device(device)
-        spec = image_input(model)
-        self.image_name, self.image_shape = spec.name, spec.shape[1:]
+        self._feeds = Feeds(model)
         self.targets = Targets.of(
             [torch.tensor(norm.mean, dtype=torch.float32, device=self.device) for norm in batch_norms],
             [torch.tensor(norm.var, dtype=torch.float32, device=self.device) for norm in batch_norms],
@@ -61,12 +58,19 @@ class TappedNetwork:
                 names.append(str(value.name))
             self._output_slots.append(names.index(str(value.name)))
         self._graph = TorchGraph(model, outputs=names).to(self.device).eval()
-        self._constants = {
-            str(value.name): _zeros(value, self.device)
-            for value in model.graph.inputs
-            if str(value.name) in self._graph.input_names and value.name != self.image_name
-        }
         self._dtype = resolve_precision(self.device, precision)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the image input."""
+        return self._feeds.image_shape
+
+    def batch_sizes(self, count: int, batch_size: int) -> list[int]:
+        """Sizes of the batches that hold `count` images. All are full, and there may be more images, where the model
+        runs at one batch size only."""
+        if self._feeds.batch is not None:
+            return [self._feeds.batch] * -(-count // self._feeds.batch)
+        return [min(batch_size, count - start) for start in range(0, count, batch_size)]
 
     @property
     def precision(self) -> str:
@@ -76,11 +80,8 @@ class TappedNetwork:
     def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """images (N, C, H, W) float32 in the model's units -> L inputs of BN (N, C_l, *), float outputs (N, *)."""
         image = images.to(self._dtype).contiguous(memory_format=torch.channels_last)
-        feeds = [
-            image if name == self.image_name else self._constants[name](len(images)) for name in self._graph.input_names
-        ]
         with self._autocast():
-            values = self._graph(*feeds)
+            values = self._graph(*self._feeds.of(self._graph, image))
         return [values[tap] for tap in self._tap_of_layer], [values[slot] for slot in self._output_slots]
 
     def _autocast(self) -> AbstractContextManager[object]:
@@ -96,14 +97,3 @@ def resolve_precision(device: torch.device, precision: Precision) -> torch.dtype
     else:
         native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if native else torch.float32
-
-
-def _zeros(value: ir.Value, device: torch.device) -> Callable[[int], Tensor]:
-    shape = [side if isinstance(side, int) else None for side in (value.shape or [])]
-    if value.shape is None or None in shape[1:]:
-        raise ShapeError(f"input {value.name} has shape {value.shape}: give --input-shape {value.name}=...")
-    dtype = torch.from_numpy(ir.tensor([0], dtype=value.dtype).numpy()).dtype
-    rest = [side for side in shape[1:] if side is not None]
-    if not shape:
-        return lambda count: torch.zeros((), dtype=dtype, device=device)
-    return lambda count: torch.zeros([count, *rest], dtype=dtype, device=device)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from passes.target import Target
 
 Build = Callable[..., ir.Model]
 
-TARGET = Target(name="ort", opset=21, max_opset=25, ir_version=10, fused_activations=("Relu", "Clip"))
+TARGET = Target(name="ort", signed_activations="uint8", fused_activations=("Relu", "Clip"))
 CONV = """(float[N,2,4,4] x) => (float[N,3,4,4] y) {
     h = Conv <kernel_shape=[3,3], pads=[1,1,1,1], strides=[1,1], dilations=[1,1], group=1> (x, w, b)
     y = Relu (h)
@@ -95,9 +96,7 @@ def test_weight_axes(build: Build, text: str, shape: tuple[int, ...], axis: int)
 
 def test_the_graph_computes_what_the_plan_says(build: Build) -> None:
     model, weights = build(CONV, **conv_weights()), conv_weights()
-    plan = QuantPlan(
-        activations={"x": quant(4.0), "y": quant(8.0, signed=False)}, weights={"w": per_channel(3, 0)}
-    )
+    plan = QuantPlan(activations={"x": quant(4.0), "y": quant(8.0, signed=False)}, weights={"w": per_channel(3, 0)})
     x = np.random.default_rng(1).normal(size=(2, 2, 4, 4)).astype("f4")
     rounded = build(CONV, w=plan.weights["w"].round_trip(weights["w"]).astype("f4"), b=weights["b"])
     expected = plan.activations["y"].round_trip(run(rounded, plan.activations["x"].round_trip(x).astype("f4")))
@@ -128,10 +127,11 @@ def test_signed_activations_stay_in_the_unsigned_container(build: Build) -> None
 
 
 @pytest.mark.parametrize(("bits", "signed"), [(8, True), (8, False), (4, True), (4, False), (2, False), (16, True)])
-def test_every_width_rounds_and_saturates(build: Build, bits: int, signed: bool) -> None:
+@pytest.mark.parametrize("container", ["int8", "uint8"])
+def test_every_width_rounds_and_saturates(build: Build, container: Any, bits: int, signed: bool) -> None:
     model = build("(float[N,5] x) => (float[N,5] y) { y = Identity (x) }")
     plan = QuantPlan(activations={"x": quant(4.0, bits=bits, signed=signed)}, weights={})
-    InsertQdq(plan, TARGET)(model)
+    InsertQdq(plan, replace(TARGET, signed_activations=container))(model)
     x = np.array([[-9.0, -1.3, 0.0, 1.3, 9.0]], "f4")
     np.testing.assert_array_equal(run(model, x), plan.activations["x"].round_trip(x).astype("f4"))
     assert any(node.op_type == "Clip" for node in model.graph) == (bits < 8)

@@ -1,9 +1,9 @@
 """The operator table: name of the ONNX operator → function of the same name.
 
-Inputs are positional, attributes are keyword-only with ONNX's own defaults, results are one tensor or a tuple. What an
-older opset gives as an attribute and a newer one as an input (axes, pads, min ...) is taken either way, since attributes
-are passed by name. Three keywords are no attributes but facts about the node, which an operator asks for by having them:
-`output_count`, `input_types` (ONNX element types) and `carries_float` (see quant.py).
+Inputs are positional, attributes are keyword-only with ONNX's own defaults, results are one tensor or a tuple. What
+an older opset gives as an attribute and a newer one as an input (axes, pads, min ...) is taken either way, since
+attributes are passed by name. Three keywords are no attributes but facts about the node, which an operator asks for by
+having them: `output_count`, `input_types` (ONNX element types) and `carries_float` (see quant.py).
 """
 
 from collections.abc import Callable

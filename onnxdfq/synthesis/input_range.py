@@ -1,0 +1,144 @@
+"""From standardised pixel units z (mean 0, deviation 1 over natural images) to what a model takes: x = mean + std z.
+
+A search in z has the same step sizes for a model of standardised pixels, of 0..1 and of 0..255. With the user's
+normalization the scale is known; without it, it is read off the first BatchNormalization that an affine map separates
+from the image (as a rule: the first convolution lies between), whose running statistics are those of filtered images.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from onnxdfq.dataset import Normalization
+from onnxdfq.engine import TorchGraph
+from onnxdfq.errors import DataError
+from onnxdfq.synthesis.feeds import Feeds
+from passes.batch_norm import BatchNormStats, read_batch_norms
+
+PIXEL_MEAN, PIXEL_STD = 0.45, 0.25  # of natural images, on the scale 0..1
+LOWEST, HIGHEST = -2.2, 2.6  # z: where images whose true range is unknown are clamped
+NEIGHBOUR_CORRELATION, CHANNEL_CORRELATION = 0.95, 0.9  # of natural images
+SURROGATES = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputRange:
+    """mean, std: (C,) in the model's units. low, high: (C,) in z, where images are clamped. source: where it comes from."""
+
+    mean: NDArray[np.float32]
+    std: NDArray[np.float32]
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
+    source: str
+
+    def limits(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """low and high as (C, 1, 1) on a device."""
+        return tuple(torch.from_numpy(limit).to(device)[:, None, None] for limit in (self.low, self.high))  # type: ignore[return-value]
+
+    def to_model(self, standardised: Tensor) -> Tensor:
+        """z (N, C, H, W) -> x."""
+        mean, std = (torch.from_numpy(part).to(standardised.device)[:, None, None] for part in (self.mean, self.std))
+        return mean + std * standardised
+
+
+def input_range(model: ir.Model, normalization: Normalization | None) -> InputRange:
+    """The range for the image input of a model: as told, else estimated, else mean 0 and deviation 1.
+
+    Raises ShapeError, and DataError when the normalization has another number of channels than the model.
+    """
+    channels = Feeds(model).image_shape[0]
+    if normalization is not None:
+        return _told(normalization, channels)
+    for stats in read_batch_norms(model)[:3]:  # an affine prefix ends at the first activation
+        if (estimate := _estimate(model, stats)) is not None:
+            mean, std = estimate
+            return _range(mean, np.full(channels, std), LOWEST, HIGHEST, f"estimated from {stats.node}")
+    return _range(np.zeros(channels), np.ones(channels), LOWEST, HIGHEST, "assumed standardised")
+
+
+def _told(normalization: Normalization, channels: int) -> InputRange:
+    for numbers in (normalization.mean, normalization.std):
+        if len(numbers) not in (1, channels):
+            raise DataError(f"the normalization has {len(numbers)} channels, the model's image input has {channels}")
+    mean = np.broadcast_to(np.asarray(normalization.mean), channels)
+    std = np.broadcast_to(np.asarray(normalization.std), channels)
+    darkest, brightest = -PIXEL_MEAN / PIXEL_STD, (1 - PIXEL_MEAN) / PIXEL_STD  # where a byte ends
+    return _range((PIXEL_MEAN - mean) / std, PIXEL_STD / std, darkest, brightest, "normalization")
+
+
+def _range(mean: NDArray[np.floating], std: NDArray[np.floating], low: float, high: float, source: str) -> InputRange:
+    def whole(value: float) -> NDArray[np.float32]:
+        return np.full(len(mean), value, dtype=np.float32)
+
+    return InputRange(
+        mean=mean.astype(np.float32), std=std.astype(np.float32), low=whole(low), high=whole(high), source=source
+    )
+
+
+def _estimate(model: ir.Model, stats: BatchNormStats) -> tuple[NDArray[np.float64], float] | None:
+    """Mean (C,) and common deviation of the images behind these statistics; None when the way there is not affine.
+
+    The map from image to statistics is measured, not derived: uniform images give the response A (C_out, C) to the mean
+    with all borders, paddings and preceding operators in it; Gaussian images with the correlations of natural ones
+    give the variance V (C_out,) that unit deviation causes. Then mu = A m + b for m, and var = V s^2 for s.
+    """
+    feeds = Feeds(model)
+    graph = TorchGraph(model, outputs=[stats.value]).eval()
+    channels = feeds.image_shape[0]
+
+    @torch.no_grad()
+    def respond(images: Tensor) -> Tensor:
+        return torch.cat([graph(*feeds.of(graph, batch))[0] for batch in images.split(feeds.batch or len(images))])
+
+    surrogates = _natural_noise(feeds.image_shape)
+    zero = respond(torch.zeros_like(surrogates))
+    once, twice = respond(surrogates) - zero, respond(2 * surrogates) - zero
+    if not torch.allclose(twice, 2 * once, rtol=1e-3, atol=1e-4 * float(once.abs().max())):
+        return None
+    uniform = torch.zeros(SURROGATES, *feeds.image_shape)
+    for channel in range(min(channels, SURROGATES)):
+        uniform[channel, channel] = 1
+    axes = [axis for axis in range(zero.dim()) if axis != 1]
+    response = (respond(uniform) - zero).flatten(2).mean(2) if zero.dim() > 2 else respond(uniform) - zero
+    a = response[:channels].T.double().numpy()  # (C_out, C)
+    base = zero.mean(axes).double().numpy()
+    variance = (once.square().mean(axes) - once.mean(axes).square()).double().numpy()
+    return _solve(a, base, variance, stats)
+
+
+def _solve(
+    a: NDArray[np.float64], base: NDArray[np.float64], variance: NDArray[np.float64], stats: BatchNormStats
+) -> tuple[NDArray[np.float64], float] | None:
+    alive = (stats.var > 1e-3 * np.median(stats.var)) & (variance > 1e-6 * variance.max()) & (stats.var > 0)
+    if not alive.any():
+        return None
+    std = float(np.exp(0.5 * np.median(np.log(stats.var[alive] / variance[alive]))))
+    weight = 1 / np.sqrt(stats.var[alive].astype(np.float64))
+    a, wanted = a[alive] * weight[:, None], (stats.mean[alive] - base[alive]) * weight
+    # First one grey for all channels, then what colour adds: filters see little of it, so it is held back (ridge).
+    grey = a.sum(1)
+    level = float(grey @ wanted / max(grey @ grey, 1e-30))
+    ridge = 0.03 * np.trace(a.T @ a) / a.shape[1] + 1e-30
+    colour = np.linalg.solve(a.T @ a + ridge * np.eye(a.shape[1]), a.T @ (wanted - level * grey))
+    return level + colour, std
+
+
+def _natural_noise(shape: tuple[int, int, int]) -> Tensor:
+    """Gaussian images of unit deviation, correlated between neighbours and between channels: (SURROGATES, C, H, W)."""
+    channels, height, width = shape
+    generator = torch.Generator().manual_seed(0)
+    common, own = torch.randn((2, SURROGATES, channels, height, width), generator=generator)
+    common = common[:, :1]
+    mixed = CHANNEL_CORRELATION**0.5 * common + (1 - CHANNEL_CORRELATION) ** 0.5 * own
+    return _root(height) @ mixed @ _root(width).T
+
+
+def _root(length: int) -> Tensor:
+    """Cholesky root of the correlation 0.95^distance along one axis: (length, length)."""
+    place = torch.arange(length, dtype=torch.float64)
+    correlation = torch.tensor(NEIGHBOUR_CORRELATION, dtype=torch.float64) ** (place[:, None] - place).abs()
+    return torch.linalg.cholesky(correlation).float()
