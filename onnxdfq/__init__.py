@@ -1,7 +1,7 @@
 """Data-free quantization of ONNX models: `compress` is the door.
 
-    import onnxdfq
-    result = onnxdfq.compress("model.onnx", method="dgh", bits="w8a8", normalize="imagenet")
+import onnxdfq
+result = onnxdfq.compress("model.onnx", method="dgh", bits="w8a8", normalize="imagenet")
 """
 
 from importlib import import_module

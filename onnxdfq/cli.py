@@ -2,6 +2,7 @@
 
 import json
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +28,16 @@ class _Group(click.Group):
         except KeyboardInterrupt:
             click.echo("\nonnxdfq: interrupted; nothing was written.", err=True)
             ctx.exit(130)
+        except (click.exceptions.Exit, click.Abort, click.ClickException):
+            raise
+        except Exception as error:  # whatever this is, it is our fault, and a traceback helps no user
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            click.echo(
+                f"onnxdfq: this is a fault of onnxdfq, please report it: {type(error).__name__} in "
+                f"{Path(where.filename).name}:{where.lineno}: {' '.join(str(error).split())}",
+                err=True,
+            )
+            ctx.exit(1)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -138,7 +149,7 @@ def synthesize(
     from onnxdfq.compression import synthesize as run
     from onnxdfq.model_file import parse_input_shapes
 
-    quality = run(
+    result = run(
         model,
         output=output,
         device=device,
@@ -148,10 +159,9 @@ def synthesize(
         **{key: value for key, value in settings.items() if value is not None},
     )
     if as_json:
-        click.echo(json.dumps({"output": str(output), **quality}))
+        click.echo(json.dumps({"output": str(output), **result.metrics}))
         return
-    for key, value in quality.items():
-        click.echo(f"{key:24} {value}")
+    click.echo(_summary(result.metrics))
     click.echo(f"written: {output}")
 
 
@@ -210,13 +220,15 @@ def _percent(share: float) -> str:
 
 
 _LABELS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
-    ("images", "calibration images", str),
+    ("images", "images", str),
+    ("bn_distance", "distance from the BN statistics", "{:.4f}".format),
+    ("confident", "images with a class above 0.9", _percent),
     ("batch_norms_folded", "BatchNormalizations folded", str),
     ("bytes_float", "bytes, float", "{:,}".format),
     ("bytes", "bytes, compressed", "{:,}".format),
     ("agreement_images", "same answer on synthetic images", _percent),
     ("sqnr_db_images", "signal to noise on them", "{:.1f} dB".format),
-    ("count", "images evaluated", str),
+    ("count", "evaluated on", "{:,} images".format),
     ("top1_float", "accuracy, float", _percent),
     ("top1", "accuracy", _percent),
     ("agreement", "same answer as the float model", _percent),

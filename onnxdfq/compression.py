@@ -22,7 +22,7 @@ from onnxdfq.evaluation import evaluate as run_evaluation
 from onnxdfq.model_file import atomic_write, check_writable, image_input, load_model, model_hash, save_model
 from onnxdfq.progress import Progress
 from onnxdfq.recipe import Bits, Recipe, one_of
-from onnxdfq.synthesis import Images, method_named
+from onnxdfq.synthesis import Images, evaluate_images, method_named
 from onnxdfq.targets import load_target
 from passes.batch_norm import read_batch_norms
 from passes.canonicalize import Canonicalize
@@ -40,7 +40,7 @@ ProgressFactory = Callable[[str], Progress | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What came out. `path` is None when nothing was to be written; metrics are plain numbers, as `--json` prints them."""
+    """What came out. `path` is None when nothing was to be written; metrics are the numbers that `--json` prints."""
 
     model: ir.Model
     path: Path | None
@@ -95,7 +95,7 @@ def compress(
     """
     recipe = Recipe.from_dict(_given(recipe) | settings, where="compress()")
     with _as_file(source) as path:
-        in_memory = not isinstance(source, str | Path)
+        in_memory = not isinstance(source, str | Path)  # it then lies in a temporary folder, and so does the output
         beside = path.with_name(f"{path.stem}.{recipe.bits}.onnx")
         job = _Job(
             source=path,
@@ -109,17 +109,7 @@ def compress(
             force=force,
             progress=progress,
         )
-        started = time.monotonic()
-        for step in STEPS:
-            step(job)
-        job.metrics["seconds"] = round(time.monotonic() - started, 1)
-        return Result(
-            model=job.model,
-            path=None if in_memory and output is None else job.output,
-            images=job.images,
-            metrics=job.metrics,
-            notes=tuple(job.notes),
-        )
+        return _run(job, STEPS, path=None if in_memory and output is None else job.output)
 
 
 def synthesize(
@@ -131,8 +121,9 @@ def synthesize(
     force: bool = False,
     progress: ProgressFactory = lambda _: None,
     **settings: Any,
-) -> Images:
-    """Only the images, as `compress` would make them; written to `output` (.npz) where that is given. Raises as it does."""
+) -> Result:
+    """Only the images, as `compress` would make them; written to `output` (.npz) where that is given. The result's
+    model is the float model that they were made for, in canonical form. Raises as `compress` does."""
     with _as_file(source) as path:
         job = _Job(
             source=path,
@@ -143,9 +134,15 @@ def synthesize(
             force=force,
             progress=progress,
         )
-        for step in (_refuse_early, _load, _canonicalize, _make_images):
-            step(job)
-        return job.images
+        return _run(job, SYNTHESIS_STEPS, path=job.save_images)
+
+
+def _run(job: _Job, steps: Sequence[Callable[[_Job], None]], path: Path | None) -> Result:
+    started = time.monotonic()
+    for step in steps:
+        step(job)
+    job.metrics["seconds"] = round(time.monotonic() - started, 1)
+    return Result(model=job.model, path=path, images=job.images, metrics=job.metrics, notes=tuple(job.notes))
 
 
 @contextmanager
@@ -213,6 +210,8 @@ def _make_images(job: _Job) -> None:
             progress=job.progress("synthesizing images"),
         )
     job.metrics["images"] = len(job.images)
+    if read_batch_norms(job.model):
+        job.metrics |= asdict(evaluate_images(job.model, job.images, device=job.device))
     if job.save_images is not None:
         with atomic_write(job.save_images, force=job.force) as temporary:
             job.images.save(temporary)
@@ -286,12 +285,10 @@ def _measure(job: _Job) -> None:
         job.metrics |= asdict(measured)
 
 
+SYNTHESIS_STEPS: tuple[Callable[[_Job], None], ...] = (_refuse_early, _load, _canonicalize, _make_images)
 STEPS: tuple[Callable[[_Job], None], ...] = (
-    _refuse_early,
+    *SYNTHESIS_STEPS,
     # decide on the float graph
-    _load,
-    _canonicalize,
-    _make_images,
     _fold_batch_norms,
     _calibrate,
     # then edit

@@ -14,6 +14,10 @@ from onnxdfq.errors import DataError
 from onnxdfq.model_file import InputSpec
 
 _CHECKED_AT_ONCE = 1024  # images
+
+# Bytes laid out (N, C, H, W) by mistake would else pass for images of a model that takes its channels last.
+_CHANNELS_OF_BYTES = (1, 3, 4)
+
 _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
@@ -176,12 +180,12 @@ def _from_npz(path: Path, spec: InputSpec) -> Dataset:
     if images.ndim == 3:  # grey
         images = images[..., np.newaxis]
     height, width, channels = images.shape[1:]
-    if wanted not in ((channels, height, width), (height, width, channels)):
+    channels_last = channels in _CHANNELS_OF_BYTES and wanted == (height, width, channels)
+    if not channels_last and wanted != (channels, height, width):
         raise DataError(
             f"{path}: images uint8 {_text(images.shape)} (N, H, W, C) do not fit "
             f"input {spec.name!r} {_text(spec.shape)}."
         )
-    channels_last = wanted != (channels, height, width)
     return Dataset(images=images.astype(np.uint8, copy=False), labels=labels, channels_last=channels_last)
 
 
@@ -189,10 +193,12 @@ def _read_npz(path: Path) -> tuple[NDArray[np.generic], NDArray[np.integer[Any]]
     if not path.exists():
         raise DataError(f"{path}: there is no such file or folder.")
     try:
-        archive = np.load(path, allow_pickle=False)
-        if isinstance(archive, np.ndarray):
-            raise DataError(f"{path} holds one array; an .npz with 'images' is needed: numpy.savez(path, images=...).")
-        with archive:
+        with path.open("rb") as stream:
+            archive = np.load(stream, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
+                raise DataError(
+                    f"{path} holds one array; an .npz with 'images' is needed: numpy.savez(path, images=...)."
+                )
             if "images" not in archive.files:
                 found = ", ".join(map(repr, archive.files)) or "nothing"
                 raise DataError(f"{path} has no array 'images' (it holds {found}).")

@@ -8,7 +8,7 @@
     │   ├── AlreadyQuantized      the model already holds Quantize/Dequantize nodes
     │   ├── ShapeError            an input shape is unknown, or zero
     │   └── DataError             images or labels that cannot be used
-    └── OutputError               the result could not be written (exit code 2 when the path is at fault, 1 when the disk is)
+    └── OutputError               the result could not be written (exit code 2: the path is at fault, 1: the disk)
 
 Messages are one sentence or two: what was found, what is allowed, what to do.
 """

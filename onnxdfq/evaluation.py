@@ -105,7 +105,7 @@ def evaluate(
             expected = against.run(pixels)
             if [value.shape for value in expected] != [value.shape for value in outputs]:
                 raise DataError(
-                    f"{against.path} and {session.path} have outputs of different shapes; they are not the same network."
+                    f"The outputs of {against.path} and {session.path} differ in shape; they are not the same network."
                 )
             other = _arg_max(expected[0])
             equal, positions = equal + int((chosen == other).sum()), positions + chosen.size

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from onnxdfq.dataset import Normalization
 from onnxdfq.errors import DfqError
-from onnxdfq.model_file import save_model
+from onnxdfq.model_file import check_writable, save_model
 from passes.provenance import WriteProvenance
 
 _OPSET = 21
@@ -41,6 +41,7 @@ def export(
     except ImportError as error:
         raise DfqError("Exporting needs onnxscript: pip install 'onnxdfq[export]'.") from error
     norm = Normalization.parse(normalize) if isinstance(normalize, str) else normalize
+    check_writable(Path(path), force=force)
     examples = (example,) if isinstance(example, Tensor) else tuple(example)
     modes = {part: part.training for part in module.modules()}
     module.eval()
@@ -85,8 +86,9 @@ def _with_dynamo(module: nn.Module, examples: tuple[Tensor, ...]) -> ir.Model:
     shown = tuple(torch.cat([tensor, tensor]) if len(tensor) == 1 else tensor for tensor in examples)
     batch = torch.export.Dim("batch")
     with warnings.catch_warnings():
-        # torch 2.13 uses its own deprecated class when it copies a program.
+        # torch 2.13 uses its own deprecated class when it copies a program, and calls it odd that inputs share a batch.
         warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated", category=FutureWarning)
+        warnings.filterwarnings("ignore", message=".*The axis name: batch will not be used", category=UserWarning)
         program = torch.onnx.export(
             module,
             shown,

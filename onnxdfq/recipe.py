@@ -73,7 +73,7 @@ class Recipe:
 
     @classmethod
     def load(cls, path: Path) -> "Recipe":
-        """Read a TOML file of `key = value` lines. Raises InputError for an unknown key or a value of the wrong type."""
+        """Read a TOML file of `key = value` lines. Raises InputError for an unknown key or a value of a wrong type."""
         try:
             table = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -1,7 +1,7 @@
 """Threshold and scale arithmetic of the uniform quantizer, and nothing else.
 
-A quantizer of b bits with threshold t covers [-t, t - scale] when signed, [0, t - scale] when not; zero is always a step
-of the grid. Power-of-two means t = 2**k, and so scale = 2**k / 2**(b - signed). (HPTQ, arXiv 2109.09113.)
+A quantizer of b bits with threshold t covers [-t, t - scale] when signed, [0, t - scale] when not; zero is always a
+step of the grid. Power-of-two means t = 2**k, and so scale = 2**k / 2**(b - signed). (HPTQ, arXiv 2109.09113.)
 """
 
 import numpy as np

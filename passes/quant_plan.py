@@ -1,4 +1,4 @@
-"""The frozen plan: which value is quantized how. Decided before the graph is touched; `InsertQdq` only carries it out."""
+"""The frozen plan: which value is quantized how. Decided before the graph is touched; `InsertQdq` carries it out."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -62,7 +62,7 @@ class QuantPlan:
     """All numbers that quantization writes into the graph.
 
     activations: by value name. weights: by initializer name. same_as: a value that only moves numbers about (MaxPool,
-    Reshape, ...) to the value whose quantization it takes over. biases: by node name, the bias that replaces the node's.
+    Reshape, ...) to the value whose quantization it takes over. biases: by node name, the node's new bias.
     shifts: value name → what `ShiftNegative` adds to it; activations then names the shifted value.
     """
 

@@ -1,4 +1,4 @@
-"""Where a fully quantized graph needs Quantize/Dequantize: every weight, and every activation that hardware materialises."""
+"""Where a fully quantized graph needs Quantize/Dequantize: all weights, all activations that hardware materialises."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,9 +42,7 @@ def find_quant_points(model: ir.Model, target: Target) -> QuantPoints:
     same_as: dict[str, str] = {}
     weights: list[WeightUse] = []
     data: set[ir.Value] = {value for value in model.graph.inputs if value.dtype == ACTIVATION_DTYPE}
-    for value in model.graph.inputs:
-        if value in data and value.uses():
-            activations.append(_name(value))
+    activations.extend(_name(value) for value in model.graph.inputs if value in data and value.uses())
     for node in model.graph:
         weights.extend(weight_uses(node))
         if not any(value in data for value in node.inputs):

@@ -27,6 +27,7 @@ from onnxdfq.errors import (
 from onnxdfq.model_file import (
     atomic_write,
     constant_input,
+    convert,
     image_input,
     inputs,
     load_model,
@@ -34,6 +35,7 @@ from onnxdfq.model_file import (
     parse_input_shapes,
     read_model,
     save_model,
+    through_proto,
     writing,
 )
 from onnxdfq.model_file import loading as loading_module
@@ -200,6 +202,29 @@ def test_old_opsets_are_converted(tmp_path: Path, opset: int) -> None:
     assert [spec.name for spec in inputs(model)] == ["x"]
     assert "BatchNormalization" in [node.op_type for node in model.graph]
     assert_same_function(path, model, 3, 8, 8)
+
+
+OLD_RESIZES = [
+    (7, helper.make_node("Upsample", ["x"], ["y"], mode="linear", scales=[1.0, 1.0, 2.0, 2.0])),
+    (9, helper.make_node("Upsample", ["x", "scales"], ["y"], mode="linear")),
+    (10, helper.make_node("Resize", ["x", "scales"], ["y"], mode="linear")),
+    (10, helper.make_node("Resize", ["x", "thirds"], ["y"], mode="nearest")),
+]
+
+
+@pytest.mark.parametrize(("opset", "node"), OLD_RESIZES)
+def test_old_resizes_keep_their_meaning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opset: int, node: onnx.NodeProto
+) -> None:
+    """onnx's converter drops the rule by which pixels were placed before opset 11."""
+    scales = {"scales": np.array([1, 1, 2, 2], np.float32), "thirds": np.array([1, 1, 1.75, 1.75], np.float32)}
+    path = saved(build([node], {name: scales[name] for name in node.input[1:]}, opset=opset), tmp_path)
+    assert_same_function(path, load_model(path), 3, 8, 8)
+    monkeypatch.setattr(convert, "_keep_old_resize", lambda _: None)
+    with pytest.raises(
+        ModelFileError, match=r"computes something else after conversion from opset \d+ to 21; export it"
+    ):
+        load_model(path)
 
 
 @pytest.mark.parametrize(("opset", "ir_version"), [(21, 10), (22, 10), (23, 11), (24, 12), (25, 13)])
@@ -387,6 +412,8 @@ def test_external_data_is_read(tmp_path: Path) -> None:
 def test_large_models_are_read_lazily_and_not_simplified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading_module, "INLINE_LIMIT", 100)
     monkeypatch.setattr(writing, "INLINE_LIMIT", 100)
+    for module in (loading_module, through_proto):
+        monkeypatch.setattr(module, "CARRIED_INLINE", 200)
     path = save_external(conv_net(opset=13), tmp_path)
     model = load_model(path)
     assert isinstance(model.graph.initializers["w"].const_value, ir.ExternalTensor)
@@ -398,6 +425,29 @@ def test_large_models_are_read_lazily_and_not_simplified(tmp_path: Path, monkeyp
     ]  # fmt: skip
     x = noise(2, 3, 8, 8)
     np.testing.assert_allclose(run(out, x), run(path, x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_three_gigabytes(tmp_path: Path) -> None:
+    """A file of zeros with holes, so that only the writing takes the disk's time."""
+    size, shape = 27_500**2 * 4, (27_500, 27_500)
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=shape)
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", "weights.bin"), ("offset", "0"), ("length", str(size))):
+        tensor.external_data.add(key=key, value=value)
+    proto = build([helper.make_node("MatMul", ["x", "w"], ["y"])], {}, shape=("batch", shape[0]), opset=13)
+    proto.graph.initializer.append(tensor)
+    path = saved(proto, tmp_path)
+    with (tmp_path / "weights.bin").open("wb") as stream:
+        stream.truncate(size)
+    model = load_model(path)
+    assert model.opset_imports[""] == 21
+    assert isinstance(model.graph.initializers["w"].const_value, ir.ExternalTensor)
+    save_model(model, tmp_path / "out.onnx")
+    assert (tmp_path / "out.onnx.data").stat().st_size == size
+    assert (tmp_path / "out.onnx").stat().st_size < 10_000
+    reread = read_model(tmp_path / "out.onnx")
+    assert isinstance(reread.graph.initializers["w"].const_value, ir.ExternalTensor)
 
 
 def test_external_data_missing(tmp_path: Path) -> None:
@@ -478,6 +528,13 @@ def test_not_onnx(tmp_path: Path, reader: Any, content: bytes, message: str) -> 
     path.write_bytes(content)
     with pytest.raises(ModelFileError, match=message):
         reader(path)
+
+
+def test_initializers_of_old_files_need_not_be_inputs(tmp_path: Path) -> None:
+    proto = build([helper.make_node("PRelu", ["x", "slope"], ["y"])], {"slope": weight(3, 1, 1)}, opset=7)
+    assert proto.ir_version == 3
+    path = saved(proto, tmp_path)
+    assert_same_function(path, load_model(path), 3, 8, 8)
 
 
 def test_every_truncation_is_refused(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def corrected_bias(node: ir.Node, quant: TensorQuant, mean: Vector, *, shift: fl
 
 
 def _response(node: ir.Node, weight: Vector, constant: Vector) -> Vector:
-    """(C_out,) what the layer without bias makes of an input that is `constant` (C_in,) everywhere, in units of its bias."""
+    """(C_out,) what the layer without bias makes of an input of `constant` (C_in,) everywhere, in units of its bias."""
     if node.op_type == "Gemm":
         alpha, beta = node.attributes.get_float("alpha", 1.0), node.attributes.get_float("beta", 1.0)
         return alpha / beta * np.asarray(constant @ (weight.T if node.attributes.get_int("transB", 0) else weight))

@@ -1,4 +1,4 @@
-"""One pass of the images through the float graph: a histogram per quantized value, a channel mean per weighted input."""
+"""One pass of the images through the float graph: a histogram per value, a channel mean per weighted input."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -1,6 +1,7 @@
 """Shift-negative correction (HPTQ): a small negative tail costs a whole bit; shifted above zero it costs nothing.
 
-HPTQ shifts where |min| / t stays below a ratio. Here the histogram decides: a shift is taken where it lowers the squared error.
+HPTQ shifts where |min| / t stays below a ratio. Here the histogram decides: a shift is taken where it lowers the
+squared error.
 """
 
 from dataclasses import dataclass

@@ -53,7 +53,7 @@ def to_torch(tensor: ir.TensorProtocol) -> Tensor:
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:
-    """A floating-point tensor as a numpy array of the same bits, bfloat16 included."""
+    """A tensor as a numpy array of the same bits, bfloat16 included."""
     values = tensor.detach().cpu().contiguous()
     if values.dtype is torch.bfloat16:
         return values.view(torch.int16).numpy().view(ml_dtypes.bfloat16)

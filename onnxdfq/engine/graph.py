@@ -71,7 +71,10 @@ class TorchGraph(nn.Module):
         name = _name(value)
         if value.const_value is None:
             raise InputError(f"initializer {name!r} has no data; load the model together with its external data")
-        tensor = to_torch(value.const_value)
+        try:
+            tensor = to_torch(value.const_value)
+        except UnsupportedOperator as error:
+            raise UnsupportedOperator(f"initializer {name!r}: {error}") from None
         # Torch allows no dot in a name, and keeps names such as "training" for itself: hence the escape and the prefix.
         key = "onnx:" + name.replace("%", "%25").replace(".", "%2E")
         self._keys[name] = key
@@ -187,7 +190,9 @@ def _operation(node: ir.Node, *, carries_float: bool) -> Operation:
                 "Convert the model to opset 13 or later, or export it without this attribute."
             )
         try:
-            attributes[attribute.name] = _attribute_value(attribute)
+            attributes[attribute.name] = value = _attribute_value(attribute)
+            if attribute.name in _TYPE_ATTRIBUTES and value:
+                torch_dtype(value)  # raises here, not at the first run
         except UnsupportedOperator as error:
             raise UnsupportedOperator(f"{label}: {error}") from None
     outputs = tuple(value.name or "" for value in node.outputs)
@@ -206,6 +211,10 @@ def _operation(node: ir.Node, *, carries_float: bool) -> Operation:
         outputs=outputs,
         host=host_inputs(function),
     )
+
+
+_TYPE_ATTRIBUTES = frozenset({"dtype", "output_dtype", "precision", "softmax_precision", "to"})
+"""Attributes that hold an ONNX element type."""
 
 
 def _element_type(value: ir.Value | None) -> int:

@@ -219,8 +219,9 @@ def _reading(operation: Operation, arguments: Sequence[str | HostValue | None]) 
         return operation.function
 
     def read_then_call(*values: Any) -> Any:
-        return operation.function(
-            *(late[index](value) if index in late else value for index, value in enumerate(values))
-        )
+        with values[min(late)].device:  # what is made of nothing but numbers (Range, ConstantOfShape) belongs there too
+            return operation.function(
+                *(late[index](value) if index in late else value for index, value in enumerate(values))
+            )
 
     return read_then_call

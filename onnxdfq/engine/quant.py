@@ -10,13 +10,14 @@ Nothing is scaled: an optimiser that wants LSQ's step-size gradient scale applie
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import onnx_ir as ir
 import torch
 from torch import Tensor
 
 from onnxdfq.engine.dtypes import torch_dtype
+from onnxdfq.engine.host import Scalar
 from onnxdfq.errors import UnsupportedOperator
 
 TRANSPARENT: frozenset[str] = frozenset(
@@ -63,7 +64,7 @@ class _RoundStraightThrough(torch.autograd.Function):
 def QuantizeLinear(
     x: Tensor,
     y_scale: Tensor,
-    y_zero_point: Tensor | None = None,
+    y_zero_point: Scalar | None = None,
     *,
     axis: int = 1,
     block_size: int = 0,
@@ -78,14 +79,14 @@ def QuantizeLinear(
     `input_types` tells the ONNX element type of the zero point: the torch tensor may be of a wider one.
     """
     onnx_dtype = ir.DataType((input_types[2] if len(input_types) > 2 else 0) or output_dtype or ir.DataType.UINT8)
-    low, high = integer_range(onnx_dtype)
+    low, high = _integer_range(onnx_dtype)
     work = torch_dtype(precision) if precision else torch.promote_types(x.dtype, y_scale.dtype)
     # float16 has 11 bits and bfloat16 8: a quotient beyond 256 or 2048 would round twice.
     work = torch.promote_types(work, torch.float32) if not precision else work
-    scaled = x.to(work) / aligned(y_scale, x, axis, block_size).to(work)
+    scaled = x.to(work) / _aligned(y_scale, x, axis, block_size).to(work)
     rounded = _RoundStraightThrough.apply(scaled)  # type: ignore[no-untyped-call]
-    if y_zero_point is not None:
-        rounded = rounded + aligned(y_zero_point, x, axis, block_size)
+    if _is_shift(y_zero_point):
+        rounded = rounded + _aligned(y_zero_point, x, axis, block_size)
     saturated = torch.clamp(rounded, low, high)
     return saturated if carries_float else saturated.to(torch_dtype(onnx_dtype))
 
@@ -93,23 +94,23 @@ def QuantizeLinear(
 def DequantizeLinear(
     x: Tensor,
     x_scale: Tensor,
-    x_zero_point: Tensor | None = None,
+    x_zero_point: Scalar | None = None,
     *,
     axis: int = 1,
     block_size: int = 0,
     output_dtype: int = 0,
 ) -> Tensor:
     """(x - x_zero_point) * x_scale, in the type of the scale."""
-    scale = aligned(x_scale, x, axis, block_size)
+    scale = _aligned(x_scale, x, axis, block_size)
     if not x.is_floating_point():
         x = x.to(torch.int32)  # the difference of two int8 does not fit int8
-    if x_zero_point is not None:
-        x = x - aligned(x_zero_point, x, axis, block_size)
+    if _is_shift(x_zero_point):
+        x = x - _aligned(x_zero_point, x, axis, block_size)
     result = x.to(torch.promote_types(scale.dtype, torch.float32)) * scale
     return result.to(torch_dtype(output_dtype) if output_dtype else x_scale.dtype)
 
 
-def integer_range(dtype: ir.DataType) -> tuple[int, int]:
+def _integer_range(dtype: ir.DataType) -> tuple[int, int]:
     """Least and greatest value of an ONNX integer type of 2 to 16 bits."""
     name = dtype.name
     bits = int(name.lstrip("UINT")) if name.startswith(("INT", "UINT")) else 0
@@ -120,8 +121,15 @@ def integer_range(dtype: ir.DataType) -> tuple[int, int]:
     return (0, 2**bits - 1) if name.startswith("U") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
 
-def aligned(parameter: Tensor, x: Tensor, axis: int, block_size: int) -> Tensor:
+def _is_shift(zero_point: float | Tensor | None) -> TypeGuard[float | Tensor]:
+    """False for none and for a zero known in advance, which most are: one pass over the tensor less."""
+    return isinstance(zero_point, Tensor) or bool(zero_point)
+
+
+def _aligned(parameter: float | Tensor, x: Tensor, axis: int, block_size: int) -> float | Tensor:
     """A scale or zero point, per tensor, per axis or blocked, in a shape that broadcasts against `x`."""
+    if not isinstance(parameter, Tensor):
+        return parameter
     if parameter.numel() == 1:
         return parameter.reshape(())
     axis %= x.ndim

@@ -42,7 +42,7 @@ def refuse_quantized(model: ir.Model, path: Path) -> None:
 
 
 def refuse_not_finite(model: ir.Model, path: Path) -> None:
-    """Raises ModelFileError that names the first tensor with NaN, with an infinity where none belongs, or unreadable."""
+    """Raises ModelFileError that names the first tensor that is damaged or holds NaN, or infinity out of place."""
     for value in (value for graph in model.graphs() for value in graph.initializers.values()):
         tensor = value.const_value
         if tensor is None:

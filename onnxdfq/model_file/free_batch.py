@@ -6,15 +6,12 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxdfq.model_file.free_sizes import with_free_sizes
-from onnxdfq.model_file.inputs import FREE_BATCH, inputs
+from onnxdfq.model_file.inputs import FREE_BATCH
 from onnxdfq.model_file.simplify import simplify
-from onnxdfq.model_file.trial import Outputs, random_feeds, run, same
+from onnxdfq.model_file.trial import Outputs, run, same, try_out
 
 # Three, not two: exporters write twos of their own (two halves, two boxes) that a batch of two would match by chance.
 _TRIALS = 3
-
-# A file may declare a free batch and hold the one it was traced at: these are tried until one runs.
-_TRACED_AT = (1, 2, 4, 8, 16, 32)
 
 
 def free_batch(model: ir.Model) -> ir.Model:
@@ -25,15 +22,11 @@ def free_batch(model: ir.Model) -> ir.Model:
     3. Sizes inside that hold the batch as a number are freed (`with_free_sizes`).
     Where no rewriting helps, the batch stays as the file has it; where onnxruntime cannot run the file, all stays.
     """
-    declared = _declared_batch(model)
-    for batch in _TRACED_AT if declared is None else (declared,):
-        trials = [random_feeds(model, batch, seed) for seed in range(_TRIALS)]
-        expected = run(model, trials)
-        if expected is not None:
-            break
-    else:
+    trial = try_out(model, _TRIALS)
+    if trial is None:
         return model
-    stacked = {name: np.concatenate([trial[name] for trial in trials]) for name in trials[0]}
+    batch, feeds, expected = trial.batch, trial.feeds, trial.outputs
+    stacked = {name: np.concatenate([fed[name] for fed in feeds]) for name in feeds[0]}
     rows = [np.concatenate(parts) if parts[0].ndim else parts[0] for parts in zip(*expected, strict=True)]
     one_row = {name: fed[:1] for name, fed in stacked.items()}
     first_row = [output[:1] if output.ndim else output for output in rows]
@@ -54,14 +47,8 @@ def free_batch(model: ir.Model) -> ir.Model:
         if runs_at_any_batch(attempt):
             return attempt
     fixed = simplify(model)
-    found: list[Outputs] | None = run(fixed, trials)
+    found: list[Outputs] | None = run(fixed, feeds)
     return fixed if found is not None and same(found, expected) else model
-
-
-def _declared_batch(model: ir.Model) -> int | None:
-    """The leading size of the input of highest rank, None if it is free."""
-    shapes = [spec.shape for spec in inputs(model) if spec.shape]
-    return max(shapes, key=len)[0] if shapes else None
 
 
 def _with_symbolic_batch(model: ir.Model, batch: int) -> ir.Model:

@@ -9,9 +9,10 @@ from onnx_ir.passes import common
 
 from onnxdfq.errors import ModelFileError
 from onnxdfq.model_file.checks import refuse_not_finite, refuse_quantized
+from onnxdfq.model_file.convert import convert
 from onnxdfq.model_file.free_batch import free_batch
 from onnxdfq.model_file.inputs import fix_input_shapes
-from onnxdfq.model_file.through_proto import CARRIED_INLINE, infer_shapes, through_proto, weight_bytes
+from onnxdfq.model_file.through_proto import CARRIED_INLINE, infer_shapes, weight_bytes
 from onnxdfq.model_file.untrusted import read_proto, refuse_ill_formed
 from onnxdfq.model_file.writing import INLINE_LIMIT
 
@@ -44,7 +45,8 @@ def load_model(path: Path | str, *, input_shape: Mapping[str, Sequence[int]] | N
     _load_external_data(model, keep_large=large)
     refuse_not_finite(model, path)
     fix_input_shapes(model, input_shape)
-    model = _convert(model, path)
+    model = convert(model, path, opset=OPSET, compare=not large)
+    model.ir_version = _IR_VERSION[model.opset_imports[""]]
     if not large:
         model = free_batch(model)
     infer_shapes(model, strict=False)
@@ -66,8 +68,8 @@ def _parsed(proto: onnx.ModelProto, path: Path) -> ir.Model:
     refuse_ill_formed(path, proto)
     try:
         model = ir.from_proto(proto)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ModelFileError(f"{path} is not a valid ONNX model: {error}") from error
+    except (ir.serde.SerdeError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelFileError(f"{path} is not a valid ONNX model: {error.__cause__ or error}") from error
     ir.external_data.set_base_dir(model.graph, path.parent.resolve())
     return model
 
@@ -91,20 +93,3 @@ def _check_opset(proto: onnx.ModelProto, path: Path) -> None:
             f"{path} has opset {opset}, and opset {OLDEST_OPSET} to {NEWEST_OPSET} is read; "
             f"export it again with opset {OPSET}."
         )
-
-
-def _convert(model: ir.Model, path: Path) -> ir.Model:
-    opset = model.opset_imports[""]
-    if opset < OPSET:
-        # Before IR 4 an initializer had to be an input as well, and the converter holds old files to that.
-        model.ir_version = max(model.ir_version, 8)
-        try:
-            model = through_proto(model, lambda proto: onnx.version_converter.convert_version(proto, OPSET))
-        except (RuntimeError, onnx.checker.ValidationError, onnx.version_converter.ConvertError) as error:
-            first_line = str(error).strip().splitlines()[0]
-            raise ModelFileError(
-                f"{path} could not be converted from opset {opset} to {OPSET} ({first_line}); "
-                f"export it again with opset {OPSET}."
-            ) from error
-    model.ir_version = _IR_VERSION[model.opset_imports[""]]
-    return model

@@ -30,10 +30,10 @@ def simplify(model: ir.Model) -> ir.Model:
 
 def _adopt_boundary(source: ir.Model, target: ir.Model) -> None:
     """Inputs and outputs as declared, and no inner shapes: onnxsim's own inference has called a free batch a 2."""
-    for before, after in zip(
-        (*source.graph.inputs, *source.graph.outputs), (*target.graph.inputs, *target.graph.outputs), strict=True
-    ):
-        after.type, after.shape = before.type, None if before.shape is None else before.shape.copy()
+    declared = {value.name: value for value in (*source.graph.inputs, *source.graph.outputs)}
+    for value in (*target.graph.inputs, *target.graph.outputs):
+        known = declared[value.name]
+        value.type, value.shape = known.type, None if known.shape is None else known.shape.copy()
     for node in target.graph.all_nodes():
         for value in node.outputs:
             if not value.is_graph_output():

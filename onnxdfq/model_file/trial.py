@@ -1,6 +1,7 @@
 """What a model computes on random input, as onnxruntime sees it: the judge of edits that must not change a model."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -10,6 +11,35 @@ from onnxdfq.model_file.inputs import constant_input, inputs
 
 Outputs = list[NDArray[np.generic]]
 Feeds = dict[str, NDArray[np.generic]]
+
+# A file may declare a free batch and hold the one it was traced at: these are tried until one runs.
+_TRACED_AT = (1, 2, 4, 8, 16, 32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What a model computes on noise, at the one batch size at which it is sure to run."""
+
+    batch: int
+    feeds: list[Feeds]
+    outputs: list[Outputs]
+
+
+def try_out(model: ir.Model, count: int) -> Trial | None:
+    """`count` runs at the declared batch, or at the first common one that works; None where onnxruntime refuses."""
+    declared = _declared_batch(model)
+    for batch in _TRACED_AT if declared is None else (declared,):
+        feeds = [random_feeds(model, batch, seed) for seed in range(count)]
+        outputs = run(model, feeds)
+        if outputs is not None:
+            return Trial(batch=batch, feeds=feeds, outputs=outputs)
+    return None
+
+
+def _declared_batch(model: ir.Model) -> int | None:
+    """The leading size of the input of highest rank, None if it is free."""
+    shapes = [spec.shape for spec in inputs(model) if spec.shape]
+    return max(shapes, key=len)[0] if shapes else None
 
 
 def random_feeds(model: ir.Model, batch: int, seed: int) -> Feeds:

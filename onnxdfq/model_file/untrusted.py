@@ -122,7 +122,10 @@ def refuse_ill_formed(path: Path, proto: onnx.ModelProto) -> None:
         for value in (*proto.graph.input, *proto.graph.output)
         if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape")
     ]
+    ir_version = proto.ir_version
     try:
+        # Up to IR 3 an initializer had to be an input as well: a rule that many exporters and no runtime kept.
+        proto.ir_version = max(ir_version, 4)
         for tensor, _ in external:
             tensor.ClearField("external_data")
             tensor.ClearField("data_location")
@@ -133,6 +136,7 @@ def refuse_ill_formed(path: Path, proto: onnx.ModelProto) -> None:
     except (onnx.checker.ValidationError, ValueError) as error:
         raise ModelFileError(f"{path} is not a valid ONNX model: {str(error).strip().splitlines()[0]}") from error
     finally:
+        proto.ir_version = ir_version
         for tensor, original in external:
             tensor.CopyFrom(original)
         for tensor_type in unshaped:

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from onnxdfq.engine import TorchGraph
+from onnxdfq.engine.dtypes import torch_dtype
 from onnxdfq.errors import ShapeError
 from onnxdfq.model_file import constant_input, image_input, inputs
 
@@ -21,8 +22,8 @@ class Feeds:
         self._others = {spec.name: spec for spec in inputs(model) if spec.name != self._image.name}
         if len(self._image.shape) != 4:
             raise ShapeError(
-                f"The image input {self._image.name!r} is of rank {len(self._image.shape)}; images are synthesised for an "
-                "input (N, C, H, W). Calibrate with data of your own: --calibration FILE."
+                f"The image input {self._image.name!r} is of rank {len(self._image.shape)}; images are synthesised for "
+                "an input (N, C, H, W). Calibrate with data of your own: --calibration FILE."
             )
         self.batch, *sides = self._image.shape
         known = [side for side in sides if side is not None and side > 0]
@@ -35,7 +36,7 @@ class Feeds:
     def of(self, graph: TorchGraph, images: Tensor) -> tuple[Tensor, ...]:
         """images (N, C, H, W) and, in the graph's order, what its other inputs get at this batch size."""
         return tuple(
-            images
+            images.to(torch_dtype(self._image.dtype))
             if name == self._image.name
             else torch.from_numpy(constant_input(self._others[name], len(images))).to(images.device)
             for name in graph.input_names

@@ -27,7 +27,7 @@ SURROGATES = 32
 
 @dataclass(frozen=True, kw_only=True)
 class InputRange:
-    """mean, std: (C,) in the model's units. low, high: (C,) in z, where images are clamped. source: where it comes from."""
+    """mean, std: (C,) in the model's units. low, high: (C,) in z, where images are clamped. source: where from."""
 
     mean: NDArray[np.float32]
     std: NDArray[np.float32]
@@ -92,7 +92,9 @@ def _estimate(model: ir.Model, stats: BatchNormStats) -> tuple[NDArray[np.float6
 
     @torch.no_grad()
     def respond(images: Tensor) -> Tensor:
-        return torch.cat([graph(*feeds.of(graph, batch))[0] for batch in images.split(feeds.batch or len(images))])
+        return torch.cat(
+            [graph(*feeds.of(graph, batch))[0] for batch in torch.split(images, feeds.batch or len(images))]
+        )
 
     surrogates = _natural_noise(feeds.image_shape)
     zero = respond(torch.zeros_like(surrogates))
@@ -134,11 +136,13 @@ def _natural_noise(shape: tuple[int, int, int]) -> Tensor:
     common, own = torch.randn((2, SURROGATES, channels, height, width), generator=generator)
     common = common[:, :1]
     mixed = CHANNEL_CORRELATION**0.5 * common + (1 - CHANNEL_CORRELATION) ** 0.5 * own
-    return _root(height) @ mixed @ _root(width).T
+    images: Tensor = _root(height) @ mixed @ _root(width).T
+    return images
 
 
 def _root(length: int) -> Tensor:
     """Cholesky root of the correlation 0.95^distance along one axis: (length, length)."""
     place = torch.arange(length, dtype=torch.float64)
     correlation = torch.tensor(NEIGHBOUR_CORRELATION, dtype=torch.float64) ** (place[:, None] - place).abs()
-    return torch.linalg.cholesky(correlation).float()
+    root: Tensor = torch.linalg.cholesky(correlation)
+    return root.float()

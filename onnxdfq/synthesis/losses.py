@@ -1,52 +1,64 @@
-"""The two losses of DGH, in the form that the paper prints and in the form that its public code computes.
+"""The two losses of DGH (S004, Eq. 8): statistics over the whole image set, and stretching of each image's output.
 
-first, second: moments of the image set centred at the running means, each (S,), see statistics.py.
+Each has three forms. paper: as printed (Eq. 4 and 7). public: as the authors' public code computes them. relative: the
+public form on errors relative to each channel's own deviation, and on the logarithm of the output's range. It has no
+unit, so that one weight serves every model; with inputs of 0..255, where the first variances are in the thousands, one
+layer drowns all else in the other two.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from onnxdfq.synthesis.statistics import Targets, spread
 
-
-def statistics_loss_paper(targets: Targets, first: Tensor, second: Tensor) -> Tensor:
-    """L_BNS, Eq. (4) of S004: sum over layers of squared L2 errors of means and of *variances* (Eq. 5b)."""
-    variance = second - first.square()
-    return first.square().sum() + (variance - targets.var).square().sum()
+LossForm = Literal["relative", "public", "paper"]
+STRETCHING: dict[LossForm, float] = {"relative": 3e-3, "public": 1e-4, "paper": 1e-3}  # lambda of Eq. (8), as measured
 
 
-def statistics_loss_public(targets: Targets, first: Tensor, second: Tensor) -> Tensor:
-    """The public code's L_BNS: mean over layers of the mean over channels, on standard deviations."""
-    error = first.square() + (spread(first, second) - targets.std).square()
-    return (targets.layer_mean * error).sum()
+def statistics_loss(form: LossForm, targets: Targets, moments: Tensor, pixels: Tensor) -> Tensor:
+    """L_BNS of the image set. moments (2, S), pixels (2, C): first and second moments, centred (see statistics.py).
+
+    paper: sum over layers of squared L2 errors of means and *variances*. The others: mean over layers of the mean over
+    channels, on deviations, with the standardised pixels as one more layer.
+    """
+    first, second = moments[0], moments[1]
+    if form == "paper":
+        return torch.sum(first.square() + (second - first.square() - targets.var).square())
+    if form == "public":
+        error = first.square() + (spread(first, second) - targets.std).square()
+        layers = (targets.layer_mean * error).sum()
+    else:
+        layers = targets.distance(first, second)
+    count = len(targets.channels)
+    return (count * layers + image_prior(pixels[0], pixels[1])) / (count + 1)
 
 
 def image_prior(first: Tensor, second: Tensor) -> Tensor:
-    """The image as one more layer with mean 0 and deviation 1 per channel, in standardised units: (C,), (C,) -> ().
+    """The image as a layer of mean 0 and deviation 1 per channel: (C,), (C,) -> ().
 
     Summed over channels, not averaged: the public code's target has shape (1, C), so it divides by 1.
     """
-    return (first.square() + (spread(first, second) - 1).square()).sum()
+    return torch.sum(first.square() + (spread(first, second) - 1).square())
+
+
+def stretching_loss(form: LossForm, outputs: Sequence[Tensor], slack: Tensor) -> Tensor:
+    """L_ODSL of a batch: mean over images, summed over outputs (N, *) of any shape.
+
+    slack (2, N): [e - delta]_+ of Eq. (7), e the squared distance of an image's own mean and variance at the last BN
+    from the running ones; only the paper's form looks at it.
+    """
+    ranges = output_ranges(outputs)
+    if form == "paper":
+        return slack.sum(0).mean() - ranges.square().mean(1).sum()
+    if form == "public":
+        return -ranges.mean(1).sum()
+    return -ranges.clamp_min(1e-6).log().mean(1).sum()
 
 
 def output_ranges(outputs: Sequence[Tensor]) -> Tensor:
-    """max - min of each output of each image, flattened: outputs (N, *) -> (len(outputs), N) float32."""
-    flat = [output.flatten(1).float() if output.dim() > 1 else output.float()[:, None] for output in outputs]
+    """max - min over each image's output, flattened: outputs (N, *) -> (len(outputs), N) float32."""
+    flat = [output.flatten(1).float() for output in outputs]
     return torch.stack([output.amax(1) - output.amin(1) for output in flat])
-
-
-def stretching_loss_public(outputs: Sequence[Tensor]) -> Tensor:
-    """Mean over images of -(max - min), summed over outputs (`NEGATIVE_MIN_MAX_DIFF`)."""
-    return -output_ranges(outputs).mean(1).sum()
-
-
-def stretching_loss_paper(outputs: Sequence[Tensor], mean_error: Tensor, variance_error: Tensor, delta: float) -> Tensor:
-    """L_ODSL, Eq. (7) of S004: mean over images of -(max - min)^2 + [e_mu - delta]_+ + [e_sigma - delta]_+.
-
-    mean_error, variance_error: (N,), squared L2 distance of each image's own statistics at the last BN from the
-    running ones.
-    """
-    stretch = -output_ranges(outputs).square().mean(1).sum()
-    return stretch + (mean_error - delta).clamp_min(0).mean() + (variance_error - delta).clamp_min(0).mean()

@@ -26,9 +26,10 @@ def no_batch_norm(model: ir.Model, method: str) -> NoBatchNorm:
         found = "the model holds no BatchNormalization: it was folded at export, or the network was built without"
     return NoBatchNorm(
         f"{method} reads the running statistics of BatchNormalization, and {found}. Export again with "
-        "onnxdfq.export(module, example, path), or torch.onnx.export(..., dynamo=False, training=TrainingMode.PRESERVE, "
-        "do_constant_folding=False), or torch.onnx.export(..., dynamo=True, optimize=False). Without BatchNormalization "
-        "these still work: --method noise, and --calibration FILE with images of your own."
+        "onnxdfq.export(module, example, path), or torch.onnx.export(..., dynamo=False, "
+        "training=TrainingMode.PRESERVE, do_constant_folding=False), or torch.onnx.export(..., dynamo=True, "
+        "optimize=False). Without BatchNormalization these still work: --method noise, and --calibration FILE with "
+        "images of your own."
     )
 
 
@@ -51,12 +52,9 @@ class TappedNetwork:
         )
         names = list(dict.fromkeys(norm.value for norm in batch_norms))  # two layers may normalise one value
         self._tap_of_layer = [names.index(norm.value) for norm in batch_norms]
-        outputs = [value for value in model.graph.outputs if value.dtype is not None and value.dtype.is_floating_point()]
-        self._output_slots = []
-        for value in outputs:
-            if value.name not in names:
-                names.append(str(value.name))
-            self._output_slots.append(names.index(str(value.name)))
+        outputs = [str(value.name) for value in model.graph.outputs if value.dtype and value.dtype.is_floating_point()]
+        names += [name for name in outputs if name not in names]
+        self._output_slots = [names.index(name) for name in outputs]
         self._graph = TorchGraph(model, outputs=names).to(self.device).eval()
         self._dtype = resolve_precision(self.device, precision)
 
@@ -79,7 +77,7 @@ class TappedNetwork:
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """images (N, C, H, W) float32 in the model's units -> L inputs of BN (N, C_l, *), float outputs (N, *)."""
-        image = images.to(self._dtype).contiguous(memory_format=torch.channels_last)
+        image = images.contiguous(memory_format=torch.channels_last)
         with self._autocast():
             values = self._graph(*self._feeds.of(self._graph, image))
         return [values[tap] for tap in self._tap_of_layer], [values[slot] for slot in self._output_slots]

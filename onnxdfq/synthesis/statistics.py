@@ -55,7 +55,7 @@ def _rows(x: Tensor) -> tuple[Tensor, int]:
     repeats = 1
     while count % (2 * repeats) == 0 and 2 * repeats * channels <= 512:
         repeats *= 2
-    return rows.view(count // repeats, repeats * channels), repeats
+    return rows.reshape(count // repeats, repeats * channels), repeats
 
 
 def centred_moments(x: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,9 +70,9 @@ def image_moments(x: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
     return shifted.mean(2), shifted.square().mean(2)
 
 
-def spread(first: Tensor, second: Tensor) -> Tensor:
-    """Standard deviation from centred moments, floored at 1e-3."""
-    return (second - first.square()).clamp_min(0).add(VARIANCE_FLOOR).sqrt()
+def spread(first: Tensor, second: Tensor, unit: Tensor | float = 1.0) -> Tensor:
+    """Standard deviation from centred moments, floored at 1e-3 of the unit (a variance)."""
+    return (second - first.square()).clamp_min(0).add(VARIANCE_FLOOR * unit).sqrt()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,29 +83,35 @@ class Targets:
     mean: Tensor
     var: Tensor
     std: Tensor  # sqrt(var), without epsilon
+    scale: Tensor  # what errors are relative to: var, but at least 1e-2 of its layer's mean: no dead channel rules
     layer_mean: Tensor  # 1 / (L C_l): weights that turn a sum over S into a mean over layers of means over channels
 
     @classmethod
     def of(cls, means: Sequence[Tensor], variances: Sequence[Tensor]) -> "Targets":
         channels = tuple(len(mean) for mean in means)
         weights = [torch.full_like(mean, 1.0 / (len(means) * len(mean))) for mean in means]
-        var = torch.cat(list(variances))
+        var = torch.cat(list(variances)).clamp_min(0)
+        floors = [variance.mean().mul(1e-2).clamp_min(1e-12).expand_as(variance) for variance in variances]
         return cls(
-            channels=channels, mean=torch.cat(list(means)), var=var, std=var.sqrt(), layer_mean=torch.cat(weights)
+            channels=channels,
+            mean=torch.cat(list(means)),
+            var=var,
+            std=var.sqrt(),
+            scale=var.maximum(torch.cat(floors)),
+            layer_mean=torch.cat(weights),
         )
 
-    def centres(self) -> tuple[Tensor, ...]:
-        """The running means layer by layer, each (C_l,)."""
-        return self.mean.split(self.channels)
+    def layers(self, channels: Tensor) -> tuple[Tensor, ...]:
+        """A vector over all channels (S,) layer by layer, each (C_l,)."""
+        return torch.split(channels, list(self.channels))
 
     def distance(self, first: Tensor, second: Tensor) -> Tensor:
         """Mean over layers of the mean over channels of ((mu - mu_l)^2 + (s - s_l)^2) / s_l^2: no unit, 0 is perfect.
 
-        s_l^2 is floored at 1e-3 of its layer's median, so that a channel that never fires cannot outweigh a network.
+        first, second: (S,). s_l^2 is floored, see `scale`.
         """
-        floor = torch.cat([var.median().clamp_min(1e-12).mul(1e-3).expand(len(var)) for var in self.var.split(self.channels)])
-        error = first.square() + ((second - first.square()).clamp_min(0).sqrt() - self.std).square()
-        return (self.layer_mean * error / self.var.maximum(floor)).sum()
+        error = first.square() + (spread(first, second, self.scale) - self.std).square()
+        return torch.sum(self.layer_mean * error / self.scale)
 
 
 class Aggregate:

@@ -9,7 +9,9 @@ from passes.target import Target
 
 def target_names() -> list[str]:
     """All targets, sorted."""
-    return sorted(entry.name.removesuffix(".toml") for entry in files(__name__).iterdir() if entry.name.endswith(".toml"))
+    return sorted(
+        entry.name.removesuffix(".toml") for entry in files(__name__).iterdir() if entry.name.endswith(".toml")
+    )
 
 
 def load_target(name: str) -> Target:

@@ -15,8 +15,8 @@ from onnxdfq.engine import TorchGraph
 
 pytestmark = pytest.mark.benchmark
 
-PAIRS = 40
-BATCH = 64
+PAIRS = 25
+BATCH = 32
 
 
 class Block(nn.Module):
@@ -57,7 +57,8 @@ def _native(model: ir.Model) -> tuple[ResNet20, list[Tensor]]:
     own = [module for module in native.modules() if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.Linear)]
     nodes = [node for node in model.graph if node.op_type in ("Conv", "BatchNormalization", "Gemm")]
     for module, node in zip(own, nodes, strict=True):
-        arrays = [torch.from_numpy(v.const_value.numpy().copy()) for v in node.inputs if v and v.const_value is not None]
+        tensors = [value.const_value for value in node.inputs if value is not None]
+        arrays = [torch.from_numpy(tensor.numpy().copy()) for tensor in tensors if tensor is not None]
         names = ["weight", "bias", "running_mean", "running_var"][: len(arrays)]
         for name, array in zip(names, arrays, strict=True):
             getattr(module, name).data.copy_(array)

@@ -75,7 +75,8 @@ def test_correction_of_a_gemm_with_alpha_and_beta(transposed: int) -> None:
 
 def test_signs_and_known_ranges() -> None:
     model = build(
-        "(float[N,3] x) => (float[N,3] y, float[N,3] z) { h = Gemm (x, w)  r = Relu (h)  y = Softmax (r)  z = Sigmoid (r) }",
+        "(float[N,3] x) => (float[N,3] y, float[N,3] z) "
+        "{ h = Gemm (x, w)  r = Relu (h)  y = Softmax (r)  z = Sigmoid (r) }",
         w=np.eye(3, dtype="f4"),
     )
     found = plan(model, np.random.default_rng(0).normal(size=(64, 3)) * 3).activations

@@ -347,6 +347,34 @@ def test_what_it_requires(build, opset, named, message):
         FoldBatchNorm()(model)
 
 
+def test_before_a_transposed_gemm_stays(build):
+    model = build(
+        "(float[3,4] x) => (float[4,5] y) { n = BatchNormalization(x, s, t, m, v) y = Gemm <transA = 1> (n, w) }",
+        w=rand(3, 5),
+        **statistics(4),
+    )
+    (found,) = unfolded_batch_norms(model)
+    assert "its output is not the data input of Gemm 'Gemm_y'" in found.reason
+    assert not FoldBatchNorm()(model).modified
+
+
+def test_a_reader_in_a_subgraph_is_no_neighbour(build):
+    model = build(
+        """(float[N,4,8,8] x, bool c) => (float[N,4,8,8] y) {
+        a = Relu(x) n = BatchNormalization(a, s, t, m, v)
+        y = If (c) <
+            then_branch = p () => (float[N,4,8,8] p1) { p1 = Conv(n, w) },
+            else_branch = q () => (float[N,4,8,8] q1) { q1 = Abs(a) }
+        >
+    }""",
+        w=rand(4, 4, 1, 1),
+        **statistics(4),
+    )
+    (found,) = unfolded_batch_norms(model)
+    assert "its output is used elsewhere than in one node of the main graph" in found.reason
+    assert not FoldBatchNorm()(model).modified
+
+
 # real models
 
 

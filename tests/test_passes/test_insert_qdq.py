@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
+
 from passes.insert_qdq import InsertQdq
 from passes.quant_plan import QuantPlan, TensorQuant
 from passes.quant_points import find_quant_points

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from passes.power_of_two import (
     SMALLEST_THRESHOLD,
     covering_power_of_two,

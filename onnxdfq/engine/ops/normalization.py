@@ -53,7 +53,7 @@ def LayerNormalization(
     if output_count == 1 and scale.shape == shape and (bias is None or bias.shape == shape):
         return F.layer_norm(x, shape, scale, bias, epsilon)
     axes = list(range(axis, x.ndim))
-    wide = x.float() if stash_type == 1 else x
+    wide = x.to(torch.promote_types(x.dtype, torch.float32)) if stash_type == 1 else x
     var, mean = torch.var_mean(wide, dim=axes, correction=0, keepdim=True)
     inverse = torch.rsqrt(var + epsilon)
     result = ((wide - mean) * inverse).to(x.dtype) * scale
@@ -61,7 +61,7 @@ def LayerNormalization(
 
 
 def RMSNormalization(x: Tensor, scale: Tensor, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1) -> Tensor:
-    wide = x.float() if stash_type == 1 else x
+    wide = x.to(torch.promote_types(x.dtype, torch.float32)) if stash_type == 1 else x
     square = wide.square().mean(dim=list(range(axis % x.ndim, x.ndim)), keepdim=True)
     return (wide * torch.rsqrt(square + epsilon)).to(x.dtype) * scale
 

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Sequence
 
+import onnx_ir as ir
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from onnxdfq.engine.dtypes import torch_dtype
-from onnxdfq.engine.host import Int, Ints, Scalar
+from onnxdfq.engine.host import Float, Int, Ints, Scalar
 
 # --- make ------------------------------------------------------------
 
@@ -34,8 +35,8 @@ def ConstantOfShape(shape: Ints, *, value: Tensor | None = None) -> Tensor:
     return torch.full(shape, value.item(), dtype=value.dtype)
 
 
-def Range(start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
-    return torch.arange(start.item(), limit.item(), delta.item(), dtype=start.dtype, device=start.device)
+def Range(start: Float, limit: Float, delta: Float, *, input_types: Sequence[int] = (ir.DataType.INT64,)) -> Tensor:
+    return torch.arange(start, limit, delta, dtype=torch_dtype(input_types[0] or ir.DataType.INT64))
 
 
 def EyeLike(x: Tensor, *, dtype: int | None = None, k: int = 0) -> Tensor:
@@ -46,11 +47,16 @@ def EyeLike(x: Tensor, *, dtype: int | None = None, k: int = 0) -> Tensor:
 
 
 def Shape(x: Tensor, *, start: int = 0, end: int | None = None) -> Tensor:
-    return torch.tensor(x.shape[start:end], dtype=torch.int64)
+    return torch.tensor(x.shape[start:end], dtype=torch.int64, device=_real_device(x))
 
 
 def Size(x: Tensor) -> Tensor:
-    return torch.tensor(x.numel(), dtype=torch.int64)
+    return torch.tensor(x.numel(), dtype=torch.int64, device=_real_device(x))
+
+
+def _real_device(x: Tensor) -> torch.device:
+    """The plan asks tensors without data for their shape, and wants to read the answer."""
+    return torch.device("cpu") if x.is_meta else x.device
 
 
 # --- reshape ------------------------------------------------------------

@@ -1,0 +1,52 @@
+"""How good synthesised images are, without labels and without real images."""
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from onnxdfq.synthesis.images import Images
+from onnxdfq.synthesis.network import TappedNetwork
+from onnxdfq.synthesis.statistics import Aggregate, centred_moments
+
+CONFIDENT = 0.9
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageQuality:
+    """bn_distance: of the whole set's statistics from the running ones, relative, squared; 0 is perfect (see
+    `Targets.distance`). confident: share of images to which the float model gives a class with more than 0.9, None for
+    a model that is no classifier."""
+
+    bn_distance: float
+    confident: float | None
+
+
+@torch.no_grad()
+def evaluate_images(model: ir.Model, images: Images, *, batch_size: int = 64, device: str = "cpu") -> ImageQuality:
+    """Measure `images` by the canonical float model they were made for, in float32. Raises NoBatchNorm, ShapeError."""
+    network = TappedNetwork(model, method="evaluate_images", device=device, precision="float32")
+    pixels = torch.from_numpy(images.pixels)
+    sizes = network.batch_sizes(len(images), batch_size)
+    pixels = torch.cat([pixels, pixels[: sum(sizes) - len(images)]])  # a model of one batch size needs full batches
+    statistics = Aggregate(sizes, len(network.targets.mean), network.device)
+    centres = network.targets.layers(network.targets.mean)
+    top: list[Tensor] = []
+    for index, batch in enumerate(torch.split(pixels, sizes)):
+        taps, outputs = network.forward(batch.to(network.device))
+        pairs = [centred_moments(tap, centre) for tap, centre in zip(taps, centres, strict=True)]
+        statistics.store(index, torch.stack([torch.cat(part) for part in zip(*pairs, strict=True)]))
+        if outputs and (found := _top_probability(outputs[0])) is not None:
+            top.append(found)
+    confident = float((torch.cat(top)[: len(images)] > CONFIDENT).float().mean()) if top else None
+    return ImageQuality(bn_distance=float(network.targets.distance(*statistics.total())), confident=confident)
+
+
+def _top_probability(output: Tensor) -> Tensor | None:
+    """The largest class probability (N,) of logits or probabilities (N, K, 1, ...), None for any other output."""
+    rows = output.flatten(1).float()
+    if output.dim() < 2 or rows.shape[1] != output.shape[1] or rows.shape[1] < 2:
+        return None
+    normalised = bool((rows >= 0).all() and torch.allclose(rows.sum(1), torch.ones(len(rows)), atol=1e-3))
+    return (rows if normalised else rows.softmax(1)).amax(1)

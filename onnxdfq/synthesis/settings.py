@@ -1,0 +1,62 @@
+"""What the methods share: checks of their hyper-parameters, one generator per batch, and provenance."""
+
+import hashlib
+import json
+import math
+from collections.abc import Collection
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from onnxdfq.errors import InputError
+from onnxdfq.synthesis.input_range import InputRange
+from onnxdfq.synthesis.network import TappedNetwork
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+
+def at_least(name: str, value: float, least: float) -> None:
+    """Raises InputError."""
+    if not (math.isfinite(value) and value >= least):
+        raise InputError(f"{name} is {value}; it must be at least {least}")
+
+
+def positive(name: str, value: float) -> None:
+    """Raises InputError."""
+    if not (math.isfinite(value) and value > 0):
+        raise InputError(f"{name} is {value}; it must be above 0")
+
+
+def one_of(name: str, value: str, allowed: Collection[str]) -> None:
+    """Raises InputError."""
+    if value not in allowed:
+        raise InputError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}")
+
+
+def batch_generators(seed: int, batches: int) -> list[torch.Generator]:
+    """One generator per batch *index*, so that a batch's images do not depend on what computes them."""
+    states = [np.random.SeedSequence([seed, batch]).generate_state(1, np.uint64)[0] for batch in range(batches)]
+    return [torch.Generator().manual_seed(int(state)) for state in states]
+
+
+def describe(method: "DataclassInstance", network: TappedNetwork | None, scale: InputRange) -> dict[str, str]:
+    """Provenance: settings, input range, versions, and a hash of the running statistics that the images fit."""
+    entries: dict[str, Any] = {
+        "settings": json.dumps(asdict(method), sort_keys=True),
+        "input_range": scale.source,
+        "input_mean": " ".join(f"{number:.6g}" for number in scale.mean),
+        "input_std": " ".join(f"{number:.6g}" for number in scale.std),
+        "torch": str(torch.__version__),
+        "threads": str(torch.get_num_threads()),
+    }
+    if network is not None:
+        statistics = torch.stack([network.targets.mean, network.targets.var]).cpu().numpy()
+        entries |= {
+            "device": network.device.type,
+            "precision": network.precision,
+            "statistics": hashlib.sha256(statistics.tobytes()).hexdigest()[:16],
+        }
+    return entries

@@ -1,0 +1,89 @@
+"""Accuracy of compressed real networks, data-free: `python -m samples.accuracy.run`, from the project's root.
+
+Evaluation images are used for evaluation only. The column `real` calibrates on training images instead, as a reference.
+"""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnxdfq
+from onnxdfq.progress import TerminalProgress
+from samples.record import write_results
+
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+RESULTS = Path(__file__).with_name("results.json")
+SEED = 0
+RAW = "0/0.00392156862745098"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One network, how its inputs were normalised, what it is evaluated on, and the training images for reference."""
+
+    normalize: str
+    evaluate: str
+    reference: str | None
+
+
+JPEG = {"evaluate": "cifar10jpeg_test", "reference": "cifar10jpeg_train10k"}
+CASES = {
+    "resnet20_cifar10jpeg": Case(normalize="imagenet", **JPEG),
+    "resnet56_cifar10jpeg": Case(normalize="imagenet", **JPEG),
+    "resnet20_cifar10": Case(normalize="imagenet", evaluate="cifar10_test932", reference=None),
+    "resnet56_cifar10": Case(normalize="imagenet", evaluate="cifar10_test932", reference=None),
+    "convmixer_cifar10": Case(normalize="cifar10", evaluate="cifar10_test932", reference=None),
+    "resnet8_cifar10": Case(normalize=RAW, evaluate="cifar10_test932", reference=None),
+    "mobilenetv1_vww": Case(normalize="none", evaluate="vww_coco256", reference=None),
+}
+PLAIN: dict[str, Any] = {"bits": "w8a8", "method": "dgh"}
+# the first network carries the comparison of methods, schemes and widths; the others show that it holds elsewhere
+FULL: list[dict[str, Any]] = [
+    PLAIN,
+    PLAIN | {"scheme": "free"},
+    PLAIN | {"method": "zeroq"},
+    PLAIN | {"method": "noise"},
+    PLAIN | {"method": "real"},
+    PLAIN | {"bits": "w4a8"},
+    PLAIN | {"bits": "w4a8", "scheme": "free"},
+    PLAIN | {"bits": "w4a8", "method": "real"},
+]
+
+
+def measure(name: str, case: Case, settings: dict[str, Any]) -> dict[str, Any]:
+    """Compress and evaluate once; one row."""
+    settings = {"scheme": "power-of-two", "effort": "fast", "seed": SEED} | settings
+    real = settings["method"] == "real"
+    with tempfile.TemporaryDirectory() as folder:
+        result = onnxdfq.compress(
+            DATA / "models" / f"{name}.onnx",
+            output=Path(folder) / "compressed.onnx",
+            normalize=case.normalize,
+            evaluate=DATA / f"{case.evaluate}.npz",
+            calibration=DATA / f"{case.reference}.npz" if real else None,
+            progress=TerminalProgress,
+            **{key: value for key, value in settings.items() if not (real and key == "method")},
+        )
+    metrics = dict(result.metrics)
+    drop = 100 * (metrics["top1_float"] - metrics["top1"])
+    row = {"model": name, **settings, "drop_points": round(drop, 2), **metrics}
+    print(
+        f"{name:22} {settings['method']:6} {settings['bits']} {settings['scheme']:13} drop {drop:6.2f}",
+        flush=True,
+    )
+    return row
+
+
+def main() -> None:
+    """All cases."""
+    rows = [
+        measure(name, case, settings)
+        for name, case in CASES.items()
+        for settings in (FULL if name == "resnet20_cifar10jpeg" else [PLAIN])
+    ]
+    write_results(RESULTS, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""torch to ONNX: every BatchNormalization survives, and onnxruntime computes what torch does."""
+
+import builtins
+import collections
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from torch import Tensor, nn
+
+from onnxdfq.errors import DataError, DfqError, OutputError
+from onnxdfq.export import export
+from onnxdfq.model_file import image_input, load_model
+
+pytest.importorskip("onnxscript", reason="exporting needs the extra `export`")
+
+
+class Net(nn.Module):
+    """A BatchNormalization after each kind of layer that has one, before a convolution, and a Dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.BatchNorm2d(3)
+        self.conv = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.conv_norm = nn.BatchNorm2d(8)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.depthwise_norm = nn.BatchNorm2d(8)
+        self.up = nn.ConvTranspose2d(8, 6, 2, stride=2)
+        self.up_norm = nn.BatchNorm2d(6)
+        self.drop = nn.Dropout()
+        self.head = nn.Linear(6, 5)
+        self.head_norm = nn.BatchNorm1d(5)
+        for norm in self.modules():
+            if isinstance(norm, nn.BatchNorm2d | nn.BatchNorm1d):
+                nn.init.normal_(norm.running_mean)  # type: ignore[arg-type]
+                nn.init.uniform_(norm.running_var, 0.5, 2)  # type: ignore[arg-type]
+                nn.init.normal_(norm.weight)
+                nn.init.normal_(norm.bias)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = torch.relu(self.conv_norm(self.conv(self.first(image))))
+        x = x + self.depthwise_norm(self.depthwise(x))
+        x = self.up_norm(self.up(x)).mean((2, 3)).flatten(1)
+        return self.head_norm(self.head(self.drop(x)))  # type: ignore[no-any-return]
+
+
+class Pair(nn.Module):
+    """Two inputs, two outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, image: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.norm(self.conv(image))
+        return x.mean((2, 3)), x.amax((2, 3)) + shift
+
+
+def run(path: Path, *arrays: Tensor) -> list[np.ndarray[Any, Any]]:
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    feeds = {entry.name: array.numpy() for entry, array in zip(session.get_inputs(), arrays, strict=True)}
+    return list(session.run(None, feeds))
+
+
+@pytest.mark.parametrize("dynamo", [False, True])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_batch_norm_survives(tmp_path: Path, dynamo: bool, batch: int) -> None:
+    torch.manual_seed(0)
+    net, path = Net(), tmp_path / "net.onnx"
+    export(net, torch.randn(batch, 3, 8, 8), path, dynamo=dynamo, normalize="cifar10")
+    proto = onnx.load(path)
+    operators = collections.Counter(node.op_type for node in proto.graph.node)
+    assert operators["BatchNormalization"] == 5
+    assert not operators["Dropout"]
+    assert {entry.key: entry.value for entry in proto.metadata_props}["dfq.norm"] == "cifar10"
+    assert proto.graph.input[0].name == "image"
+    assert net.training
+    assert net.drop.training
+    net.eval()
+    for size in (1, 3):
+        x = torch.randn(size, 3, 8, 8)
+        with torch.no_grad():
+            expected = net(x).numpy()
+        np.testing.assert_allclose(run(path, x)[0], expected, rtol=1e-4, atol=1e-5)
+    loaded = load_model(path)
+    assert image_input(loaded).shape == (None, 3, 8, 8)
+    assert [node.op_type for node in loaded.graph].count("BatchNormalization") == 5
+
+
+@pytest.mark.parametrize("dynamo", [False, True])
+def test_several_inputs_and_outputs(tmp_path: Path, dynamo: bool) -> None:
+    torch.manual_seed(0)
+    net, path = Pair().eval(), tmp_path / "pair.onnx"
+    export(net, (torch.randn(2, 3, 6, 6), torch.randn(2, 4)), path, dynamo=dynamo)
+    proto = onnx.load(path)
+    assert [value.name for value in proto.graph.input] == ["image", "shift"]
+    assert [value.name for value in proto.graph.output] == ["output_0", "output_1"]
+    assert not proto.metadata_props
+    assert not net.training
+    image, shift = torch.randn(3, 3, 6, 6), torch.randn(3, 4)
+    with torch.no_grad():
+        expected = net(image, shift)
+    for found, wanted in zip(run(path, image, shift), expected, strict=True):
+        np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_bad_arguments_fail_before_the_export(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    path.write_text("mine")
+    example = torch.randn(1, 3, 8, 8)
+    with pytest.raises(OutputError, match="exists"):
+        export(Net(), example, path)
+    with pytest.raises(DataError, match="imgnet"):
+        export(Net(), example, tmp_path / "other.onnx", normalize="imgnet")
+    assert path.read_text() == "mine"
+
+
+def test_the_mode_comes_back_when_the_export_fails(tmp_path: Path) -> None:
+    class Broken(nn.Module):
+        def forward(self, image: Tensor) -> Tensor:
+            raise RuntimeError("on purpose")
+
+    net = Broken()
+    with pytest.raises(RuntimeError, match="on purpose"):
+        export(net, torch.randn(1, 3, 8, 8), tmp_path / "net.onnx")
+    assert net.training
+
+
+def test_without_onnxscript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = builtins.__import__
+
+    def without_onnxscript(name: str, *rest: Any) -> Any:
+        if name.startswith("onnxscript"):
+            raise ImportError(name)
+        return original(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without_onnxscript)
+    with pytest.raises(DfqError, match=r"needs onnxscript: pip install 'onnxdfq\[export\]'"):
+        export(Net(), torch.randn(1, 3, 8, 8), tmp_path / "net.onnx")
