@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from onnxdfq.compression import Result, compress, synthesize
     from onnxdfq.errors import DfqError
     from onnxdfq.evaluation import Evaluation
-    from onnxdfq.export import export
+    from onnxdfq.exporting import export
     from onnxdfq.recipe import Bits, Recipe
     from onnxdfq.synthesis import Images
 
@@ -24,7 +24,7 @@ _HOMES = {
     "Recipe": "recipe",
     "Result": "compression",
     "compress": "compression",
-    "export": "export",
+    "export": "exporting",
     "synthesize": "compression",
 }
 

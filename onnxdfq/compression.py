@@ -15,13 +15,14 @@ import onnx_ir as ir
 import torch
 
 from onnxdfq.calibration import Calibration
+from onnxdfq.choices import one_of
 from onnxdfq.dataset import Dataset, Normalization, load_dataset
 from onnxdfq.errors import InputError
 from onnxdfq.evaluation import Session, load_evaluation_data
 from onnxdfq.evaluation import evaluate as run_evaluation
 from onnxdfq.model_file import atomic_write, check_writable, image_input, load_model, model_hash, save_model
 from onnxdfq.progress import Progress
-from onnxdfq.recipe import Bits, Recipe, one_of
+from onnxdfq.recipe import Bits, Recipe
 from onnxdfq.synthesis import Images, evaluate_images, method_named
 from onnxdfq.targets import load_target
 from passes.batch_norm import read_batch_norms
@@ -64,6 +65,7 @@ class _Job:
     evaluation: Path | None = None
     save_images: Path | None = None
     model: ir.Model = field(init=False)
+    original: Session = field(init=False)
     normalization: Normalization | None = None
     images: Images = field(init=False)
     plan: QuantPlan = field(init=False)
@@ -178,8 +180,10 @@ def _load(job: _Job) -> None:
     job.model = load_model(job.source, input_shape=job.input_shape)
     text = job.recipe.normalize or read_provenance(job.model).get("norm")
     job.normalization = None if text is None else Normalization.parse(text)
+    # as loaded and not as in the file: there the batch may be fixed
+    job.original = Session(job.source, job.model)
     if job.evaluation is not None:  # data that does not fit is found now, not after the images are made
-        load_evaluation_data(job.evaluation, Session(job.source), job.recipe.normalize)
+        load_evaluation_data(job.evaluation, job.original, job.recipe.normalize)
 
 
 def _canonicalize(job: _Job) -> None:
@@ -275,7 +279,7 @@ def _save(job: _Job) -> None:
 def _measure(job: _Job) -> None:
     """Fidelity on the images that calibrated it, which needs no label; accuracy where the user gave labelled images."""
     assert job.output is not None
-    compressed, original = Session(job.output), Session(job.source)
+    compressed, original = Session(job.output), job.original
     progress = job.progress("comparing with the float model")
     on_images = run_evaluation(compressed, Dataset(images=job.images.pixels), against=original, progress=progress)
     job.metrics |= {"agreement_images": on_images.agreement, "sqnr_db_images": on_images.sqnr_db}

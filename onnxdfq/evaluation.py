@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from onnxdfq.dataset import Dataset, Normalization, load_dataset
 from onnxdfq.errors import DataError, ModelFileError
-from onnxdfq.model_file import constant_input, image_input, inputs, read_model
+from onnxdfq.model_file import constant_input, image_input, inputs, is_large, read_model
 from onnxdfq.progress import Progress
 from passes.provenance import read_provenance
 
@@ -33,10 +33,14 @@ class Evaluation:
 
 
 class Session:
-    """A model in ONNX Runtime, fed with batches of images; other inputs get constants."""
+    """A model in ONNX Runtime, fed with batches of images; other inputs get constants.
 
-    def __init__(self, path: Path) -> None:
-        model = read_model(path)
+    model: what `path` holds, if it is at hand already, or a version of it to run in its place.
+    Raises ModelFileError.
+    """
+
+    def __init__(self, path: Path, model: ir.Model | None = None) -> None:
+        given, model = model, read_model(path) if model is None else model
         self.path = path
         self.image = image_input(model)
         self.specs = inputs(model)
@@ -50,7 +54,8 @@ class Session:
         options = ort.SessionOptions()
         options.log_severity_level = 4  # fatal only: faults are reported by the exception below
         try:
-            self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            source = path if given is None or is_large(given) else ir.to_proto(given).SerializeToString()
+            self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's own exceptions share no base class but this
             raise ModelFileError(f"ONNX Runtime refuses {path}: {_first_line(error)}") from error
 

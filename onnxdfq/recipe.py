@@ -1,14 +1,13 @@
 """What to do to a model: bits, method and the choices around them; frozen, checked, in and out of TOML."""
 
-import difflib
 import re
 import tomllib
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from onnxdfq.calibration import Scheme
+from onnxdfq.choices import one_of
 from onnxdfq.errors import InputError
 
 Effort = Literal["fast", "standard", "paper"]
@@ -100,13 +99,3 @@ class Recipe:
                 quoted = f'"{value}"' if isinstance(value, str) else str(value).lower()
                 lines.append(f"{key} = {quoted}\n")
         return "".join(lines)
-
-
-def one_of(what: str, given: str, allowed: Iterable[str]) -> None:
-    """Raises InputError that suggests the nearest name when `given` is not among `allowed`."""
-    names = list(allowed)
-    if given in names:
-        return
-    nearest = difflib.get_close_matches(given, names, n=1, cutoff=0.4)
-    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    raise InputError(f"Unknown {what}: {given!r}.{hint} Allowed: {', '.join(names)}.")

@@ -126,23 +126,29 @@ def test_every_conv_and_gemm_of_a_real_network_becomes_integer(shared_data: Path
 
 
 @pytest.mark.parametrize("bits", ["w8a8", "w4a4"])
-def test_the_engine_and_onnxruntime_agree(bits: str, tmp_path: Path) -> None:
-    """Within two steps of the output's grid: the runtime rounds biases to integers and sums in another order."""
-    data = np.load(DIGITS / "digits_test.npz")
-    onnxdfq.compress(
-        DIGITS / "digits.onnx", calibration=DIGITS / "digits_test.npz", bits=bits, output=tmp_path / "q.onnx"
-    )
-    model = ir.load(tmp_path / "q.onnx")
-    image = model.graph.inputs[0].name
-    x = np.random.default_rng(0).normal(size=(len(data["labels"]), 1, 8, 8)).astype("f4")
-    session = onnxruntime.InferenceSession(tmp_path / "q.onnx", providers=["CPUExecutionProvider"])
-    (expected,) = session.run(None, {image: x})
+@pytest.mark.parametrize("scheme", ["power-of-two", "free"])
+def test_the_engine_and_onnxruntime_agree(bits: str, scheme: str, tmp_path: Path) -> None:
+    """Biases lie on the accumulator's grid, so even the integer kernels compute what the engine computes; one step is
+    left to the sums of free scales, and to processors that add in another order."""
+    data, output = DIGITS / "digits_test.npz", tmp_path / "q.onnx"
+    onnxdfq.compress(DIGITS / "digits.onnx", calibration=data, bits=bits, scheme=scheme, output=output)
+    model = ir.load(output)
+    x = np.random.default_rng(0).normal(size=(256, 1, 8, 8)).astype("f4")
     (found,) = TorchGraph(model)(torch.from_numpy(x))
     dequantize = model.graph.outputs[0].producer()
     assert dequantize is not None and dequantize.inputs[1] is not None and dequantize.inputs[1].const_value is not None
     step = float(dequantize.inputs[1].const_value.numpy())
-    difference = np.abs(found.numpy() - expected) / step
-    assert difference.max() <= 2 and np.mean(difference > 0.5) < 0.05
+    for level in (
+        onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
+        onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    ):
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = level
+        options.log_severity_level = 4
+        session = onnxruntime.InferenceSession(output, options, providers=["CPUExecutionProvider"])
+        (expected,) = session.run(None, {str(model.graph.inputs[0].name): x})
+        difference = np.abs(found.numpy() - expected) / step
+        assert difference.max() <= 1.001 and np.mean(difference > 0.5) <= 0.01
 
 
 def test_a_model_in_memory_is_written_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

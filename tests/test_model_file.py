@@ -681,7 +681,7 @@ def test_given_shapes(tmp_path: Path, shape: Sequence[Any] | None, given: str) -
     [
         ("z=1,3,8,8", r"names the input 'z', which the model lacks; it has 'x'"),
         ("x=1,4,8,8", r"gives 4 for axis 1 of 'x', which the model fixes at 3"),
-        ("x=3,8,8", r"has 3 sizes and the input has 4"),
+        ("3,8,8", r"has 3 sizes and the input has 4"),
         ("x=1,3,8,big", r"is not NAME=1,3,224,224 or 1,3,224,224"),
         ("x=1,3,8,0", r"holds a size below 1"),
     ],
@@ -708,6 +708,21 @@ def test_several_inputs(tmp_path: Path) -> None:
     by_name = {spec.name: spec for spec in inputs(model)}
     np.testing.assert_array_equal(constant_input(by_name["size"], 4), np.ones(1, np.int64))
     np.testing.assert_array_equal(constant_input(by_name["shift"], 4), np.zeros((4, 1), np.float32))
+
+
+def test_a_batch_is_freed_beside_an_input_without_one(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Reshape", ["x", "target"], ["flat"]),
+        helper.make_node("Cast", ["size"], ["float_size"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceProd", ["float_size"], ["area"]),
+        helper.make_node("Mul", ["flat", "area"], ["y"]),
+    ]
+    more = [helper.make_tensor_value_info("size", TensorProto.INT64, [2])]
+    path = saved(build(nodes, {"target": np.array([1, -1])}, shape=(1, 3, 8, 8), more_inputs=more), tmp_path)
+    model = load_model(path)
+    assert [spec.shape for spec in inputs(model)] == [(None, 3, 8, 8), (2,)]
+    x, size = noise(3, 3, 8, 8), np.array([2, 3])
+    np.testing.assert_allclose(run(model, x, size=size), x.reshape(3, 192) * 6, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxdfq.calibration.bias_correction import corrected_bias, has_bias_to_set
+from onnxdfq.calibration.bias_correction import corrected_bias, has_bias_to_set, on_accumulator_grid
 from onnxdfq.calibration.histogram import Histogram
 from onnxdfq.calibration.observation import Observations, observe
 from onnxdfq.calibration.shift_negative import best_shift, reader_of_shiftable
@@ -83,16 +83,15 @@ class Calibration:
         }
         same_as = dict(points.same_as) if activations else {}
         shifts = self._shifts(model, observed, activations, same_as)
-        biases = {
-            node.name or "": corrected_bias(
-                node,
-                weights[_name(node.inputs[1])],
-                observed.means[_name(node.inputs[0])].mean * self.correct_bias,
-                shift=shifts.get(_name(node.inputs[0]), 0.0),
-            )
-            for node in layers
-            if self.correct_bias or _name(node.inputs[0]) in shifts
-        }
+        biases = {}
+        for node in layers:
+            source, weight = _name(node.inputs[0]), weights[_name(node.inputs[1])]
+            mean = observed.means[source].mean * self.correct_bias
+            bias = corrected_bias(node, weight, mean, shift=shifts.get(source, 0.0))
+            read = shifted_name(source) if source in shifts else same_as.get(source, source)
+            if read in activations:
+                bias = on_accumulator_grid(node, bias, activations[read], weight)
+            biases[node.name or ""] = bias
         return QuantPlan(activations=activations, weights=weights, same_as=same_as, biases=biases, shifts=shifts)
 
     def _shifts(

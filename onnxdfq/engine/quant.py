@@ -10,7 +10,7 @@ Nothing is scaled: an optimiser that wants LSQ's step-size gradient scale applie
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any, TypeGuard
+from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -80,13 +80,12 @@ def QuantizeLinear(
     """
     onnx_dtype = ir.DataType((input_types[2] if len(input_types) > 2 else 0) or output_dtype or ir.DataType.UINT8)
     low, high = _integer_range(onnx_dtype)
-    work = torch_dtype(precision) if precision else torch.promote_types(x.dtype, y_scale.dtype)
-    # float16 has 11 bits and bfloat16 8: a quotient beyond 256 or 2048 would round twice.
-    work = torch.promote_types(work, torch.float32) if not precision else work
+    # Unless told otherwise in float32 at least: a quotient in bfloat16 is no longer whole beyond 256.
+    work = torch_dtype(precision) if precision else _at_least_float32(torch.promote_types(x.dtype, y_scale.dtype))
     scaled = x.to(work) / _aligned(y_scale, x, axis, block_size).to(work)
     rounded = _RoundStraightThrough.apply(scaled)  # type: ignore[no-untyped-call]
-    if _is_shift(y_zero_point):
-        rounded = rounded + _aligned(y_zero_point, x, axis, block_size)
+    if (zero := _offset(y_zero_point, x, axis, block_size)) is not None:
+        rounded = rounded + zero
     saturated = torch.clamp(rounded, low, high)
     return saturated if carries_float else saturated.to(torch_dtype(onnx_dtype))
 
@@ -104,35 +103,36 @@ def DequantizeLinear(
     scale = _aligned(x_scale, x, axis, block_size)
     if not x.is_floating_point():
         x = x.to(torch.int32)  # the difference of two int8 does not fit int8
-    if _is_shift(x_zero_point):
-        x = x - _aligned(x_zero_point, x, axis, block_size)
-    result = x.to(torch.promote_types(scale.dtype, torch.float32)) * scale
+    if (zero := _offset(x_zero_point, x, axis, block_size)) is not None:
+        x = x - zero
+    result = x.to(_at_least_float32(scale.dtype)) * scale
     return result.to(torch_dtype(output_dtype) if output_dtype else x_scale.dtype)
+
+
+def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
 
 
 def _integer_range(dtype: ir.DataType) -> tuple[int, int]:
     """Least and greatest value of an ONNX integer type of 2 to 16 bits."""
-    name = dtype.name
-    bits = int(name.lstrip("UINT")) if name.startswith(("INT", "UINT")) else 0
-    if bits not in (2, 4, 8, 16):
+    if not dtype.is_integer() or dtype.bitwidth not in (2, 4, 8, 16):
         raise UnsupportedOperator(
-            f"quantization to {name} is not supported; to int2, int4, int8, int16 and unsigned it is"
+            f"quantization to {dtype.name} is not supported; to int2, int4, int8, int16 and unsigned it is"
         )
-    return (0, 2**bits - 1) if name.startswith("U") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    half = 2 ** (dtype.bitwidth - 1)
+    return (-half, half - 1) if dtype.is_signed() else (0, 2 * half - 1)
 
 
-def _is_shift(zero_point: float | Tensor | None) -> TypeGuard[float | Tensor]:
-    """False for none and for a zero known in advance, which most are: one pass over the tensor less."""
-    return isinstance(zero_point, Tensor) or bool(zero_point)
-
-
-def _aligned(parameter: float | Tensor, x: Tensor, axis: int, block_size: int) -> float | Tensor:
+def _aligned(parameter: Tensor, x: Tensor, axis: int, block_size: int) -> Tensor:
     """A scale or zero point, per tensor, per axis or blocked, in a shape that broadcasts against `x`."""
-    if not isinstance(parameter, Tensor):
-        return parameter
     if parameter.numel() == 1:
         return parameter.reshape(())
     axis %= x.ndim
     if block_size:
         return parameter.repeat_interleave(block_size, dim=axis).narrow(axis, 0, x.shape[axis])
     return parameter.reshape([-1 if dim == axis else 1 for dim in range(x.ndim)])
+
+
+def _offset(zero_point: float | Tensor | None, x: Tensor, axis: int, block_size: int) -> float | Tensor | None:
+    """What a zero point adds; None where that is known to be nothing, as mostly: it spares a pass over the tensor."""
+    return _aligned(zero_point, x, axis, block_size) if isinstance(zero_point, Tensor) else zero_point or None

@@ -8,7 +8,7 @@ freed. `read_model` takes any model as it is, quantized ones too, with the same 
 from onnxdfq.model_file.inputs import InputSpec, constant_input, image_input, inputs, parse_input_shapes
 from onnxdfq.model_file.loading import load_model, read_model
 from onnxdfq.model_file.untrusted import model_hash
-from onnxdfq.model_file.writing import atomic_write, check_writable, save_model
+from onnxdfq.model_file.writing import atomic_write, check_writable, is_large, save_model
 
 __all__ = [
     "InputSpec",
@@ -17,6 +17,7 @@ __all__ = [
     "constant_input",
     "image_input",
     "inputs",
+    "is_large",
     "load_model",
     "model_hash",
     "parse_input_shapes",

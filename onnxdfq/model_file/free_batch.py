@@ -6,9 +6,9 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxdfq.model_file.free_sizes import with_free_sizes
-from onnxdfq.model_file.inputs import FREE_BATCH
+from onnxdfq.model_file.inputs import FREE_BATCH, inputs
 from onnxdfq.model_file.simplify import simplify
-from onnxdfq.model_file.trial import Outputs, run, same, try_out
+from onnxdfq.model_file.trial import Outputs, has_batch, run, same, try_out
 
 # Three, not two: exporters write twos of their own (two halves, two boxes) that a batch of two would match by chance.
 _TRIALS = 3
@@ -26,9 +26,10 @@ def free_batch(model: ir.Model) -> ir.Model:
     if trial is None:
         return model
     batch, feeds, expected = trial.batch, trial.feeds, trial.outputs
-    stacked = {name: np.concatenate([fed[name] for fed in feeds]) for name in feeds[0]}
+    batched = {spec.name for spec in inputs(model) if has_batch(spec, batch)}
+    stacked = feeds[0] | {name: np.concatenate([fed[name] for fed in feeds]) for name in batched}
     rows = [np.concatenate(parts) if parts[0].ndim else parts[0] for parts in zip(*expected, strict=True)]
-    one_row = {name: fed[:1] for name, fed in stacked.items()}
+    one_row = stacked | {name: stacked[name][:1] for name in batched}
     first_row = [output[:1] if output.ndim else output for output in rows]
 
     def runs_at_any_batch(candidate: ir.Model) -> bool:

@@ -94,7 +94,8 @@ def fix_input_shapes(model: ir.Model, given: Mapping[str, Sequence[int]] | None)
     """
     shapes = {name: tuple(shape) for name, shape in (given or {}).items()}
     if "" in shapes:
-        shapes.setdefault(image_input(model).name if len(inputs(model)) > 1 else inputs(model)[0].name, shapes.pop(""))
+        specs = inputs(model)
+        shapes.setdefault((specs[0] if len(specs) == 1 else image_input(model)).name, shapes.pop(""))
     values = {value.name or "": value for value in model.graph.inputs}
     for name in shapes:
         if name not in values:

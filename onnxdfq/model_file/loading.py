@@ -12,9 +12,9 @@ from onnxdfq.model_file.checks import refuse_not_finite, refuse_quantized
 from onnxdfq.model_file.convert import convert
 from onnxdfq.model_file.free_batch import free_batch
 from onnxdfq.model_file.inputs import fix_input_shapes
-from onnxdfq.model_file.through_proto import CARRIED_INLINE, infer_shapes, weight_bytes
+from onnxdfq.model_file.through_proto import CARRIED_INLINE, infer_shapes
 from onnxdfq.model_file.untrusted import read_proto, refuse_ill_formed
-from onnxdfq.model_file.writing import INLINE_LIMIT
+from onnxdfq.model_file.writing import is_large
 
 OLDEST_OPSET, OPSET, NEWEST_OPSET = 7, 21, 25
 
@@ -41,7 +41,7 @@ def load_model(path: Path | str, *, input_shape: Mapping[str, Sequence[int]] | N
         common.InlinePass()(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.RemoveInitializersFromInputsPass()(model)
-    large = weight_bytes(model) > INLINE_LIMIT
+    large = is_large(model)
     _load_external_data(model, keep_large=large)
     refuse_not_finite(model, path)
     fix_input_shapes(model, input_shape)
@@ -60,7 +60,7 @@ def read_model(path: Path | str) -> ir.Model:
     """
     path = Path(path)
     model = _parsed(read_proto(path), path)
-    _load_external_data(model, keep_large=weight_bytes(model) > INLINE_LIMIT)
+    _load_external_data(model, keep_large=is_large(model))
     return model
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxdfq.model_file.inputs import constant_input, inputs
+from onnxdfq.model_file.inputs import InputSpec, constant_input, inputs
 
 Outputs = list[NDArray[np.generic]]
 Feeds = dict[str, NDArray[np.generic]]
@@ -42,12 +42,17 @@ def _declared_batch(model: ir.Model) -> int | None:
     return max(shapes, key=len)[0] if shapes else None
 
 
+def has_batch(spec: InputSpec, batch: int) -> bool:
+    """Whether the leading axis is the batch, rather than, say, the two entries of an image size."""
+    return spec.shape[:1] == (None,) or (len(spec.shape) > 1 and spec.shape[0] == batch)
+
+
 def random_feeds(model: ir.Model, batch: int, seed: int) -> Feeds:
-    """Normal noise for float inputs, `constant_input` for the others."""
+    """Normal noise for float inputs with a batch, `constant_input` for the others."""
     random = np.random.default_rng(seed)
     return {
         spec.name: random.standard_normal(spec.with_batch(batch)).astype(spec.dtype.numpy())
-        if spec.is_float
+        if spec.is_float and has_batch(spec, batch)
         else constant_input(spec, batch)
         for spec in inputs(model)
     }

@@ -34,6 +34,11 @@ def check_writable(path: Path, *, force: bool = False) -> None:
         raise OutputError(f"{path} exists; give another name with -o, or --force to replace it.")
 
 
+def is_large(model: ir.Model) -> bool:
+    """Whether the weights are too many for one protobuf and have to lie in a file of their own."""
+    return weight_bytes(model) > INLINE_LIMIT
+
+
 @contextmanager
 def atomic_write(path: Path, *, force: bool = False) -> Iterator[Path]:
     """Yields a fresh path in the same folder (same suffix) to write to; it becomes `path` when the block ends well.
@@ -66,7 +71,7 @@ def save_model(model: ir.Model, path: Path, *, force: bool = False) -> None:
         infer_shapes(model, strict=True)
     except onnx.shape_inference.InferenceError as error:
         raise _invalid(path, error) from error
-    if weight_bytes(model) > INLINE_LIMIT:
+    if is_large(model):
         _save_with_external_data(model, path, force)
         return
     with atomic_write(path, force=force) as temporary:

@@ -22,7 +22,7 @@ from passes.batch_norm import BatchNormStats, read_batch_norms
 PIXEL_MEAN, PIXEL_STD = 0.45, 0.25  # of natural images, on the scale 0..1
 LOWEST, HIGHEST = -2.2, 2.6  # z: where images whose true range is unknown are clamped
 NEIGHBOUR_CORRELATION, CHANNEL_CORRELATION = 0.95, 0.9  # of natural images
-SURROGATES = 32
+SURROGATE_PIXELS = 2**17  # drawn in all: neighbours agree, so a small image counts for little more than one number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,8 @@ def _estimate(model: ir.Model, stats: BatchNormStats) -> tuple[NDArray[np.float6
 
     The map from image to statistics is measured, not derived: uniform images give the response A (C_out, C) to the mean
     with all borders, paddings and preceding operators in it; Gaussian images with the correlations of natural ones
-    give the variance V (C_out,) that unit deviation causes. Then mu = A m + b for m, and var = V s^2 for s.
+    give the variance V (C_out,) that unit deviation causes. Then mu = A m + b for m, and var = V s^2 + (what the mean
+    image causes at the borders) for s.
     """
     feeds = Feeds(model)
     graph = TorchGraph(model, outputs=[stats.value]).eval()
@@ -98,42 +99,47 @@ def _estimate(model: ir.Model, stats: BatchNormStats) -> tuple[NDArray[np.float6
 
     surrogates = _natural_noise(feeds.image_shape)
     zero = respond(torch.zeros_like(surrogates))
-    once, twice = respond(surrogates) - zero, respond(2 * surrogates) - zero
-    if not torch.allclose(twice, 2 * once, rtol=1e-3, atol=1e-4 * float(once.abs().max())):
+    once, opposite = respond(surrogates) - zero, respond(-2 * surrogates) - zero
+    if not torch.allclose(opposite, -2 * once, rtol=1e-3, atol=1e-4 * float(once.abs().max())):
         return None
-    uniform = torch.zeros(SURROGATES, *feeds.image_shape)
-    for channel in range(min(channels, SURROGATES)):
-        uniform[channel, channel] = 1
     axes = [axis for axis in range(zero.dim()) if axis != 1]
-    response = (respond(uniform) - zero).flatten(2).mean(2) if zero.dim() > 2 else respond(uniform) - zero
-    a = response[:channels].T.double().numpy()  # (C_out, C)
+    uniform = torch.zeros_like(surrogates)
+    response = []
+    for channel in range(channels):
+        uniform.zero_()[:, channel] = 1
+        response.append((respond(uniform) - zero).mean(axes))
+    a = torch.stack(response, 1).double().numpy()  # (C_out, C)
     base = zero.mean(axes).double().numpy()
     variance = (once.square().mean(axes) - once.mean(axes).square()).double().numpy()
-    return _solve(a, base, variance, stats)
-
-
-def _solve(
-    a: NDArray[np.float64], base: NDArray[np.float64], variance: NDArray[np.float64], stats: BatchNormStats
-) -> tuple[NDArray[np.float64], float] | None:
-    alive = (stats.var > 1e-3 * np.median(stats.var)) & (variance > 1e-6 * variance.max()) & (stats.var > 0)
+    alive = (stats.var > 1e-3 * np.median(stats.var)) & (variance > 1e-6 * variance.max())
     if not alive.any():
         return None
-    std = float(np.exp(0.5 * np.median(np.log(stats.var[alive] / variance[alive]))))
-    weight = 1 / np.sqrt(stats.var[alive].astype(np.float64))
-    a, wanted = a[alive] * weight[:, None], (stats.mean[alive] - base[alive]) * weight
+    mean = _solve_mean(a[alive], stats.mean[alive] - base[alive], stats.var[alive])
+    flat = respond(torch.from_numpy(mean).float()[:, None, None].expand_as(surrogates[:1]).contiguous())
+    # Where borders are padded with zeros, the mean image alone already varies from place to place.
+    borders = flat.var(axes, correction=0).double().numpy()[alive]
+    share = np.maximum(stats.var[alive] - borders, 0.05 * stats.var[alive]) / variance[alive]
+    return mean, float(np.exp(0.5 * np.median(np.log(share))))
+
+
+def _solve_mean(a: NDArray[np.float64], wanted: NDArray[np.float32], var: NDArray[np.float32]) -> NDArray[np.float64]:
+    """m (C,) with A m = wanted, rows in units of their deviation: a (C_out, C), wanted and var (C_out,)."""
+    weight = 1 / np.sqrt(var.astype(np.float64))
+    a, wanted = a * weight[:, None], wanted * weight
     # First one grey for all channels, then what colour adds: filters see little of it, so it is held back (ridge).
     grey = a.sum(1)
-    level = float(grey @ wanted / max(grey @ grey, 1e-30))
+    level = grey @ wanted / max(grey @ grey, 1e-30)
     ridge = 0.03 * np.trace(a.T @ a) / a.shape[1] + 1e-30
-    colour = np.linalg.solve(a.T @ a + ridge * np.eye(a.shape[1]), a.T @ (wanted - level * grey))
-    return level + colour, std
+    colour: NDArray[np.float64] = np.linalg.solve(a.T @ a + ridge * np.eye(a.shape[1]), a.T @ (wanted - level * grey))
+    return level + colour
 
 
 def _natural_noise(shape: tuple[int, int, int]) -> Tensor:
-    """Gaussian images of unit deviation, correlated between neighbours and between channels: (SURROGATES, C, H, W)."""
+    """Gaussian images of unit deviation, correlated between neighbours and between channels: (16...1024, C, H, W)."""
     channels, height, width = shape
+    count = min(1024, max(16, SURROGATE_PIXELS // (height * width)))
     generator = torch.Generator().manual_seed(0)
-    common, own = torch.randn((2, SURROGATES, channels, height, width), generator=generator)
+    common, own = torch.randn((2, count, channels, height, width), generator=generator)
     common = common[:, :1]
     mixed = CHANNEL_CORRELATION**0.5 * common + (1 - CHANNEL_CORRELATION) ** 0.5 * own
     images: Tensor = _root(height) @ mixed @ _root(width).T

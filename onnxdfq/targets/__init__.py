@@ -3,7 +3,7 @@
 import tomllib
 from importlib.resources import files
 
-from onnxdfq.recipe import one_of
+from onnxdfq.choices import one_of
 from passes.target import Target
 
 

@@ -1,6 +1,7 @@
 """Small networks whose BatchNormalizations remember the statistics of images that the tests know."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import onnx_ir as ir
@@ -13,7 +14,6 @@ from onnxdfq.engine import TorchGraph
 from passes.batch_norm import read_batch_norms
 
 Shape = Sequence[int | str]
-Build = Callable[..., ir.Model]
 
 
 def natural_images(count: int, channels: int, side: int, *, seed: int = 0) -> NDArray[np.float32]:
@@ -101,6 +101,14 @@ def plain_network(*, channels: int = 1, side: int = 8, batch: int | str = "batch
     count = batch if isinstance(batch, int) else 256
     fit_batch_norms(model, [natural_images(count, channels, side)])
     return model
+
+
+@pytest.fixture(scope="session")
+def nets() -> SimpleNamespace:
+    """The builders of this file; a fixture, because test files cannot import from one another."""
+    return SimpleNamespace(
+        Network=Network, plain=plain_network, fit_batch_norms=fit_batch_norms, natural_images=natural_images
+    )
 
 
 @pytest.fixture(scope="session")

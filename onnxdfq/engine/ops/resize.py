@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from fractions import Fraction
 
 import torch
 import torch.nn.functional as F
@@ -32,20 +31,16 @@ def Resize(
     """Resamples axis by axis. What torch's own kernels do exactly is left to them; the rest is gathered tap by tap."""
     axes = [axis % x.ndim for axis in (range(x.ndim) if axes is None else axes)]
     lengths = [x.shape[axis] for axis in axes]
-    factors, targets = _factors_and_targets(lengths, scales, sizes, keep_aspect_ratio_policy)
+    factors, widths = _factors_and_widths(lengths, scales, sizes, keep_aspect_ratio_policy)
+    size = list(x.shape)
+    for axis, width in zip(axes, widths, strict=True):
+        size[axis] = math.floor(width)
+    resized = [axis for axis, factor in zip(axes, factors, strict=True) if factor != 1 or size[axis] != x.shape[axis]]
     transform = coordinate_transformation_mode
 
-    resized = [
-        axis
-        for axis, target, factor in zip(axes, targets, factors, strict=True)
-        if target != x.shape[axis] or factor != 1
-    ]
-    exact = all(length * factor == target for length, factor, target in zip(lengths, factors, targets, strict=True))
+    exact = all(width == math.floor(width) for width in widths) and keep_aspect_ratio_policy == "stretch"
     if exact and not antialias and min(resized, default=2) >= 2 and x.ndim in _TORCH_LINEAR and x.is_floating_point():
-        size = list(x.shape)
-        for axis, target in zip(axes, targets, strict=True):
-            size[axis] = target
-        whole = all(factor.denominator == 1 for factor in factors)
+        whole = all(factor == math.floor(factor) for factor in factors)
         if mode == "nearest" and (
             (transform == "asymmetric" and nearest_mode == "floor")
             or (transform == "half_pixel" and whole and nearest_mode.startswith("round"))
@@ -58,19 +53,19 @@ def Resize(
             return F.interpolate(x, size[2:], mode="bicubic", align_corners=False)
 
     outside = None
-    for position, (axis, length, target, factor) in enumerate(zip(axes, lengths, targets, factors, strict=True)):
+    for position, (axis, length, width, factor) in enumerate(zip(axes, lengths, widths, factors, strict=True)):
         cropped = transform == "tf_crop_and_resize"
         if axis not in resized and not cropped:
             continue
         window = (roi[position], roi[position + len(axes)]) if cropped and roi else (0.0, 1.0)
-        where = _source_coordinates(length, target, factor, transform, window, x.device)
+        where = _source_coordinates(length, width, factor, transform, window, x.device)
         if cropped:
             beyond = ((where < 0) | (where > length - 1)).reshape([-1 if a == axis else 1 for a in range(x.ndim)])
             outside = beyond if outside is None else outside | beyond
         if mode == "nearest":
             x = x.index_select(axis, _nearest(where, nearest_mode).clamp(0, length - 1))
         else:
-            stretch = min(1.0, float(factor)) if antialias else 1.0
+            stretch = min(1.0, factor) if antialias else 1.0
             x = _interpolate(x, axis, where, mode, stretch, cubic_coeff_a, bool(exclude_outside))
     return x if outside is None else torch.where(outside, extrapolation_value, x)
 
@@ -80,45 +75,45 @@ def Upsample(x: Tensor, scales: Floats, *, mode: str = "nearest") -> Tensor:
     return Resize(x, None, scales, coordinate_transformation_mode="asymmetric", nearest_mode="floor", mode=mode)
 
 
-def _factors_and_targets(
+def _factors_and_widths(
     lengths: Sequence[int], scales: Sequence[float] | None, sizes: Sequence[int] | None, policy: str
-) -> tuple[list[Fraction], list[int]]:
-    """The factor and the new length of each axis. 0.7 in float32 is meant as 7/10: ten elements make seven, not six."""
+) -> tuple[list[float], list[float]]:
+    """The factor of each axis, and length · factor, of which the new length is the whole part.
+
+    Rounded to five places: 0.7 in float32 lies below 7/10, yet it makes seven of ten elements, not six.
+    """
     if not sizes:
         if not scales:
             raise ValueError("Resize needs scales or sizes, and has neither")
-        factors = [Fraction(scale).limit_denominator(1 << 20) for scale in scales]
-        return factors, [math.floor(length * factor) for length, factor in zip(lengths, factors, strict=True)]
-    factors = [Fraction(size, length) for size, length in zip(sizes, lengths, strict=True)]
+        return list(scales), [round(length * scale, 5) for length, scale in zip(lengths, scales, strict=True)]
+    factors = [size / length for size, length in zip(sizes, lengths, strict=True)]
     if policy == "stretch":
-        return factors, list(sizes)
+        return factors, [float(size) for size in sizes]
     factor = min(factors) if policy == "not_larger" else max(factors)
-    return [factor] * len(lengths), [math.floor(length * factor + Fraction(1, 2)) for length in lengths]
+    return [factor] * len(lengths), [float(math.floor(length * factor + 0.5)) for length in lengths]
 
 
 def _source_coordinates(
-    length: int, target: int, factor: Fraction, transform: str, window: tuple[float, float], device: torch.device
+    length: int, width: float, factor: float, transform: str, window: tuple[float, float], device: torch.device
 ) -> Tensor:
-    """Where in the input each output element of one axis lies: (target,) float64."""
-    at = torch.arange(target, dtype=torch.float64, device=device)
-    scale = float(factor)
-    width = float(length * factor)  # of which `target` is the whole part
+    """Where in the input each output element of one axis lies: (new length,) float64."""
+    at = torch.arange(math.floor(width), dtype=torch.float64, device=device)
     match transform:
         case "asymmetric":
-            return at / scale
+            return at / factor
         case "align_corners":
             return at * ((length - 1) / (width - 1)) if width != 1 else torch.zeros_like(at)
         case "pytorch_half_pixel":
-            return (at + 0.5) / scale - 0.5 if target > 1 else torch.zeros_like(at)
+            return (at + 0.5) / factor - 0.5 if width > 1 else torch.zeros_like(at)
         case "half_pixel_symmetric":
-            return length / 2 * (1 - target / width) + (at + 0.5) / scale - 0.5
+            return length / 2 * (1 - math.floor(width) / width) + (at + 0.5) / factor - 0.5
         case "tf_crop_and_resize":
             start, end = window
             if width == 1:
                 return torch.full_like(at, 0.5 * (start + end) * (length - 1))
             return start * (length - 1) + at * ((end - start) * (length - 1) / (width - 1))
         case "half_pixel":
-            return (at + 0.5) / scale - 0.5
+            return (at + 0.5) / factor - 0.5
     raise ValueError(f"coordinate_transformation_mode {transform!r} is not one of ONNX's")
 
 

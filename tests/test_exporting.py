@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from onnxdfq.errors import DataError, DfqError, OutputError
-from onnxdfq.export import export
+from onnxdfq.exporting import export
 from onnxdfq.model_file import image_input, load_model
 
 pytest.importorskip("onnxscript", reason="exporting needs the extra `export`")
