@@ -7,6 +7,14 @@ result = onnxdfq.compress("model.onnx", method="dgh", bits="w8a8", normalize="im
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import passes
+
+if getattr(passes, "PART_OF", None) != "onnxdfq":
+    raise ImportError(
+        f"onnxdfq's own package `passes` is hidden by {getattr(passes, '__file__', passes)}, which Python finds first; "
+        "rename that folder or file, or start from another folder."
+    )
+
 if TYPE_CHECKING:
     from onnxdfq.compression import Result, compress, synthesize
     from onnxdfq.errors import DfqError

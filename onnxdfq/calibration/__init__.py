@@ -11,6 +11,7 @@ from onnxdfq.calibration.histogram import Histogram
 from onnxdfq.calibration.observation import Observations, observe
 from onnxdfq.calibration.shift_negative import best_shift, reader_of_shiftable
 from onnxdfq.calibration.thresholds import Scheme, activation_threshold, weight_thresholds
+from onnxdfq.errors import InputError
 from onnxdfq.progress import Progress
 from passes.power_of_two import covering_power_of_two, integer_range, scale_of
 from passes.quant_plan import QuantPlan, TensorQuant
@@ -51,9 +52,14 @@ class Calibration:
     ) -> QuantPlan:
         """The plan for a float graph with BatchNormalization folded; pixels (N, C, H, W) in the model's input units.
 
-        Raises DataError when the images do not fit.
+        Raises InputError when there is no weight to quantize, DataError when the images do not fit.
         """
         points = find_quant_points(model, target)
+        if not points.weights:
+            raise InputError(
+                "The model has no Conv, ConvTranspose, Gemm or MatMul with a constant float32 weight, so there is nothing "
+                "to quantize; a float16 model has to be exported in float32."
+            )
         weights = {
             use.initializer: TensorQuant(
                 bits=self.weight_bits,

@@ -1,20 +1,16 @@
 """TorchGraph: an ONNX graph as a torch module."""
 
-import inspect
 import operator
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
 from onnxdfq.engine.dtypes import to_numpy, to_torch, torch_dtype
-from onnxdfq.engine.host import host_inputs
-from onnxdfq.engine.ops import OPERATORS
-from onnxdfq.engine.plan import Operation, Plan, execute, make_plan
-from onnxdfq.engine.quant import float_carriers
+from onnxdfq.engine.operation import read_operations, value_name
+from onnxdfq.engine.plan import Plan, execute, make_plan
 from onnxdfq.errors import InputError, UnsupportedOperator
 
 Signature: TypeAlias = tuple[tuple[tuple[int, ...], torch.dtype, torch.device], ...]
@@ -42,18 +38,15 @@ class TorchGraph(nn.Module):
     def __init__(self, model: ir.Model, *, outputs: Sequence[str] | None = None, trainable: Iterable[str] = ()) -> None:
         super().__init__()
         graph = model.graph
-        produced = {name: node for node in graph for value in node.outputs if (name := value.name)}
-        self.input_names = tuple(_name(value) for value in graph.inputs if value.name not in graph.initializers)
-        self.output_names = tuple(map(_name, graph.outputs) if outputs is None else outputs)
-        present = {*self.input_names, *graph.initializers, *produced}
+        self.input_names = tuple(value_name(value) for value in graph.inputs if value.name not in graph.initializers)
+        self.output_names = tuple(map(value_name, graph.outputs) if outputs is None else outputs)
+        present = {value.name for node in graph for value in node.outputs}.union(self.input_names, graph.initializers)
         if missing := [name for name in self.output_names if name not in present]:
             raise InputError(
                 f"no value named {missing[0]!r} in the graph; name a node's output, an input or an initializer"
             )
 
-        needed = _needed_nodes(graph, self.output_names)
-        carriers = float_carriers(needed, {_name(value) for value in graph.outputs})
-        self._operations = tuple(_operation(node, carries_float=node in carriers) for node in needed)
+        self._operations = read_operations(graph, self.output_names)
         self._plans: dict[Signature, Plan] = {}
         self._keys: dict[str, str] = {}  # ONNX name of an initializer → name of the parameter or buffer
 
@@ -68,7 +61,7 @@ class TorchGraph(nn.Module):
             )
 
     def _add_initializer(self, value: ir.Value, *, trains: bool) -> None:
-        name = _name(value)
+        name = value_name(value)
         if value.const_value is None:
             raise InputError(f"initializer {name!r} has no data; load the model together with its external data")
         try:
@@ -124,7 +117,10 @@ class TorchGraph(nn.Module):
     @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
     def _prepare(self, signature: Signature) -> None:
         """Makes the plan for these shapes. While torch.compile traces, this runs for real and nothing is recorded."""
-        if signature not in self._plans:
+        if signature in self._plans:
+            return
+        # The plan outlives this call: it must know neither the autocast nor the inference mode that it happens to run in.
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
             self._plans[signature] = make_plan(
                 self._operations,
                 inputs={
@@ -153,88 +149,3 @@ class TorchGraph(nn.Module):
             after = to_numpy(parameter.detach().to(torch_dtype(before.dtype)))
             if after.tobytes() != before.tobytes():
                 value.const_value = ir.Tensor(after, dtype=before.dtype, name=name)
-
-
-def _name(value: ir.Value) -> str:
-    if value.name is None:
-        raise InputError("a value of the graph has no name; give every value one")
-    return value.name
-
-
-def _needed_nodes(graph: ir.Graph, outputs: Iterable[str]) -> list[ir.Node]:
-    """The nodes on which the named values depend, in topological order."""
-    wanted = set(outputs)
-    needed = []
-    for node in reversed(graph):
-        if wanted.isdisjoint(value.name for value in node.outputs):
-            continue
-        needed.append(node)
-        wanted.update(value.name for value in node.inputs if value is not None and value.name)
-    return needed[::-1]
-
-
-def _operation(node: ir.Node, *, carries_float: bool) -> Operation:
-    label = f"{node.op_type} node {node.name or _name(node.outputs[0])!r}"
-    if node.domain not in ("", "ai.onnx") or node.op_type not in OPERATORS:
-        raise UnsupportedOperator(
-            f"{label}: operator {node.op_type!r} of domain {node.domain or 'ai.onnx'!r} is not supported. "
-            "Export the model with standard operators (opset 13 or later), or cut the graph before this node."
-        )
-    function = OPERATORS[node.op_type]
-    signature = inspect.signature(function).parameters
-    attributes: dict[str, Any] = {}
-    for attribute in node.attributes.values():
-        if attribute.name not in signature:
-            raise UnsupportedOperator(
-                f"{label}: attribute {attribute.name!r} is not supported. "
-                "Convert the model to opset 13 or later, or export it without this attribute."
-            )
-        try:
-            attributes[attribute.name] = value = _attribute_value(attribute)
-            if attribute.name in _TYPE_ATTRIBUTES and value:
-                torch_dtype(value)  # raises here, not at the first run
-        except UnsupportedOperator as error:
-            raise UnsupportedOperator(f"{label}: {error}") from None
-    outputs = tuple(value.name or "" for value in node.outputs)
-    # Facts about the node that are no attributes; an operator asks for one by having such a parameter.
-    facts = {
-        "output_count": len(outputs),
-        "carries_float": carries_float,
-        "input_types": tuple(_element_type(value) for value in node.inputs),
-    }
-    attributes |= {name: fact for name, fact in facts.items() if name in signature}
-    return Operation(
-        label=label,
-        op_type=node.op_type,
-        function=partial(function, **attributes) if attributes else function,
-        inputs=tuple((value.name or "") if value is not None else "" for value in node.inputs),
-        outputs=outputs,
-        host=host_inputs(function),
-    )
-
-
-_TYPE_ATTRIBUTES = frozenset({"dtype", "output_dtype", "precision", "softmax_precision", "to"})
-"""Attributes that hold an ONNX element type."""
-
-
-def _element_type(value: ir.Value | None) -> int:
-    """The ONNX element type of a value, 0 where the model does not say."""
-    if value is None:
-        return 0
-    producer = value.producer()
-    if (
-        value.dtype is None and producer is not None and "value" in producer.attributes
-    ):  # a Constant without shape inference
-        return int(producer.attributes["value"].as_tensor().dtype)
-    return int(value.dtype or 0)
-
-
-def _attribute_value(attribute: ir.Attr) -> Any:
-    match attribute.type:
-        case ir.AttributeType.INT | ir.AttributeType.FLOAT | ir.AttributeType.STRING:
-            return attribute.value
-        case ir.AttributeType.INTS | ir.AttributeType.FLOATS:
-            return tuple(attribute.value)
-        case ir.AttributeType.TENSOR:
-            return to_torch(attribute.as_tensor())
-    raise UnsupportedOperator(f"attribute {attribute.name!r} of type {attribute.type.name} is not supported")

@@ -10,12 +10,13 @@ Shapes are found by running the nodes that lead to a Shape on torch's meta devic
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from onnxdfq.engine.host import Host, HostValue
+from onnxdfq.engine.host import HostValue
+from onnxdfq.engine.operation import Operation
 
 METADATA_INPUTS: dict[str, tuple[int, ...]] = {"Shape": (0,), "Size": (0,), "CastLike": (1,)}
 """Operators of which some inputs (by position) matter by shape and type only."""
@@ -24,25 +25,17 @@ DATA_DEPENDENT: frozenset[str] = frozenset({"Compress", "NonMaxSuppression", "No
 """Operators that read their data to find their output: they cannot be run by shape alone."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Operation:
-    """One node of the graph, ready to be called: its attributes are bound to its function."""
-
-    label: str  # 'Conv node "conv1"', for error messages
-    op_type: str
-    function: Callable[..., Any]
-    inputs: tuple[str, ...]  # value names, "" where an optional input is left out
-    outputs: tuple[str, ...]
-    host: Mapping[int, Host]
+Arguments: TypeAlias = tuple[str | HostValue | None, ...]
+"""What a function is called with: a string is the name of a value, anything else is passed as it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One call. A string among the arguments is the name of a value; anything else is passed as it is."""
+    """One call."""
 
     label: str
     function: Callable[..., Any]
-    arguments: tuple[str | HostValue | None, ...]
+    arguments: Arguments
     outputs: tuple[str, ...]
     yields: tuple[str, ...]  # the requested values that it computes
     frees: tuple[str, ...]  # the values that nobody needs after it
@@ -70,7 +63,7 @@ def _call(step: Step, values: dict[str, Tensor]) -> None:
     arguments = [values[argument] if isinstance(argument, str) else argument for argument in step.arguments]
     try:
         results = step.function(*arguments)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         error.add_note(f"while running {step.label}")
         raise
     if isinstance(results, Tensor):
@@ -89,7 +82,7 @@ def make_plan(
     requested: Sequence[str],
     device: torch.device,
 ) -> Plan:
-    """Splits the operations into what is known and what has to run.
+    """Splits the operations into what is known and what has to run. Call it outside of autocast and inference mode.
 
     Args:
         operations: in topological order.
@@ -103,7 +96,7 @@ def make_plan(
     readable = {name: tensor.detach().cpu() for name, tensor in parameters.items() if not tensor.requires_grad}
     shaped = dict(inputs) | {name: torch.empty_like(tensor, device="meta") for name, tensor in parameters.items()}
     wanted = _ancestors_of_shapes(operations)
-    pending: list[tuple[Operation, tuple[str | HostValue | None, ...]]] = []
+    pending: list[tuple[Operation, Arguments]] = []
 
     for position, operation in enumerate(operations):
         arguments = _arguments(operation, known, readable)
@@ -122,7 +115,7 @@ def make_plan(
             visible = {name: shaped[name] for name in operation.inputs if name in shaped}
             visible |= {name: known[name].to("meta") for name in operation.inputs if name in known}
             if all(
-                not isinstance(argument, str) or (argument in visible and not _must_read(operation, index))
+                not isinstance(argument, str) or (argument in visible and not operation.must_read(index))
                 for index, argument in enumerate(arguments)
             ):
                 shaped |= _evaluate(operation, arguments, visible)
@@ -132,9 +125,7 @@ def make_plan(
     return Plan(steps=steps, constants={name: known[name].to(device) for name in known.keys() & read})
 
 
-def _arguments(
-    operation: Operation, known: Mapping[str, Tensor], readable: Mapping[str, Tensor]
-) -> tuple[str | HostValue | None, ...]:
+def _arguments(operation: Operation, known: Mapping[str, Tensor], readable: Mapping[str, Tensor]) -> Arguments:
     """The inputs of an operation, host values read where they are known."""
     arguments: list[str | HostValue | None] = []
     for position, name in enumerate(operation.inputs):
@@ -148,20 +139,18 @@ def _arguments(
     return tuple(arguments)
 
 
-def _evaluate(
-    operation: Operation, arguments: Sequence[str | HostValue | None], values: Mapping[str, Tensor | None]
-) -> dict[str, Tensor]:
+def _evaluate(operation: Operation, arguments: Arguments, values: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+    """The results of one operation, of known values or, without data, of shapes."""
     step = Step(
         label=operation.label,
         function=operation.function,
-        arguments=tuple(arguments),
+        arguments=arguments,
         outputs=operation.outputs,
         yields=(),
         frees=(),
     )
     results = {name: tensor for name, tensor in values.items() if tensor is not None}
-    with torch.no_grad():
-        _call(step, results)
+    _call(step, results)
     return {name: results[name] for name in operation.outputs if name in results}
 
 
@@ -179,7 +168,7 @@ def _ancestors_of_shapes(operations: Sequence[Operation]) -> frozenset[int]:
 
 
 def _with_lifetimes(
-    pending: Sequence[tuple[Operation, tuple[str | HostValue | None, ...]]],
+    pending: Sequence[tuple[Operation, Arguments]],
     *,
     inputs: Mapping[str, Tensor],
     requested: Sequence[str],
@@ -204,16 +193,12 @@ def _with_lifetimes(
     return tuple(reversed(steps))
 
 
-def _must_read(operation: Operation, position: int) -> bool:
-    return position in operation.host and operation.host[position].required
-
-
-def _reading(operation: Operation, arguments: Sequence[str | HostValue | None]) -> Callable[..., Any]:
+def _reading(operation: Operation, arguments: Arguments) -> Callable[..., Any]:
     """The function itself, or one that first reads the required host values that depend on data."""
     late = {
         position: operation.host[position].read
         for position, argument in enumerate(arguments)
-        if isinstance(argument, str) and _must_read(operation, position)
+        if isinstance(argument, str) and operation.must_read(position)
     }
     if not late:
         return operation.function

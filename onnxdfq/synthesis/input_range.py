@@ -91,31 +91,32 @@ def _estimate(model: ir.Model, stats: BatchNormStats) -> tuple[NDArray[np.float6
     graph = TorchGraph(model, outputs=[stats.value]).eval()
     channels = feeds.image_shape[0]
 
+    batch = feeds.batch or 1  # images that run together at least
+
     @torch.no_grad()
     def respond(images: Tensor) -> Tensor:
-        return torch.cat(
-            [graph(*feeds.of(graph, batch))[0] for batch in torch.split(images, feeds.batch or len(images))]
-        )
+        parts = torch.split(images, feeds.batch or len(images))
+        return torch.cat([graph(*feeds.of(graph, part))[0] for part in parts])
 
-    surrogates = _natural_noise(feeds.image_shape)
-    zero = respond(torch.zeros_like(surrogates))
+    probe = torch.zeros(batch, *feeds.image_shape)
+    zero = respond(probe)[:1]
+    surrogates = _natural_noise(feeds.image_shape, batch)
     once, opposite = respond(surrogates) - zero, respond(-2 * surrogates) - zero
     if not torch.allclose(opposite, -2 * once, rtol=1e-3, atol=1e-4 * float(once.abs().max())):
         return None
     axes = [axis for axis in range(zero.dim()) if axis != 1]
-    uniform = torch.zeros_like(surrogates)
     response = []
     for channel in range(channels):
-        uniform.zero_()[:, channel] = 1
-        response.append((respond(uniform) - zero).mean(axes))
+        probe.zero_()[:, channel] = 1
+        response.append((respond(probe) - zero).mean(axes))
     a = torch.stack(response, 1).double().numpy()  # (C_out, C)
     base = zero.mean(axes).double().numpy()
-    variance = (once.square().mean(axes) - once.mean(axes).square()).double().numpy()
+    variance = once.var(axes, correction=0).double().numpy()
     alive = (stats.var > 1e-3 * np.median(stats.var)) & (variance > 1e-6 * variance.max())
     if not alive.any():
         return None
     mean = _solve_mean(a[alive], stats.mean[alive] - base[alive], stats.var[alive])
-    flat = respond(torch.from_numpy(mean).float()[:, None, None].expand_as(surrogates[:1]).contiguous())
+    flat = respond(torch.from_numpy(mean).float()[:, None, None].expand_as(probe).contiguous())
     # Where borders are padded with zeros, the mean image alone already varies from place to place.
     borders = flat.var(axes, correction=0).double().numpy()[alive]
     share = np.maximum(stats.var[alive] - borders, 0.05 * stats.var[alive]) / variance[alive]
@@ -134,10 +135,13 @@ def _solve_mean(a: NDArray[np.float64], wanted: NDArray[np.float32], var: NDArra
     return level + colour
 
 
-def _natural_noise(shape: tuple[int, int, int]) -> Tensor:
-    """Gaussian images of unit deviation, correlated between neighbours and between channels: (16...1024, C, H, W)."""
+def _natural_noise(shape: tuple[int, int, int], multiple: int) -> Tensor:
+    """Gaussian images of unit deviation, correlated between neighbours and between channels: (N, C, H, W).
+
+    N: enough for SURROGATE_PIXELS, 16 to 1024, and a multiple of `multiple`.
+    """
     channels, height, width = shape
-    count = min(1024, max(16, SURROGATE_PIXELS // (height * width)))
+    count = -(-min(1024, max(16, SURROGATE_PIXELS // (height * width))) // multiple) * multiple
     generator = torch.Generator().manual_seed(0)
     common, own = torch.randn((2, count, channels, height, width), generator=generator)
     common = common[:, :1]

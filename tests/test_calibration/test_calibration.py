@@ -11,7 +11,7 @@ import torch
 from onnxdfq.calibration import Calibration
 from onnxdfq.calibration.bias_correction import corrected_bias
 from onnxdfq.engine import TorchGraph
-from onnxdfq.errors import DataError
+from onnxdfq.errors import DataError, InputError
 from onnxdfq.targets import load_target
 from passes.quant_plan import QuantPlan, TensorQuant
 
@@ -115,19 +115,25 @@ def test_a_relu6_never_keeps_its_producer_float(scheme: str, clip: tuple[int, in
 
 
 def test_images_that_do_not_fit_are_refused() -> None:
-    model = build("(float[N,3] x) => (float[N,3] y) { y = Relu (x) }")
+    model = build("(float[N,3] x) => (float[N,3] y) { y = Gemm (x, w) }", w=np.eye(3, dtype="f4"))
     with pytest.raises(DataError, match=r"images are \(4, 5\).*\(N, 3\)"):
         plan(model, np.ones((4, 5)))
 
 
+def test_a_model_without_float32_weights_is_refused() -> None:
+    model = build("(float[N,3] x) => (float[N,3] y) { y = Relu (x) }")
+    with pytest.raises(InputError, match="nothing to quantize; a float16 model"):
+        plan(model, np.ones((4, 3)))
+
+
 def test_a_network_that_overflows_is_named() -> None:
-    model = build("(float[N,3] x) => (float[N,3] y) { y = Exp (x) }")
+    model = build("(float[N,3] x) => (float[N,3] y) { h = Gemm (x, w)  y = Exp (h) }", w=np.eye(3, dtype="f4"))
     with pytest.raises(DataError, match="'y' became infinite"):
         plan(model, np.full((4, 3), 1000.0))
 
 
 def test_a_fixed_batch_is_kept_to() -> None:
-    model = build("(float[4,3] x) => (float[4,3] y) { y = Relu (x) }")
+    model = build("(float[4,3] x) => (float[4,3] y) { y = Gemm (x, w) }", w=np.eye(3, dtype="f4"))
     found = plan(model, np.concatenate([np.full((4, 3), 1.0), np.full((2, 3), 100.0)]))
     assert float(found.activations["x"].threshold) <= 2.0, "the two images left over are not seen"
     with pytest.raises(DataError, match="takes 4 images at a time and only 2"):

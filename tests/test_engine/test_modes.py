@@ -114,6 +114,26 @@ def test_compiles_with_inductor(shared_data: Path) -> None:
     torch.compiler.reset()
 
 
+def test_a_plan_made_in_a_passing_mode_serves_later_calls(make_model: Callable[..., ir.Model]) -> None:
+    """The rotary table is known beforehand: it may be neither rounded by autocast nor bound to inference mode."""
+    text = """network (float[2, 4] x, int64[2] i) => (float y)
+    { f = Cast <to = 1> (i)
+      t = Unsqueeze <axes = [1]> (f)
+      u = Unsqueeze <axes = [0]> (f)
+      table = MatMul (t, u)
+      y = Gemm (table, x) }"""
+    model = make_model(text, {"i": [257, 3]})
+    x = torch.ones(2, 4, requires_grad=True)
+    expected = [[257.0**2 + 771] * 4, [771.0 + 9] * 4]
+    for mode in (torch.inference_mode(), torch.autocast("cpu", torch.bfloat16), torch.no_grad()):
+        engine = TorchGraph(model)
+        with mode:
+            engine(x)
+        (y,) = engine(x)
+        assert y.tolist() == expected
+        y.sum().backward()
+
+
 MIXED = {
     "Add": "y = Add (a, b)",
     "Attention": "y = Attention (a, b, b)",

@@ -1,0 +1,116 @@
+"""Operations: the nodes of an ONNX graph, checked and ready to be called."""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import onnx_ir as ir
+
+from onnxdfq.engine.dtypes import to_torch, torch_dtype
+from onnxdfq.engine.host import Host, host_inputs
+from onnxdfq.engine.ops import OPERATORS
+from onnxdfq.engine.quant import float_carriers
+from onnxdfq.errors import InputError, UnsupportedOperator
+
+TYPE_ATTRIBUTES = frozenset({"dtype", "output_dtype", "precision", "softmax_precision", "to"})
+"""Attributes that hold an ONNX element type."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """One node: its attributes are bound to its function."""
+
+    label: str  # "Conv node 'conv1'", for error messages
+    op_type: str
+    function: Callable[..., Any]
+    inputs: tuple[str, ...]  # value names, "" where an optional input is left out
+    outputs: tuple[str, ...]
+    host: Mapping[int, Host]  # the inputs, by position, that are read as Python numbers
+
+    def must_read(self, position: int) -> bool:
+        """Whether this input has to be a Python number when the function is called."""
+        return position in self.host and self.host[position].required
+
+
+def read_operations(graph: ir.Graph, outputs: Iterable[str]) -> tuple[Operation, ...]:
+    """The nodes on which the named values depend, in topological order. Raises UnsupportedOperator."""
+    wanted = set(outputs)
+    nodes = []
+    for node in reversed(graph):
+        if not wanted.isdisjoint(value.name for value in node.outputs):
+            nodes.append(node)
+            wanted.update(value.name for value in node.inputs if value is not None and value.name)
+    nodes.reverse()
+    carriers = float_carriers(nodes, {value_name(value) for value in graph.outputs})
+    return tuple(_operation(node, carries_float=node in carriers) for node in nodes)
+
+
+def value_name(value: ir.Value) -> str:
+    """The name of a value. Raises InputError where it has none."""
+    if not value.name:
+        raise InputError("a value of the graph has no name; give every value one")
+    return value.name
+
+
+def _operation(node: ir.Node, *, carries_float: bool) -> Operation:
+    label = f"{node.op_type} node {node.name or value_name(node.outputs[0])!r}"
+    if node.domain not in ("", "ai.onnx") or node.op_type not in OPERATORS:
+        raise UnsupportedOperator(
+            f"{label}: operator {node.op_type!r} of domain {node.domain or 'ai.onnx'!r} is not supported. "
+            "Export the model with standard operators (opset 13 or later), or cut the graph before this node."
+        )
+    function = OPERATORS[node.op_type]
+    outputs = tuple(value.name or "" for value in node.outputs)
+    known_keywords = inspect.signature(function).parameters
+    # Facts about the node that are no attributes; an operator asks for one by having such a keyword.
+    facts: dict[str, Any] = {
+        "output_count": len(outputs),
+        "carries_float": carries_float,
+        "input_types": tuple(_element_type(value) for value in node.inputs),
+    }
+    keywords = {name: fact for name, fact in facts.items() if name in known_keywords}
+    for attribute in node.attributes.values():
+        if attribute.name not in known_keywords:
+            raise UnsupportedOperator(
+                f"{label}: attribute {attribute.name!r} is not supported. "
+                "Convert the model to opset 13 or later, or export it without this attribute."
+            )
+        try:
+            keywords[attribute.name] = _attribute_value(attribute)
+        except UnsupportedOperator as error:
+            raise UnsupportedOperator(f"{label}: {error}") from None
+    return Operation(
+        label=label,
+        op_type=node.op_type,
+        function=partial(function, **keywords) if keywords else function,
+        inputs=tuple((value.name or "") if value is not None else "" for value in node.inputs),
+        outputs=outputs,
+        host=host_inputs(function),
+    )
+
+
+def _element_type(value: ir.Value | None) -> int:
+    """The ONNX element type of a value, 0 where the model does not say."""
+    if value is None:
+        return 0
+    if value.dtype is not None:
+        return int(value.dtype)
+    producer = value.producer()  # a Constant tells its type even where shapes were not inferred
+    tensor = producer.attributes.get("value") if producer is not None and producer.op_type == "Constant" else None
+    return 0 if tensor is None else int(tensor.as_tensor().dtype)
+
+
+def _attribute_value(attribute: ir.Attr) -> Any:
+    match attribute.type:
+        case ir.AttributeType.INT if attribute.name in TYPE_ATTRIBUTES and attribute.value:
+            torch_dtype(attribute.value)  # raises now, not at the first run
+            return attribute.value
+        case ir.AttributeType.INT | ir.AttributeType.FLOAT | ir.AttributeType.STRING:
+            return attribute.value
+        case ir.AttributeType.INTS | ir.AttributeType.FLOATS:
+            return tuple(attribute.value)
+        case ir.AttributeType.TENSOR:
+            return to_torch(attribute.as_tensor())
+    raise UnsupportedOperator(f"attribute {attribute.name!r} of type {attribute.type.name} is not supported")
