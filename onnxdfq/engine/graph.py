@@ -119,7 +119,7 @@ class TorchGraph(nn.Module):
         """Makes the plan for these shapes. While torch.compile traces, this runs for real and nothing is recorded."""
         if signature in self._plans:
             return
-        # The plan outlives this call: it must know neither the autocast nor the inference mode that it happens to run in.
+        # The plan outlives this call and must not inherit the autocast or inference mode that it happens to run in.
         with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
             self._plans[signature] = make_plan(
                 self._operations,

@@ -33,7 +33,7 @@ class Dgh:
     """
 
     steps: int = 300
-    batch_size: int = 64
+    batch_size: int = 32
     rate: float = 16.0
     loss_form: LossForm = "relative"
     stretching: float | None = None

@@ -126,13 +126,13 @@ def _estimate(model: ir.Model, stats: BatchNormStats) -> tuple[NDArray[np.float6
 def _solve_mean(a: NDArray[np.float64], wanted: NDArray[np.float32], var: NDArray[np.float32]) -> NDArray[np.float64]:
     """m (C,) with A m = wanted, rows in units of their deviation: a (C_out, C), wanted and var (C_out,)."""
     weight = 1 / np.sqrt(var.astype(np.float64))
-    a, wanted = a * weight[:, None], wanted * weight
+    a, target = a * weight[:, None], wanted * weight
     # First one grey for all channels, then what colour adds: filters see little of it, so it is held back (ridge).
     grey = a.sum(1)
-    level = grey @ wanted / max(grey @ grey, 1e-30)
+    level = grey @ target / max(grey @ grey, 1e-30)
     ridge = 0.03 * np.trace(a.T @ a) / a.shape[1] + 1e-30
-    colour: NDArray[np.float64] = np.linalg.solve(a.T @ a + ridge * np.eye(a.shape[1]), a.T @ (wanted - level * grey))
-    return level + colour
+    colour: NDArray[np.float64] = np.linalg.solve(a.T @ a + ridge * np.eye(a.shape[1]), a.T @ (target - level * grey))
+    return colour + float(level)
 
 
 def _natural_noise(shape: tuple[int, int, int], multiple: int) -> Tensor:

@@ -26,7 +26,7 @@ class _CentredMoments(torch.autograd.Function):
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(x, centre)
         rows, repeats = _rows(x)
-        shifted = rows.float() - centre.repeat(repeats)
+        shifted = rows - centre.repeat(repeats)  # half precision becomes float32 in the same pass
         count, channels = rows.shape[0] * repeats, len(centre)
         first = shifted.sum(0).view(repeats, channels).sum(0) / count
         second = shifted.square_().sum(0).view(repeats, channels).sum(0) / count

@@ -75,6 +75,17 @@ def measure(name: str, case: Case, settings: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as the README shows them."""
+    lines = ["| model | images | bits | thresholds | float | compressed | drop |", "|---|---|---|---|---|---|---|"]
+    for row in rows:
+        lines.append(
+            f"| {row['model']} ({row['count']:,} images) | {row['method']} | {row['bits']} | {row['scheme']} | "
+            f"{100 * row['top1_float']:.2f} | {100 * row['top1']:.2f} | {row['drop_points']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     """All cases."""
     rows = [
@@ -83,6 +94,7 @@ def main() -> None:
         for settings in (FULL if name == "resnet20_cifar10jpeg" else [PLAIN])
     ]
     write_results(RESULTS, rows)
+    print(table(rows))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,86 @@
+"""How good synthesised images are, without labels: `python -m samples.synthesis.compare`, from the project's root.
+
+Two measures per set of images (see `onnxdfq.synthesis.evaluate_images`): the distance of its statistics at every
+BatchNormalization from the running ones, and the share of images to which the float model gives a class with more than
+0.9. Rows `real` are training images, for reference only; nothing is chosen by them.
+"""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from onnxdfq.dataset import Normalization, load_dataset
+from onnxdfq.model_file import image_input, load_model
+from onnxdfq.synthesis import Dgh, Images, Method, evaluate_images, method_named
+from passes.canonicalize import Canonicalize
+from samples.record import write_results
+
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+RESULTS = Path(__file__).with_name("results.json")
+SEED = 0
+RAW = "0/0.00392156862745098"
+TRAINING = "cifar10jpeg_train10k"
+
+# model: how its inputs were normalised, how many images, training images where there are some
+CASES: dict[str, tuple[str, int, str | None]] = {
+    "resnet20_cifar10jpeg": ("imagenet", 256, TRAINING),
+    "resnet56_cifar10jpeg": ("imagenet", 128, TRAINING),
+    "resnet8_cifar10": (RAW, 256, None),
+    "convmixer_cifar10": ("cifar10", 64, None),
+    "mobilenetv1_vww": ("none", 64, None),
+}
+
+
+def methods() -> dict[str, Method]:
+    """DGH in its three forms of losses, and the baselines, at effort fast."""
+    dgh, zeroq, noise = (method_named(name)[0] for name in ("dgh", "zeroq", "noise"))
+    assert isinstance(dgh, Dgh)
+    return {
+        "dgh": dgh,
+        "dgh, public form": replace(dgh, loss_form="public"),
+        "dgh, paper's form": replace(dgh, loss_form="paper"),
+        "zeroq": zeroq,
+        "noise": noise,
+    }
+
+
+def row(name: str, method: str, model: ir.Model, images: Images, seconds: float | None) -> dict[str, Any]:
+    """One line of the table, printed as it comes."""
+    quality = evaluate_images(model, images)
+    print(
+        f"{name:22} {method:18} {quality.bn_distance:8.4f} {quality.confident!s:8.8} {seconds or 0:6.1f} s", flush=True
+    )
+    return {
+        "model": name,
+        "method": method,
+        "images": len(images),
+        "seed": SEED,
+        "bn_distance": round(quality.bn_distance, 5),
+        "confident": quality.confident,
+        "seconds": seconds,
+        "settings": images.provenance.get("settings"),
+    }
+
+
+def main() -> None:
+    """All models, all methods."""
+    rows = []
+    for name, (normalize, count, training) in CASES.items():
+        model = load_model(DATA / "models" / f"{name}.onnx")
+        Canonicalize()(model)
+        normalization = Normalization.parse(normalize)
+        for label, method in methods().items():
+            started = time.perf_counter()
+            images = method.synthesize(model, count=count, seed=SEED, normalization=normalization)
+            rows.append(row(name, label, model, images, round(time.perf_counter() - started, 1)))
+        if training is not None:
+            data = load_dataset(DATA / f"{training}.npz", image_input(model), normalization)
+            rows.append(row(name, "real", model, Images(pixels=data.first(count), method="file", seed=SEED), None))
+    write_results(RESULTS, rows)
+
+
+if __name__ == "__main__":
+    main()
