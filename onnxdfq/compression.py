@@ -226,7 +226,7 @@ def _fold_batch_norms(job: _Job) -> None:
     FoldBatchNorm()(job.model)
     left = unfolded_batch_norms(job.model)
     job.metrics["batch_norms_folded"] = before - len(left)
-    job.notes.extend(f"BatchNormalization {found.node!r} stays in the graph: {found.reason}" for found in left)
+    job.notes.extend(found.reason for found in left)
 
 
 def _calibrate(job: _Job) -> None:

@@ -14,6 +14,20 @@ class Progress(Protocol):
     def __call__(self, done: int, total: int, note: str, /) -> None: ...
 
 
+class Steps:
+    """Counts steps for a Progress, for work of several parts under one total."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self.progress = progress
+        self.total = total
+        self.done = 0
+
+    def __call__(self, note: str) -> None:
+        self.done += 1
+        if self.progress is not None:
+            self.progress(self.done, self.total, note)
+
+
 class TerminalProgress:
     """One line that is rewritten in place; silent when stderr is no terminal, or for what ends within two seconds."""
 

@@ -120,9 +120,10 @@ def _quantize_activation(
         graph.insert_after(producer, nodes)
     for use in uses:
         use.node.replace_input_with(use.idx, result)
-    if value.is_graph_output():
-        index = list(graph.outputs).index(value)
-        graph.outputs[index] = result
+    # a graph input that is an output as well bears the name of both, and stays as it comes in
+    if value.is_graph_output() and producer is not None:
+        for index in [index for index, output in enumerate(graph.outputs) if output is value]:
+            graph.outputs[index] = result
         value.name, result.name = names(f"{name}_float"), name
 
 

@@ -12,7 +12,8 @@ from onnxdfq.calibration.observation import Observations, observe
 from onnxdfq.calibration.shift_negative import best_shift, reader_of_shiftable
 from onnxdfq.calibration.thresholds import Scheme, activation_threshold, weight_thresholds
 from onnxdfq.errors import InputError
-from onnxdfq.progress import Progress
+from onnxdfq.model_file import image_input
+from onnxdfq.progress import Progress, Steps
 from passes.power_of_two import covering_power_of_two, integer_range, scale_of
 from passes.quant_plan import QuantPlan, TensorQuant
 from passes.quant_points import KNOWN_RANGE, QuantPoints, find_quant_points, is_fused
@@ -57,29 +58,28 @@ class Calibration:
         points = find_quant_points(model, target)
         if not points.weights:
             raise InputError(
-                "The model has no Conv, ConvTranspose, Gemm or MatMul with a constant float32 weight, so there is nothing "
-                "to quantize; a float16 model has to be exported in float32."
+                "The model has no Conv, ConvTranspose, Gemm or MatMul with a constant float32 weight, so there is "
+                "nothing to quantize; a float16 model has to be exported in float32."
             )
-        weights = {
-            use.initializer: TensorQuant(
-                bits=self.weight_bits,
-                signed=True,
-                axis=use.axis,
-                threshold=weight_thresholds(
-                    _array(model, use.initializer), self.weight_bits, self.scheme, axis=use.axis
-                ),
+        batch_size = image_input(model).shape[0] or self.batch_size
+        step = Steps(progress, len(points.weights) + -(-len(pixels) // batch_size))
+        weights = {}
+        for use in points.weights:
+            array = _array(model, use.initializer)
+            thresholds = weight_thresholds(array, self.weight_bits, self.scheme, axis=use.axis)
+            weights[use.initializer] = TensorQuant(
+                bits=self.weight_bits, signed=True, axis=use.axis, threshold=thresholds
             )
-            for use in points.weights
-        }
+            step("weights")
         layers = _layers_with_bias(model, points)
         observed = observe(
             model,
             pixels,
             values=points.activations if self.activation_bits < FLOAT_BITS else (),
             mean_axes={_name(node.inputs[0]): 1 for node in layers},
-            batch_size=self.batch_size,
+            batch_size=batch_size,
             device=device,
-            progress=progress,
+            step=step,
         )
         producers = {value.name: node for node in model.graph for value in node.outputs}
         images = {value.name for value in model.graph.inputs}

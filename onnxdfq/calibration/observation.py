@@ -1,6 +1,6 @@
 """One pass of the images through the float graph: a histogram per value, a channel mean per weighted input."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,6 @@ from onnxdfq.calibration.histogram import Histogram
 from onnxdfq.engine import TorchGraph
 from onnxdfq.errors import DataError
 from onnxdfq.model_file import constant_input, image_input, inputs
-from onnxdfq.progress import Progress
 
 
 class ChannelMean:
@@ -51,17 +50,17 @@ def observe(
     mean_axes: Mapping[str, int],
     batch_size: int,
     device: str,
-    progress: Progress | None,
+    step: Callable[[str], None],
 ) -> Observations:
     """Run all images (N, C, H, W) once. Memory: one batch, and a histogram per value.
 
     values: what to take histograms of. mean_axes: value name → channel axis of what to take means of.
-    Raises DataError when the images do not fit the input or the network computes infinities from them.
+    step: called after each batch. Raises DataError when the images do not fit the input or the network computes
+    infinities from them.
     """
     histograms = {name: Histogram() for name in values}
     means = {name: ChannelMean(axis) for name, axis in mean_axes.items()}
     graph = TorchGraph(model, outputs=list(dict.fromkeys([*values, *mean_axes]))).to(device).eval()
-    done = 0
     with torch.no_grad():
         for feeds in _batches(model, graph.input_names, pixels, batch_size, device):
             for name, value in graph.stream(*feeds):
@@ -75,9 +74,7 @@ def observe(
                     ) from error
                 if name in means:
                     means[name].add(value)
-            done += 1
-            if progress is not None:
-                progress(min(done * batch_size, len(pixels)), len(pixels), "calibrating")
+            step("activations")
     return Observations(histograms=histograms, means=means)
 
 
