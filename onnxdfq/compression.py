@@ -98,7 +98,7 @@ def compress(
     recipe = Recipe.from_dict(_given(recipe) | settings, where="compress()")
     with _as_file(source) as path:
         in_memory = not isinstance(source, str | Path)  # it then lies in a temporary folder, and so does the output
-        beside = path.with_name(f"{path.stem}.{recipe.bits}.onnx")
+        beside = path.parent / f"{path.stem}.{recipe.bits}.onnx"
         job = _Job(
             source=path,
             output=beside if output is None else Path(output),
@@ -165,12 +165,22 @@ def _given(recipe: Recipe | None) -> dict[str, Any]:
 
 
 def _refuse_early(job: _Job) -> None:
-    """What can be wrong about paths is found before minutes of work, not after."""
-    for path in (job.output, job.save_images):
-        if path is not None and path.exists() and path.samefile(job.source):
-            raise InputError(f"{path} is the model itself; give another name with -o.")
-        if path is not None:
-            check_writable(path, force=job.force)
+    """What can be wrong about paths and names is found before minutes of work, not after."""
+    load_target(job.recipe.target)
+    given = {
+        "the model itself": job.source,
+        "the calibration data": job.calibration,
+        "the labelled data": job.evaluation,
+    }
+    for option, path in (("-o", job.output), ("--save-images", job.save_images)):
+        if path is None:
+            continue
+        for what, source in given.items():
+            if source is not None and path.exists() and source.exists() and path.samefile(source):
+                raise InputError(f"{path} is {what}; give another name with {option}.")
+        check_writable(path, force=job.force)
+    if job.output is not None and job.save_images is not None and job.output.resolve() == job.save_images.resolve():
+        raise InputError(f"{job.output} cannot take both the model and the images; give another name with -o.")
     for path in (job.calibration, job.evaluation):
         if path is not None and not path.exists():
             raise InputError(f"{path}: there is no such file or folder.")

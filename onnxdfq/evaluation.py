@@ -1,5 +1,6 @@
 """Running models in ONNX Runtime on given images: accuracy, and how close a compressed model stays to its float one."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,8 @@ class Evaluation:
 
     top1: share of images whose arg-max over axis 1 of the first output is the label. agreement: share of equal arg-max
     between the model and its float original. sqnr_db: 10 log10 of signal over error energy, all float outputs together.
+    Where the number of rows depends on the image (a detector's boxes) and the two models give different ones, that
+    output of that batch is left out.
     """
 
     count: int
@@ -48,9 +51,17 @@ class Session:
         first = model.graph.outputs[0].shape if model.graph.outputs else None
         last = first[1] if first is not None and len(first) == 2 else None
         self.classes = last if isinstance(last, int) else None
-        self.outputs = [value.name or "" for value in model.graph.outputs if value.dtype == ir.DataType.FLOAT]
+        floats = [value for value in model.graph.outputs if value.dtype == ir.DataType.FLOAT]
+        self.outputs = [value.name or "" for value in floats]
+        self.output_shapes = [
+            None if value.shape is None else [size if isinstance(size, int) else None for size in value.shape]
+            for value in floats
+        ]
         if not self.outputs:
-            raise ModelFileError(f"{path} has no float output; there is nothing to evaluate.")
+            raise ModelFileError(
+                f"{path} has no float32 output, so there is nothing to compare; "
+                "a float16 model has to be exported in float32."
+            )
         options = ort.SessionOptions()
         options.log_severity_level = 4  # fatal only: faults are reported by the exception below
         try:
@@ -78,7 +89,9 @@ class Session:
             results = self._session.run(self.outputs, feeds)
         except Exception as error:  # as above
             raise DataError(f"{self.path} does not run on these images: {_first_line(error)}") from error
-        return [np.asarray(result)[: len(pixels)] for result in results]
+        arrays = [np.asarray(result) for result in results]
+        # only what was padded is cut off: the first axis of an output need not be the batch
+        return arrays if padded is pixels else [array[: len(pixels)] if array.ndim else array for array in arrays]
 
 
 def load_evaluation_data(path: Path, session: Session, normalize: str | None) -> Dataset:
@@ -108,15 +121,15 @@ def evaluate(
             right += int((chosen == labels[done : done + len(pixels)]).sum())
         if against is not None:
             expected = against.run(pixels)
-            if [value.shape for value in expected] != [value.shape for value in outputs]:
-                raise DataError(
-                    f"The outputs of {against.path} and {session.path} differ in shape; they are not the same network."
-                )
+            _check_same_network(session, outputs, against, expected)
             other = _arg_max(expected[0])
-            equal, positions = equal + int((chosen == other).sum()), positions + chosen.size
+            if other.shape == chosen.shape:
+                equal, positions = equal + int((chosen == other).sum()), positions + chosen.size
             if labels is not None and classifies:
                 right_float += int((other == labels[done : done + len(pixels)]).sum())
             for value, reference in zip(outputs, expected, strict=True):
+                if value.shape != reference.shape:
+                    continue
                 signal += float(np.square(reference, dtype=np.float64).sum())
                 noise += float(np.square(value - reference, dtype=np.float64).sum())
         done += len(pixels)
@@ -130,6 +143,23 @@ def evaluate(
         agreement=equal / positions if positions else None,
         sqnr_db=_decibel(signal, noise) if against is not None else None,
     )
+
+
+def _check_same_network(
+    session: Session, outputs: Sequence[NDArray[np.float32]], other: Session, others: Sequence[NDArray[np.float32]]
+) -> None:
+    """Raises DataError unless the outputs have equal shapes, but for sizes that the model itself leaves open."""
+    if len(outputs) == len(others):
+        pairs = zip(outputs, others, session.output_shapes, strict=True)
+        if all(_fits(value.shape, reference.shape, declared) for value, reference, declared in pairs):
+            return
+    raise DataError(f"The outputs of {other.path} and {session.path} differ in shape; they are not the same network.")
+
+
+def _fits(shape: tuple[int, ...], other: tuple[int, ...], declared: Sequence[int | None] | None) -> bool:
+    if shape == other or len(shape) != len(other) or declared is None or len(declared) != len(shape):
+        return shape == other
+    return all(size == given or free is None for size, given, free in zip(shape, other, declared, strict=True))
 
 
 def _arg_max(output: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -69,6 +69,8 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}; it must be at least 1.")
+        if self.seed < 0:
+            raise InputError(f"seed is {self.seed}; it must be at least 0.")
 
     @classmethod
     def load(cls, path: Path) -> "Recipe":

@@ -4,13 +4,16 @@ import math
 
 import onnx_ir as ir
 
+from passes._affine import channel_vector, output_channels
 from passes._graph import (
     FreshNames,
+    as_float64,
     constant_value,
     is_op,
     rank,
     replace_with,
     scalar_value,
+    set_constant_input,
     sole_consumer,
     static_dims,
 )
@@ -141,3 +144,29 @@ def fuse_gemm(graph: ir.Graph) -> int:
         replace_with(add, ir.node("Gemm", [*node.inputs, bias], name=node.name))
         count += 1
     return count
+
+
+def plain_gemms(graph: ir.Graph) -> int:
+    """alpha into a constant weight, beta into a constant bias, and that bias to (columns,). How many nodes changed."""
+    names = FreshNames(graph)
+    return sum(_make_plain(node, names) for node in graph if is_op(node, "Gemm"))
+
+
+def _make_plain(node: ir.Node, names: FreshNames) -> bool:
+    weight = constant_value(node.inputs[1])
+    if weight is None or weight.ndim != 2 or weight.dtype.kind != "f":
+        return False
+    changed = False
+    alpha, beta = node.attributes.get_float("alpha", 1.0), node.attributes.get_float("beta", 1.0)
+    if alpha != 1.0:
+        set_constant_input(node, 1, (alpha * as_float64(weight)).astype(weight.dtype), names, f"{node.name}.weight")
+        node.attributes["alpha"] = ir.AttrFloat32("alpha", 1.0)
+        changed = True
+    bias = constant_value(node.inputs[2]) if len(node.inputs) > 2 else None
+    columns = output_channels(node, weight)
+    row = None if bias is None else channel_vector(bias, 2, columns)
+    if bias is not None and row is not None and (beta != 1.0 or bias.shape != (columns,)):
+        set_constant_input(node, 2, (beta * row).astype(bias.dtype), names, f"{node.name}.bias")
+        node.attributes["beta"] = ir.AttrFloat32("beta", 1.0)
+        changed = True
+    return changed

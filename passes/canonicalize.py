@@ -8,7 +8,7 @@ from onnx_ir.passes.common import RemoveInitializersFromInputsPass, RemoveUnused
 from passes._activations import fuse_gelu, fuse_hard_sigmoid, fuse_hard_swish
 from passes._convolutions import make_convolutions_explicit, merge_pads
 from passes._graph import FreshNames, add_initializer, constant_value, discard, is_op, substitute
-from passes._heads import flatten_reshapes, fuse_gemm, pool_globally
+from passes._heads import flatten_reshapes, fuse_gemm, plain_gemms, pool_globally
 
 
 class Canonicalize(ir.passes.InPlacePass):
@@ -27,7 +27,8 @@ class Canonicalize(ir.passes.InPlacePass):
     8. ReduceMean over all spatial axes and an AveragePool over the whole map become GlobalAveragePool (and Flatten,
        where the axes were dropped).
     9. Reshape to two axes that keeps the first becomes Flatten.
-    10. MatMul of two axes with a constant weight, and Add of a constant per column, become Gemm.
+    10. MatMul of two axes with a constant weight, and Add of a constant per column, become Gemm. The constants of a
+       Gemm take in its alpha and beta, and its bias has one number per column.
     11. x/2 * (1 + erf(x/sqrt 2)), in any order, becomes Gelu (opset 20), so that one activation is quantized, not five.
     12. x * clip(x + 3, 0, 6) / 6 becomes HardSwish.
     13. clip(x + 3, 0, 6) / 6 becomes HardSigmoid.
@@ -158,6 +159,7 @@ REWRITES: tuple[Callable[[ir.Graph], int], ...] = (
     pool_globally,
     flatten_reshapes,
     fuse_gemm,
+    plain_gemms,
     fuse_gelu,
     fuse_hard_swish,
     fuse_hard_sigmoid,

@@ -17,7 +17,8 @@ class InsertQdq(ir.passes.InPlacePass):
     3. A graph output keeps its name: what computed it gets the name `<output>_float`.
     4. Below the container's width a Clip on the integers keeps the range (Quantize–Clip–Dequantize, the form that
        integer kernels still accept).
-    5. A float Clip whose bounds are steps of the grid moves onto the integers, which frees its producer for fusion.
+    5. A float Clip that cuts the grid moves onto the integers, which frees its producer for fusion. Rounding is
+       monotone, so rounding the bounds and clipping the integers gives what clipping and then rounding gave.
     6. Biases that the plan corrects are replaced, or added where there was none.
     """
 
@@ -62,7 +63,9 @@ def _quantize_weight(graph: ir.Graph, names: FreshNames, name: str, quant: Tenso
     zero = np.zeros(quant.threshold.shape, np.int8)
     uses = list(weight.uses())
     first = min((use.node for use in uses), key=list(graph).index)
-    del graph.initializers[name]
+    kept = weight.is_graph_output()  # under its own name, in float
+    if not kept:
+        del graph.initializers[name]
     inputs = [
         add_initializer(graph, names(f"{name}_quantized"), integers),
         add_initializer(graph, names(f"{name}_scale"), quant.scale.astype(np.float32)),
@@ -73,7 +76,8 @@ def _quantize_weight(graph: ir.Graph, names: FreshNames, name: str, quant: Tenso
         "DequantizeLinear", inputs, attributes, name=names(f"{name}_dequantize"), metadata_props=_annotation(quant)
     )
     output = node.outputs[0]
-    output.name, output.type, output.shape = name, weight.type, weight.shape
+    output.name = names(f"{name}_dequantized") if kept else name
+    output.type, output.shape = weight.type, weight.shape
     graph.insert_before(first, node)
     for use in uses:
         use.node.replace_input_with(use.idx, output)

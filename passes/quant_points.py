@@ -63,10 +63,13 @@ def find_quant_points(model: ir.Model, target: Target) -> QuantPoints:
 
 def is_fused(value: ir.Value, target: Target) -> bool:
     """Whether the only consumer is an activation function that the target computes together with the producer."""
-    consumers = [use.node for use in value.uses()]
-    if len(consumers) != 1 or value.is_graph_output() or value.producer() is None:
+    consumers, producer = [use.node for use in value.uses()], value.producer()
+    if len(consumers) != 1 or value.is_graph_output() or producer is None:
         return False
-    return consumers[0].op_type in target.fused_activations
+    if consumers[0].op_type not in target.fused_activations or consumers[0].inputs[0] is not value:
+        return False
+    source = producer.inputs[0] if producer.op_type in target.fused_activations else None
+    return source is None or not is_fused(source, target)  # one function is computed together with a layer, not two
 
 
 def weight_uses(node: ir.Node) -> list[WeightUse]:

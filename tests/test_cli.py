@@ -252,6 +252,8 @@ def test_zero_size_input(refused: Callable[..., str], model: Path) -> None:
         (["--effort", "quick"], "Unknown effort: 'quick'"),
         (["--device", "tpu"], "Unknown device: 'tpu'"),
         (["--images", "0"], "at least 1"),
+        (["--seed", "-1"], "at least 0"),
+        (["--output", "q.npz", "--save-images", "q.npz"], "both the model and the images"),
         (["--normalize", "mnist"], "--normalize 'mnist'"),
         (["--input-shape", "1,x"], "--input-shape '1,x'"),
         (["--calibration", "absent.npz"], "there is no such file"),
@@ -274,6 +276,25 @@ def test_the_input_is_never_the_output(refused: Callable[..., str], model: Path)
     before = model.read_bytes()
     assert "is the model itself" in refused("compress", model, *QUICK, "-o", model, "--force")
     assert model.read_bytes() == before
+
+
+def test_data_of_the_user_is_never_replaced(refused: Callable[..., str], model: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copy(DIGITS / "digits_test.npz", tmp_path / "mine.npz"))
+    (tmp_path / "link.npz").symlink_to(data)
+    before = data.read_bytes()
+    for option, given, what in (
+        ("-o", "--calibration", "the calibration data"),
+        ("--save-images", "--evaluate", "the labelled data"),
+    ):
+        message = refused("compress", model, *QUICK, "--force", given, data, option, tmp_path / "link.npz")
+        assert f"is {what}; give another name with {option}" in message
+    assert data.read_bytes() == before
+
+
+def test_a_folder_is_no_model(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in (".", tmp_path):
+        assert "is not a file" in refused("compress", path, *QUICK)
 
 
 def test_output_folder_absent(refused: Callable[..., str], model: Path, tmp_path: Path) -> None:

@@ -6,7 +6,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxdfq.calibration.bias_correction import corrected_bias, has_bias_to_set, on_accumulator_grid
+from onnxdfq.calibration.bias_correction import (
+    corrected_bias,
+    has_bias_to_set,
+    on_accumulator_grid,
+    with_room_for_bias,
+)
 from onnxdfq.calibration.histogram import Histogram
 from onnxdfq.calibration.observation import Observations, observe
 from onnxdfq.calibration.shift_negative import best_shift, reader_of_shiftable
@@ -91,12 +96,14 @@ class Calibration:
         shifts = self._shifts(model, observed, activations, same_as)
         biases = {}
         for node in layers:
-            source, weight = _name(node.inputs[0]), weights[_name(node.inputs[1])]
-            mean = observed.means[source].mean * self.correct_bias
-            bias = corrected_bias(node, weight, mean, shift=shifts.get(source, 0.0))
+            source, weight = _name(node.inputs[0]), _name(node.inputs[1])
+            mean, shift = observed.means[source].mean * self.correct_bias, shifts.get(source, 0.0)
+            bias = corrected_bias(node, weights[weight], mean, shift=shift)
             read = shifted_name(source) if source in shifts else same_as.get(source, source)
             if read in activations:
-                bias = on_accumulator_grid(node, bias, activations[read], weight)
+                weights[weight] = with_room_for_bias(weights[weight], bias, activations[read])
+                bias = corrected_bias(node, weights[weight], mean, shift=shift)
+                bias = on_accumulator_grid(node, bias, activations[read], weights[weight])
             biases[node.name or ""] = bias
         return QuantPlan(activations=activations, weights=weights, same_as=same_as, biases=biases, shifts=shifts)
 
@@ -135,9 +142,8 @@ class Calibration:
             least, greatest = integer_range(bits, signed=signed)
             limit = 2.0 ** (bits - signed) * min(clip[1] / greatest, clip[0] / least if signed else np.inf)
         threshold = activation_threshold(histogram, bits, self.scheme, signed=signed, limit=limit)
-        integers = (
-            None if clip is None else _on_grid(clip, float(scale_of(threshold, bits, signed=signed)), bits, signed)
-        )
+        scale = float(scale_of(threshold, bits, signed=signed))
+        integers = None if clip is None else _on_integers(clip, scale, bits, signed)
         return TensorQuant(bits=bits, signed=signed, threshold=np.asarray(threshold), clip=integers)
 
 
@@ -155,13 +161,16 @@ def _fused_clip(node: ir.Node, target: Target) -> tuple[float, float] | None:
     return bounds[0], bounds[1]
 
 
-def _on_grid(bounds: tuple[float, float], scale: float, bits: int, signed: bool) -> tuple[int, int] | None:
-    """The bounds as integers of the grid. None when one lies between two steps, or when neither cuts the grid."""
+def _on_integers(bounds: tuple[float, float], scale: float, bits: int, signed: bool) -> tuple[int, int] | None:
+    """The bounds rounded to integers of the grid. None where the float Clip has to stay, or may."""
+    if bits > 8:
+        return None  # runtimes know no Clip of 16-bit integers
+    low, high = bounds[0] / scale, bounds[1] / scale
+    least, greatest = integer_range(8, signed=signed)
+    if low <= least and high >= greatest:
+        return None  # it cuts nothing off that the container can hold, which the runtime sees for itself
     least, greatest = integer_range(bits, signed=signed)
-    low, high = max(bounds[0] / scale, least), min(bounds[1] / scale, greatest)
-    if low != round(low) or high != round(high) or (low, high) == (least, greatest):
-        return None
-    return round(low), round(high)
+    return round(min(max(low, least), greatest)), round(min(max(high, least), greatest))
 
 
 def _layers_with_bias(model: ir.Model, points: QuantPoints) -> list[ir.Node]:

@@ -4,15 +4,20 @@ b' = b - sum over (channel m, tap) of (Q(W) - W) * E[x_m]        (HPTQ, arXiv 21
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from passes._graph import constant_value
+from passes.power_of_two import covering_power_of_two
 from passes.quant_plan import TensorQuant
 
 Vector = NDArray[np.float64]
+
+# Integer kernels add biases of 32 bits; half of their range is left to the products that are added.
+GREATEST_BIAS = 2.0**30
 
 
 def has_bias_to_set(node: ir.Node) -> bool:
@@ -38,6 +43,21 @@ def corrected_bias(node: ir.Node, quant: TensorQuant, mean: Vector, *, shift: fl
     excess = _response(node, rounded - weight, mean) + _response(node, rounded, np.full_like(mean, shift))
     corrected: NDArray[np.float32] = ((0.0 if old is None else old.astype(np.float64)) - excess).astype(np.float32)
     return corrected
+
+
+def with_room_for_bias(weight: TensorQuant, bias: NDArray[np.float32], source: TensorQuant) -> TensorQuant:
+    """The weight's quantization with steps wide enough that the bias, in steps of the accumulator, fits its integer.
+
+    A channel whose weights are all but zero has tiny steps, and runtimes would wrap or clamp its bias unseen. Beside
+    such a bias its weights do not show, so wider steps lose nothing. By powers of two.
+    """
+    needed = np.abs(bias, dtype=np.float64) / (GREATEST_BIAS * source.scale)
+    if weight.axis is None or needed.shape != weight.scale.shape:
+        needed = needed.max(keepdims=weight.axis is not None)
+    excess = np.maximum(needed / weight.scale, 1.0)
+    if (excess == 1.0).all():
+        return weight
+    return replace(weight, threshold=weight.threshold * covering_power_of_two(excess))
 
 
 def on_accumulator_grid(

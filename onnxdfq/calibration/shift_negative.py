@@ -32,8 +32,10 @@ def reader_of_shiftable(value: ir.Value) -> ir.Node | None:
     producer, reader = value.producer(), sole_consumer(value)
     if producer is None or reader is None or producer.op_type not in NEGATIVE_TAILS or reader.inputs[0] is not value:
         return None
-    # a transposed convolution meets its border with fewer taps, so a constant does not come out constant
-    return reader if reader.op_type in ("Conv", "Gemm") and has_bias_to_set(reader) else None
+    # a transposed convolution meets its border with fewer taps, so a constant does not come out constant;
+    # a padding that the runtime works out is none that a Pad could take over
+    known = reader.attributes.get_string("auto_pad", "NOTSET") in ("NOTSET", "VALID")
+    return reader if reader.op_type in ("Conv", "Gemm") and known and has_bias_to_set(reader) else None
 
 
 def best_shift(histogram: Histogram, quant: TensorQuant, scheme: str) -> Shift | None:

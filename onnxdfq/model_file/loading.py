@@ -41,6 +41,7 @@ def load_model(path: Path | str, *, input_shape: Mapping[str, Sequence[int]] | N
         common.InlinePass()(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.RemoveInitializersFromInputsPass()(model)
+    _tell_nodes_apart(model)
     large = is_large(model)
     _load_external_data(model, keep_large=large)
     refuse_not_finite(model, path)
@@ -62,6 +63,17 @@ def read_model(path: Path | str) -> ir.Model:
     model = _parsed(read_proto(path), path)
     _load_external_data(model, keep_large=is_large(model))
     return model
+
+
+def _tell_nodes_apart(model: ir.Model) -> None:
+    """Of several nodes of one name all but the first get another: onnx allows it, onnxruntime refuses the file."""
+    seen: set[str] = set()
+    for node in model.graph.all_nodes():
+        name, count = node.name or "", 0
+        while node.name and node.name in seen:
+            count += 1
+            node.name = f"{name}_{count}"
+        seen.add(node.name or "")
 
 
 def _parsed(proto: onnx.ModelProto, path: Path) -> ir.Model:

@@ -1,4 +1,4 @@
-"""The two losses of DGH (S004, Eq. 8): statistics over the whole image set, and stretching of each image's output.
+"""The two losses of DGH (arXiv 2410.22110, Eq. 8): statistics of the whole image set, stretching of each output.
 
 Each has three forms. paper: as printed (Eq. 4 and 7). public: as the authors' public code computes them. relative: the
 public form on errors relative to each channel's own deviation, and on the logarithm of the output's range. It has no

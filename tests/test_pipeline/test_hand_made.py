@@ -1,0 +1,182 @@
+"""`compress` on graphs written by hand: what exporters do not write, but files hold."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import onnxdfq
+from onnxdfq.dataset import Dataset
+from onnxdfq.evaluation import Session, evaluate
+
+from .conftest import Level, compressed, run
+
+
+def write(
+    path: Path,
+    nodes: Sequence[onnx.NodeProto],
+    weights: dict[str, np.ndarray],
+    *,
+    outputs: dict[str, list[int | str]],
+    inputs: dict[str, list[int | str]] | None = None,
+) -> Path:
+    def declared(values: dict[str, list[int | str]]) -> list[onnx.ValueInfoProto]:
+        return [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in values.items()]
+
+    constants = [numpy_helper.from_array(np.asarray(array), name) for name, array in weights.items()]
+    graph = helper.make_graph(nodes, "g", declared(inputs or {"x": ["N", 3, 8, 8]}), declared(outputs), constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+    return path
+
+
+def weight(*shape: int, seed: int = 0) -> np.ndarray:
+    fan_in = np.prod(shape[1:]) if len(shape) > 1 else 10
+    return (np.random.default_rng(seed).normal(size=shape) / np.sqrt(fan_in)).astype(np.float32)
+
+
+def conv(source: str, kernel: str, target: str, **attributes: object) -> onnx.NodeProto:
+    return helper.make_node("Conv", [source, kernel], [target], **{"pads": [1, 1, 1, 1]} | attributes)
+
+
+def test_an_input_that_is_an_output_too(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    shapes: dict[str, list[int | str]] = {"y": ["N", 8, 8, 8], "x": ["N", 3, 8, 8]}
+    write(path, [conv("x", "w", "y")], {"w": weight(8, 3, 3, 3)}, outputs=shapes)
+    assert compressed(path, tmp_path)["QLinearConv"] == 1
+
+
+def test_a_weight_that_is_an_output_too(tmp_path: Path) -> None:
+    path, kernel = tmp_path / "m.onnx", weight(8, 3, 3, 3)
+    write(path, [conv("x", "w", "y")], {"w": kernel}, outputs={"y": ["N", 8, 8, 8], "w": [8, 3, 3, 3]})
+    assert compressed(path, tmp_path)["QLinearConv"] == 1
+    found = run(tmp_path / "q.onnx", {"x": np.zeros((1, 3, 8, 8), np.float32)}, Level.ORT_ENABLE_ALL)
+    np.testing.assert_array_equal(found[1], kernel)
+
+
+def test_one_weight_of_two_convolutions_and_names_that_clash(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    nodes = [
+        conv("x", "in", "x_quantized"),
+        helper.make_node("Relu", ["x_quantized"], ["x dequantized/0"]),
+        conv("x dequantized/0", "w.scale", "y_float"),
+        conv("y_float", "w.scale", "y_1"),
+        helper.make_node("Add", ["y_1", "x dequantized/0"], ["y"]),
+    ]
+    weights = {"in": weight(8, 3, 3, 3), "w.scale": weight(8, 8, 3, 3)}
+    write(path, nodes, weights, outputs={"y": ["N", 8, 8, 8]})
+    assert compressed(path, tmp_path)["QLinearConv"] == 3
+
+
+def test_two_nodes_of_one_name(tmp_path: Path) -> None:
+    """onnx's checker lets it pass, ONNX Runtime refuses it."""
+    path = tmp_path / "m.onnx"
+    nodes = [conv("x", "w", "a", name="conv"), conv("a", "v", "y", name="conv")]
+    write(path, nodes, {"w": weight(8, 3, 3, 3), "v": weight(8, 8, 3, 3)}, outputs={"y": ["N", 8, 8, 8]})
+    assert compressed(path, tmp_path)["QLinearConv"] == 2
+
+
+@pytest.mark.parametrize("bits", ["w8a8", "w4a4", "w8a16"])
+def test_clips_whose_bounds_lie_between_two_steps(bits: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    nodes = [
+        conv("x", "w", "a"), helper.make_node("Clip", ["a", "", "0.6"], ["b"]),
+        conv("b", "v", "c"), helper.make_node("Clip", ["c", "-1/3", "1/3"], ["d"]),
+        conv("d", "v", "e"), helper.make_node("Clip", ["e", "0.1", "0.6"], ["f"]),
+        helper.make_node("Clip", ["f", "0", "0.3"], ["y"]),
+    ]  # fmt: skip
+    bounds = {"0.6": 0.6, "-1/3": -1 / 3, "1/3": 1 / 3, "0.1": 0.1, "0": 0.0, "0.3": 0.3}
+    weights = {"w": weight(8, 3, 3, 3), "v": weight(8, 8, 3, 3)} | {
+        name: np.float32(bound) for name, bound in bounds.items()
+    }
+    write(path, nodes, weights, outputs={"y": ["N", 8, 8, 8]})
+    found = compressed(path, tmp_path, sqnr=3.0, bits=bits)
+    assert found["QLinearConv"] == (0 if bits == "w8a16" else 3)
+
+
+def test_gemms_with_factors_and_biases_of_any_form(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["f"]),
+        helper.make_node("Gemm", ["f", "w", "row"], ["a"]),
+        helper.make_node("Gemm", ["a", "v", "bias"], ["b"], transB=1, alpha=0.5, beta=2.0),
+        helper.make_node("Gemm", ["b", "v", "scalar"], ["y"]),
+    ]
+    weights = {
+        "w": weight(192, 8),
+        "v": weight(8, 8),
+        "row": weight(1, 8),
+        "bias": weight(8),
+        "scalar": np.float32(0.3),
+    }
+    write(path, nodes, weights, outputs={"y": ["N", 8]})
+    assert compressed(path, tmp_path)["QGemm"] == 3
+
+
+def test_channels_last_at_the_door(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2]),
+        helper.make_node("Conv", ["t", "w"], ["a"], auto_pad="SAME_UPPER", strides=[2, 2]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Transpose", ["b"], ["c"], perm=[0, 2, 3, 1]),
+        helper.make_node("ReduceMean", ["c", "axes"], ["d"], keepdims=0),
+        helper.make_node("MatMul", ["d", "v"], ["e"]),
+        helper.make_node("Add", ["e", "bias"], ["y"]),
+    ]
+    weights = {"w": weight(8, 3, 3, 3), "v": weight(8, 10), "bias": weight(10), "axes": np.array([1, 2])}
+    write(path, nodes, weights, inputs={"x": ["N", 8, 8, 3]}, outputs={"y": ["N", 10]})
+    found = compressed(path, tmp_path)
+    assert found["QLinearConv"] == found["QGemm"] == 1
+
+
+def test_a_fixed_batch_that_the_number_of_images_is_no_multiple_of(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    nodes = [
+        conv("x", "w", "a"),
+        helper.make_node("Reshape", ["a", "tied"], ["b"]),
+        conv("b", "v", "c"),
+        helper.make_node("Reshape", ["c", "back"], ["y"]),
+    ]
+    weights = {"w": weight(8, 3, 3, 3), "v": weight(32, 32, 3, 3), "tied": np.array([1, 32, 8, 8])}
+    weights["back"] = np.array([4, 8, 8, 8])
+    write(path, nodes, weights, inputs={"x": [4, 3, 8, 8]}, outputs={"y": [4, 8, 8, 8]})
+    result = onnxdfq.compress(path, method="noise", images=10)
+    assert result.path is not None and result.metrics["images"] == 10
+    assert result.metrics["sqnr_db_images"] is not None and result.metrics["sqnr_db_images"] > 15
+
+
+def test_a_bias_far_above_its_weights_does_not_overflow(tmp_path: Path) -> None:
+    """A dead channel, as BatchNormalization with a gamma of nearly zero leaves it: runtimes hold biases in 32 bits."""
+    path, kernel = tmp_path / "m.onnx", weight(8, 3, 3, 3)
+    kernel[:4] *= 1e-8
+    nodes = [helper.make_node("Conv", ["x", "w", "b"], ["y"], pads=[1, 1, 1, 1])]
+    weights = {"w": kernel, "b": np.array([300, -300, 200, 100, 0.1, 0.2, 0.3, 0.4], np.float32)}
+    write(path, nodes, weights, outputs={"y": ["N", 8, 8, 8]})
+    for scheme in ("power-of-two", "free"):
+        assert compressed(path, tmp_path, scheme=scheme, sqnr=30)["QLinearConv"] == 1
+
+
+def test_an_output_without_axes(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    nodes = [conv("x", "w", "y"), helper.make_node("ReduceMean", ["y"], ["mean"], keepdims=0)]
+    write(path, nodes, {"w": weight(8, 3, 3, 3)}, outputs={"y": ["N", 8, 8, 8], "mean": []})
+    assert compressed(path, tmp_path)["QLinearConv"] == 1
+
+
+def test_outputs_whose_number_of_rows_depends_on_the_image(tmp_path: Path) -> None:
+    paths = [tmp_path / "a.onnx", tmp_path / "b.onnx"]
+    for path, threshold in zip(paths, (0.0, 0.5), strict=True):
+        nodes = [
+            helper.make_node("Greater", ["x", "threshold"], ["mask"]),
+            helper.make_node("Compress", ["x", "first"], ["y"], axis=1),
+            helper.make_node("NonZero", ["mask"], ["where"]),
+            helper.make_node("Cast", ["where"], ["rows"], to=TensorProto.FLOAT),
+        ]
+        weights = {"threshold": np.float32(threshold), "first": np.array([True, False, False])}
+        write(path, nodes, weights, outputs={"y": ["N", 1, 8, 8], "rows": [4, "count"]})
+    images = np.random.default_rng(0).normal(size=(4, 3, 8, 8)).astype(np.float32)
+    found = evaluate(Session(paths[0]), Dataset(images=images), against=Session(paths[1]))
+    assert (found.count, found.agreement, found.sqnr_db) == (4, 1.0, None)
