@@ -2,6 +2,7 @@
 
 import json
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,14 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 
-def test_every_accuracy_figure_comes_from_the_results_file(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("script", ["accuracy.run", "synthesis.compare"])
+def test_every_figure_comes_from_a_results_file(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(REPOSITORY))
-    from samples.accuracy.run import table
-
-    results = json.loads((REPOSITORY / "samples" / "accuracy" / "results.json").read_text())
+    results = json.loads((REPOSITORY / "samples" / script.split(".")[0] / "results.json").read_text())
     assert {"command", "date", "versions", "hardware"} <= set(results)
+    assert results["command"] == f"python -m samples.{script}"
     assert all({"seed", "seconds"} <= set(row) for row in results["rows"])
-    assert table(results["rows"]) in README
+    assert import_module(f"samples.{script}").table(results["rows"]) in README
 
 
 def test_every_option_of_the_readme_exists() -> None:

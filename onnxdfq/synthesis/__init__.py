@@ -5,12 +5,11 @@
 takes a canonical float model with its BatchNormalizations intact and returns `Images`.
 """
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from onnxdfq.errors import InputError
+from onnxdfq.choices import one_of
 from onnxdfq.synthesis import dgh, zeroq
 from onnxdfq.synthesis.dgh import Dgh
 from onnxdfq.synthesis.images import Images
@@ -54,11 +53,8 @@ def method_named(
 
     steps has no meaning for noise and is ignored there. Raises InputError for an unknown name, with the nearest one.
     """
-    for what, given, known in (("method", name, METHODS), ("effort", effort, IMAGE_COUNT)):
-        if given not in known:
-            nearest = difflib.get_close_matches(given, known, n=1, cutoff=0.4)
-            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-            raise InputError(f"there is no {what} {given!r}, only {', '.join(known)}{hint}")
+    one_of("method", name, METHODS)
+    one_of("effort", effort, IMAGE_COUNT)
     method = METHODS[name][effort]
     if batch_size is not None:
         method = replace(method, batch_size=batch_size)

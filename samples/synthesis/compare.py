@@ -64,6 +64,16 @@ def row(name: str, method: str, model: ir.Model, images: Images, seconds: float 
     }
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as the README shows them."""
+    lines = ["| model | images | made by | distance | confident |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {row['model']} | {row['images']} | {row['method']} | {row['bn_distance']:.4f} | {row['confident']:.1%} |"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
 def main() -> None:
     """All models, all methods."""
     rows = []
@@ -81,6 +91,7 @@ def main() -> None:
                 row(name, "real", model, Images(pixels=next(data.batches(count)), method="file", seed=SEED), None)
             )
     write_results(RESULTS, rows)
+    print(table(rows))
 
 
 if __name__ == "__main__":

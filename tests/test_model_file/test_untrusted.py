@@ -50,7 +50,6 @@ def test_external_data_is_read(tmp_path: Path) -> None:
 
 
 def test_large_models_are_read_lazily_and_not_simplified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading_module, "INLINE_LIMIT", 100)
     monkeypatch.setattr(writing, "INLINE_LIMIT", 100)
     for module in (loading_module, through_proto):
         monkeypatch.setattr(module, "CARRIED_INLINE", 200)

@@ -25,9 +25,9 @@ def test_efforts_and_what_overrules_them() -> None:
 
 
 def test_unknown_names_get_the_nearest() -> None:
-    with pytest.raises(InputError, match=r"no method 'zerok'.*did you mean 'zeroq'"):
+    with pytest.raises(InputError, match=r"Unknown method: 'zerok'.*Did you mean 'zeroq'"):
         method_named("zerok")
-    with pytest.raises(InputError, match="no effort 'quick', only fast, standard, paper"):
+    with pytest.raises(InputError, match=r"Unknown effort: 'quick'.*Allowed: fast, standard, paper"):
         method_named("dgh", effort="quick")
 
 
