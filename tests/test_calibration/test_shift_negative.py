@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from onnxdfq.calibration import Calibration
+from onnxdfq.calibration.shift_negative import reader_of_shiftable
 from onnxdfq.engine import TorchGraph
 from onnxdfq.targets import load_target
 from passes.insert_qdq import InsertQdq
@@ -84,3 +85,11 @@ def test_the_whole_plan_is_closer_than_without(build: Callable[[], ir.Model]) ->
 def test_nothing_is_shifted_unasked(build: Callable[[], ir.Model]) -> None:
     found = Calibration(activation_bits=4).plan(build(), pixels(), ORT)
     assert not found.shifts and found.activations["h"].signed
+
+
+def test_a_padding_that_the_runtime_works_out_forbids_a_shift(build: Callable[[], ir.Model]) -> None:
+    model = build()
+    swish, convolution = model.graph
+    assert reader_of_shiftable(swish.outputs[0]) is convolution
+    convolution.attributes["auto_pad"] = ir.AttrString("auto_pad", "SAME_UPPER")
+    assert reader_of_shiftable(swish.outputs[0]) is None
