@@ -137,7 +137,12 @@ def test_help_does_not_wait_for_torch() -> None:
 
 def test_interrupt_leaves_nothing_behind(model: Path) -> None:
     command = [sys.executable, "-m", "onnxdfq.cli", "compress", str(model), "--method", "dgh", "--steps", "100000"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+
+    def hear_interrupts() -> None:  # a job in the background is started deaf to them, and its children inherit that
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, preexec_fn=hear_interrupts, **pipes) as process:
         time.sleep(8)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
