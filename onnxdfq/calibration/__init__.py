@@ -101,8 +101,10 @@ class Calibration:
             bias = corrected_bias(node, weights[weight], mean, shift=shift)
             read = shifted_name(source) if source in shifts else same_as.get(source, source)
             if read in activations:
-                weights[weight] = with_room_for_bias(weights[weight], bias, activations[read])
-                bias = corrected_bias(node, weights[weight], mean, shift=shift)
+                roomy = with_room_for_bias(weights[weight], bias, activations[read])
+                if roomy is not weights[weight]:  # other steps, another rounding error to correct
+                    weights[weight] = roomy
+                    bias = corrected_bias(node, roomy, mean, shift=shift)
                 bias = on_accumulator_grid(node, bias, activations[read], weights[weight])
             biases[node.name or ""] = bias
         return QuantPlan(activations=activations, weights=weights, same_as=same_as, biases=biases, shifts=shifts)
