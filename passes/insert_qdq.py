@@ -41,8 +41,8 @@ class InsertQdq(ir.passes.InPlacePass):
         for node in graph:
             if (bias := self.plan.biases.get(node.name or "")) is not None:
                 set_constant_input(node, 2, bias, names, f"{node.name}.bias")
-        for name, quant in self.plan.weights.items():
-            _quantize_weight(graph, names, name, quant)
+        for name in self.plan.weights:
+            _quantize_weight(graph, names, name, self.plan)
         values = {value.name: value for node in graph for value in node.outputs} | {v.name: v for v in graph.inputs}
         quants = dict(self.plan.activations)
         quants |= {name: self.plan.activations[source] for name, source in self.plan.same_as.items()}
@@ -55,11 +55,11 @@ class InsertQdq(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=True)
 
 
-def _quantize_weight(graph: ir.Graph, names: FreshNames, name: str, quant: TensorQuant) -> None:
-    weight = graph.initializers[name]
+def _quantize_weight(graph: ir.Graph, names: FreshNames, name: str, plan: QuantPlan) -> None:
+    weight, quant = graph.initializers[name], plan.weights[name]
     if weight.const_value is None:
         raise ValueError(f"the initializer {name} has no data")
-    integers = quant.integers(weight.const_value.numpy()).astype(np.int8)
+    integers = plan.weight_integers(name, weight.const_value.numpy()).astype(np.int8)
     zero = np.zeros(quant.threshold.shape, np.int8)
     uses = list(weight.uses())
     first = min((use.node for use in uses), key=list(graph).index)

@@ -63,7 +63,8 @@ class QuantPlan:
 
     activations: by value name. weights: by initializer name. same_as: a value that only moves numbers about (MaxPool,
     Reshape, ...) to the value whose quantization it takes over. biases: by node name, the node's new bias.
-    shifts: value name → what `ShiftNegative` adds to it; activations then names the shifted value.
+    shifts: value name → what `ShiftNegative` adds to it; activations then names the shifted value. integers: by
+    initializer name, where tuning has found better integers than the nearest ones.
     """
 
     activations: Mapping[str, TensorQuant]
@@ -71,3 +72,9 @@ class QuantPlan:
     same_as: Mapping[str, str] = field(default_factory=dict)
     biases: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     shifts: Mapping[str, float] = field(default_factory=dict)
+    integers: Mapping[str, NDArray[np.int8]] = field(default_factory=dict)
+
+    def weight_integers(self, name: str, weight: ArrayLike) -> NDArray[np.int64]:
+        """What is written for the initializer `name`, whose float values are `weight`; same shape."""
+        found = self.integers.get(name)
+        return self.weights[name].integers(weight) if found is None else found.astype(np.int64)

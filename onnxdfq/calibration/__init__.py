@@ -1,5 +1,6 @@
 """HPTQ calibration: images in, a frozen QuantPlan out. (Habi et al., arXiv 2109.09113.)"""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,18 +57,46 @@ class Calibration:
         device: str = "cpu",
         progress: Progress | None = None,
     ) -> QuantPlan:
-        """The plan for a float graph with BatchNormalization folded; pixels (N, C, H, W) in the model's input units.
+        """`observe`, then `decide`, for one target. Raises as these do."""
+        observations = self.observe(model, pixels, [target], device=device, progress=progress)
+        return self.decide(model, observations, target)
 
-        Raises InputError when there is no weight to quantize, DataError when the images do not fit.
+    def observe(
+        self,
+        model: ir.Model,
+        pixels: NDArray[np.float32],
+        targets: Sequence[Target],
+        *,
+        device: str = "cpu",
+        progress: Progress | None = None,
+    ) -> Observations:
+        """What the images show: the one pass through the network, for as many targets as will decide by it.
+
+        model: float, BatchNormalization folded; pixels (N, C, H, W) in the model's input units. Raises InputError when
+        there is no weight to quantize, DataError when the images do not fit.
         """
-        points = find_quant_points(model, target)
-        if not points.weights:
+        batch_size = image_input(model).shape[0] or self.batch_size
+        step = Steps(progress, -(-len(pixels) // batch_size))
+        points = [find_quant_points(model, target) for target in targets]
+        if not all(found.weights for found in points):
             raise InputError(
                 "The model has no Conv, ConvTranspose, Gemm or MatMul with a constant float32 weight, so there is "
                 "nothing to quantize; a float16 model has to be exported in float32."
             )
-        batch_size = image_input(model).shape[0] or self.batch_size
-        step = Steps(progress, len(points.weights) + -(-len(pixels) // batch_size))
+        values = dict.fromkeys(name for found in points for name in found.activations)
+        return observe(
+            model,
+            pixels,
+            values=tuple(values) if self.activation_bits < FLOAT_BITS else (),
+            mean_axes={_name(node.inputs[0]): 1 for found in points for node in _layers_with_bias(model, found)},
+            batch_size=batch_size,
+            device=device,
+            step=step,
+        )
+
+    def decide(self, model: ir.Model, observed: Observations, target: Target) -> QuantPlan:
+        """The plan for the graph that was observed. No image is looked at again, and nothing is edited."""
+        points = find_quant_points(model, target)
         weights = {}
         for use in points.weights:
             array = _array(model, use.initializer)
@@ -75,22 +104,13 @@ class Calibration:
             weights[use.initializer] = TensorQuant(
                 bits=self.weight_bits, signed=True, axis=use.axis, threshold=thresholds
             )
-            step("weights")
         layers = _layers_with_bias(model, points)
-        observed = observe(
-            model,
-            pixels,
-            values=points.activations if self.activation_bits < FLOAT_BITS else (),
-            mean_axes={_name(node.inputs[0]): 1 for node in layers},
-            batch_size=batch_size,
-            device=device,
-            step=step,
-        )
         producers = {value.name: node for node in model.graph for value in node.outputs}
         images = {value.name for value in model.graph.inputs}
         activations = {
-            name: self._activation(histogram, producers.get(name), target, image=name in images)
-            for name, histogram in observed.histograms.items()
+            name: self._activation(observed.histograms[name], producers.get(name), target, image=name in images)
+            for name in points.activations
+            if name in observed.histograms
         }
         same_as = dict(points.same_as) if activations else {}
         shifts = self._shifts(model, observed, activations, same_as)
