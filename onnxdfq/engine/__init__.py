@@ -9,9 +9,10 @@ ops/         one function per operator, named as the operator, and their table
 """
 
 from onnxdfq.engine.graph import TorchGraph
+from onnxdfq.engine.operation import Replacement
 from onnxdfq.engine.ops import OPERATORS
 
 SUPPORTED_OPERATORS: frozenset[str] = frozenset(OPERATORS)
 """Names of the operators of the default ONNX domain that `TorchGraph` runs."""
 
-__all__ = ["SUPPORTED_OPERATORS", "TorchGraph"]
+__all__ = ["SUPPORTED_OPERATORS", "Replacement", "TorchGraph"]

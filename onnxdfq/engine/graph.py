@@ -1,7 +1,7 @@
 """TorchGraph: an ONNX graph as a torch module."""
 
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import onnx_ir as ir
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from onnxdfq.engine.dtypes import to_numpy, to_torch, torch_dtype
-from onnxdfq.engine.operation import read_operations, value_name
+from onnxdfq.engine.operation import Replacement, read_operations, value_name
 from onnxdfq.engine.plan import Plan, execute, make_plan
 from onnxdfq.errors import InputError, UnsupportedOperator
 
@@ -23,34 +23,54 @@ class TorchGraph(nn.Module):
         model: is read, not changed and not kept.
         outputs: names of any values to return (taps); by default the outputs of the graph. Nodes and initializers that
             these do not need are left out. A tap between QuantizeLinear and DequantizeLinear gives integers as float32.
+        inputs: names of any values to be given instead of computed, in the order of `forward`'s arguments; initializers
+            may be among them. By default the inputs of the graph.
+        replaced: value name → what computes it instead of its node.
         trainable: names of the float initializers that train. All others have `requires_grad=False`, so no gradient is
             computed for them; where an operator takes one as a Python number (the bounds of Clip, the scales of Resize)
             it is read once per input shape.
 
     Raises:
         UnsupportedOperator: a node is of an operator, or has an attribute or element type, that the engine lacks.
-        InputError: a name in `outputs` or `trainable` is not in the graph.
+        InputError: a name in `outputs`, `inputs` or `trainable` is not in the graph, or the outputs depend on an input
+            of the graph that `inputs` leaves out.
 
     The module works under `torch.autocast`, with channels_last inputs, and under `torch.compile(fullgraph=True)` unless
     the shape of some result depends on data (NonMaxSuppression, NonZero).
     """
 
-    def __init__(self, model: ir.Model, *, outputs: Sequence[str] | None = None, trainable: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        model: ir.Model,
+        *,
+        outputs: Sequence[str] | None = None,
+        inputs: Sequence[str] | None = None,
+        replaced: Mapping[str, Replacement] | None = None,
+        trainable: Iterable[str] = (),
+    ) -> None:
         super().__init__()
         graph = model.graph
-        self.input_names = tuple(value_name(value) for value in graph.inputs if value.name not in graph.initializers)
+        own = tuple(value_name(value) for value in graph.inputs if value.name not in graph.initializers)
+        self.input_names = own if inputs is None else tuple(inputs)
         self.output_names = tuple(map(value_name, graph.outputs) if outputs is None else outputs)
-        present = {value.name for node in graph for value in node.outputs}.union(self.input_names, graph.initializers)
-        if missing := [name for name in self.output_names if name not in present]:
+        present = {value.name for node in graph for value in node.outputs}.union(own, graph.initializers)
+        if missing := [name for name in (*self.output_names, *self.input_names) if name not in present]:
             raise InputError(
                 f"no value named {missing[0]!r} in the graph; name a node's output, an input or an initializer"
             )
 
-        self._operations = read_operations(graph, self.output_names)
+        self._operations = read_operations(graph, self.output_names, self.input_names, replaced or {})
+        outcomes = {name for operation in self._operations for name in operation.outputs}
+        self.replaced_names = tuple(name for name in replaced or {} if name in outcomes)
         self._plans: dict[Signature, Plan] = {}
         self._keys: dict[str, str] = {}  # ONNX name of an initializer → name of the parameter or buffer
 
         read = {name for operation in self._operations for name in operation.inputs} | set(self.output_names)
+        read -= set(self.input_names)
+        if needed := read.intersection(own):
+            raise InputError(
+                f"the outputs depend on the input {min(needed)!r}, which is not among those that are given"
+            )
         trains = set(trainable)
         for name in graph.initializers:
             if name in read:

@@ -1,12 +1,13 @@
 """Operations: the nodes of an ONNX graph, checked and ready to be called."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import onnx_ir as ir
+from torch import Tensor
 
 from onnxdfq.engine.dtypes import to_torch, torch_dtype
 from onnxdfq.engine.host import Host, host_inputs
@@ -34,17 +35,48 @@ class Operation:
         return position in self.host and self.host[position].required
 
 
-def read_operations(graph: ir.Graph, outputs: Iterable[str]) -> tuple[Operation, ...]:
-    """The nodes on which the named values depend, in topological order. Raises UnsupportedOperator."""
-    wanted = set(outputs)
-    nodes = []
+@dataclass(frozen=True, kw_only=True)
+class Replacement:
+    """What computes a value instead of the nodes of the graph: `function` of another value."""
+
+    source: str
+    function: Callable[[Tensor], Tensor]
+
+
+def read_operations(
+    graph: ir.Graph, outputs: Iterable[str], given: Collection[str] = (), replaced: Mapping[str, Replacement] = {}
+) -> tuple[Operation, ...]:
+    """The nodes on which the named values depend, in topological order, up to the values that are `given`.
+
+    Raises UnsupportedOperator.
+    """
+    wanted = set(outputs) - set(given)
+    nodes: list[ir.Node] = []
+    found: list[Operation | None] = []  # None: a node, whose operation is made once all nodes are known
     for node in reversed(graph):
-        if not wanted.isdisjoint(value.name for value in node.outputs):
+        names = {value.name or "" for value in node.outputs}
+        for name in sorted(wanted & names & replaced.keys()):
+            found.append(_replacement(name, replaced[name]))
+            wanted.add(replaced[name].source)
+        if wanted & names - replaced.keys():
             nodes.append(node)
-            wanted.update(value.name for value in node.inputs if value is not None and value.name)
+            found.append(None)
+            wanted.update({value.name for value in node.inputs if value is not None and value.name} - set(given))
     nodes.reverse()
     carriers = float_carriers(nodes, {value_name(value) for value in graph.outputs})
-    return tuple(_operation(node, carries_float=node in carriers) for node in nodes)
+    made = (_operation(node, carries_float=node in carriers) for node in nodes)
+    return tuple(next(made) if operation is None else operation for operation in reversed(found))
+
+
+def _replacement(name: str, replacement: Replacement) -> Operation:
+    return Operation(
+        label=f"the replacement of {name!r}",
+        op_type="",
+        function=replacement.function,
+        inputs=(replacement.source,),
+        outputs=(name,),
+        host={},
+    )
 
 
 def value_name(value: ir.Value) -> str:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from onnxdfq.engine import TorchGraph
+from onnxdfq.engine import Replacement, TorchGraph
 from onnxdfq.errors import InputError, UnsupportedOperator
 
 NETWORK = """
@@ -235,3 +235,37 @@ def test_initializers_that_are_also_inputs_are_not_asked_for(model: ir.Model, im
     engine = TorchGraph(model)
     assert engine.input_names == ("image",)
     torch.testing.assert_close(engine(image), expected)
+
+
+def test_values_may_be_given_instead_of_computed(model: ir.Model, image: Tensor, arrays: dict[str, np.ndarray]) -> None:
+    native = _native(image, arrays)
+    weight = torch.as_tensor(arrays["head.weight"]).clone().requires_grad_()
+    part = TorchGraph(model, inputs=["clipped", "head.weight"], outputs=["pooled", "logits"])
+    assert part.input_names == ("clipped", "head.weight")
+    assert not set(part.initializers) & {"conv.weight", "head.weight"}
+    pooled, logits = part(native["clipped"], weight)
+    torch.testing.assert_close(pooled, native["pooled"])
+    torch.testing.assert_close(logits, native["logits"])
+    (gradient,) = torch.autograd.grad(logits.sum(), weight)
+    torch.testing.assert_close(gradient, native["flat"].sum(0).expand(5, 8))
+
+
+def test_what_is_given_has_to_suffice(model: ir.Model) -> None:
+    with pytest.raises(InputError, match="depend on the input 'image'"):
+        TorchGraph(model, inputs=["clipped"], outputs=["logits", "conv"])
+    with pytest.raises(InputError, match="no value named 'absent'"):
+        TorchGraph(model, inputs=["absent"])
+
+
+def test_a_value_may_be_computed_by_something_else(
+    model: ir.Model, image: Tensor, arrays: dict[str, np.ndarray]
+) -> None:
+    native = _native(image, arrays)
+    half = Replacement(source="normal", function=lambda value: value / 2)
+    graph = TorchGraph(model, outputs=["clipped", "pooled"], replaced={"clipped": half})
+    clipped, pooled = graph(image)
+    torch.testing.assert_close(clipped, native["normal"] / 2)
+    torch.testing.assert_close(pooled, (native["normal"] / 2).mean((2, 3), keepdim=True))
+    assert not {"zero", "six"} & set(graph.initializers)
+    assert graph.replaced_names == ("clipped",)
+    assert TorchGraph(model, outputs=["normal"], replaced={"clipped": half}).replaced_names == ()
