@@ -1,5 +1,6 @@
 """Batch normalization into the weights beside it."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,7 +50,11 @@ class FoldBatchNorm(ir.passes.InPlacePass):
        and Flatten may stand between.
 
     A bias that had to be made is named `<layer>.bias`. What cannot fold stays: `unfolded_batch_norms` says why.
+    keep: names of BatchNormalization nodes that are to stay.
     """
+
+    def __init__(self, keep: Collection[str] = ()) -> None:
+        self.keep = frozenset(keep)
 
     def requires(self, model: ir.Model) -> None:
         if any(not node.name for node in model.graph):
@@ -61,14 +66,14 @@ class FoldBatchNorm(ir.passes.InPlacePass):
         names = FreshNames(model.graph)
         count = 0
         for node in model.graph:
-            count += _fold_backward(node, names)
+            count += node.name not in self.keep and _fold_backward(node, names)
         for node in model.graph:
-            count += is_op(node, "BatchNormalization") and _fold_forward(node, names)
+            count += node.name not in self.keep and is_op(node, "BatchNormalization") and _fold_forward(node, names)
         count += drop_unused_initializers(model.graph)
         return ir.passes.PassResult(model, modified=bool(count))
 
     def ensures(self, model: ir.Model) -> None:
-        left = {node.name or "" for node in model.graph if is_op(node, "BatchNormalization")}
+        left = {node.name or "" for node in model.graph if is_op(node, "BatchNormalization")} - self.keep
         if foldable := left - {found.node for found in unfolded_batch_norms(model)}:
             raise ir.passes.PostconditionError(f"BatchNormalization could be folded and was not: {sorted(foldable)}")
 

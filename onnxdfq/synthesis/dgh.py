@@ -16,7 +16,7 @@ from onnxdfq.synthesis.losses import STRETCHING, LossForm, statistics_loss, stre
 from onnxdfq.synthesis.network import Precision, TappedNetwork
 from onnxdfq.synthesis.optimizer import Plateau, RAdam
 from onnxdfq.synthesis.settings import at_least, batch_generators, describe, one_of, positive
-from onnxdfq.synthesis.statistics import Aggregate, centred_moments, image_moments
+from onnxdfq.synthesis.statistics import Aggregate, centred_moments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,13 +152,11 @@ class _Search:
         """z (n, C, H, W) -> moments of all layers and of the pixels (2, S + C), outputs, errors of Eq. (7) (2, n)."""
         targets = self._network.targets
         taps, outputs = self._network.forward(self._scale.to_model(standardised))
-        pairs = [centred_moments(tap, centre) for tap, centre in zip(taps, targets.layers(targets.mean), strict=True)]
-        pairs.append(centred_moments(standardised, self._pixel_centre))
-        first, second = zip(*pairs, strict=True)
-        moments = torch.stack([torch.cat(first), torch.cat(second)])
+        pixels = torch.stack(centred_moments(standardised, self._pixel_centre))
+        moments = torch.cat([self._network.moments(taps), pixels], dim=1)
         if self._method.loss_form != "paper":
             return moments, outputs, moments.new_zeros(2, len(standardised))
-        mean, square = image_moments(taps[-1], targets.layers(targets.mean)[-1])
+        mean, square = self._network.image_moments(taps, -1)
         variance = targets.layers(targets.var)[-1]
         error = torch.stack([mean.square().sum(1), (square - mean.square() - variance).square().sum(1)])
         return moments, outputs, error

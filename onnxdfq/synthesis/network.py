@@ -1,19 +1,28 @@
 """The network as a synthesis method sees it: image in, statistics' tensors and outputs out."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
+import numpy as np
 import onnx_ir as ir
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from onnxdfq.engine import TorchGraph
 from onnxdfq.errors import NoBatchNorm
 from onnxdfq.synthesis.feeds import Feeds
-from onnxdfq.synthesis.statistics import Targets
-from passes.batch_norm import folded_batch_norms, read_batch_norms
+from onnxdfq.synthesis.statistics import Targets, centred_moments, image_moments
+from passes.batch_norm import BatchNormStats, folded_batch_norms, read_batch_norms
+from passes.fold_batch_norm import FoldBatchNorm
 
 Precision = Literal["auto", "float32", "bfloat16"]
+
+# |bias / scale| up to which a BatchNormalization is folded: there bfloat16's rounding of its output, seen from its
+# input, is a thirtieth of the standard deviation, and a thousandth of the variance.
+MOST_BIAS = 30
 
 
 def no_batch_norm(model: ir.Model, method: str) -> NoBatchNorm:
@@ -34,8 +43,10 @@ def no_batch_norm(model: ir.Model, method: str) -> NoBatchNorm:
 
 
 class TappedNetwork:
-    """An ONNX model that returns the input of every BatchNormalization beside its float outputs.
+    """An ONNX model that returns what tells the input of every BatchNormalization, beside its float outputs.
 
+    A BatchNormalization that folds into the layer before it is folded, which saves its two passes over memory: its
+    output is an affine map of its input, and so are their moments.
     precision "auto" computes in bfloat16 where the hardware multiplies it natively, else in float32; moments are
     float32 either way. Inputs other than the image are zeros. Raises NoBatchNorm, ShapeError, UnsupportedOperator.
     """
@@ -47,15 +58,17 @@ class TappedNetwork:
         self.device = torch.device(device)
         self._feeds = Feeds(model)
         self.targets = Targets.of(
-            [torch.tensor(norm.mean, dtype=torch.float32, device=self.device) for norm in batch_norms],
-            [torch.tensor(norm.var, dtype=torch.float32, device=self.device) for norm in batch_norms],
+            [self._vector(norm.mean) for norm in batch_norms], [self._vector(norm.var) for norm in batch_norms]
         )
-        names = list(dict.fromkeys(norm.value for norm in batch_norms))  # two layers may normalise one value
-        self._tap_of_layer = [names.index(norm.value) for norm in batch_norms]
+        computed, taps = _folded(model, batch_norms)
+        self._centres = [self._vector(tap.centre) for tap in taps]
+        self._units = [self._vector(tap.unit) for tap in taps]
+        names = list(dict.fromkeys(tap.value for tap in taps))  # two layers may normalise one value
+        self._tap_of_layer = [names.index(tap.value) for tap in taps]
         outputs = [str(value.name) for value in model.graph.outputs if value.dtype and value.dtype.is_floating_point()]
         names += [name for name in outputs if name not in names]
         self._output_slots = [names.index(name) for name in outputs]
-        self._graph = TorchGraph(model, outputs=names).to(self.device).eval()
+        self._graph = TorchGraph(computed, outputs=names).to(self.device).eval()
         self._dtype = resolve_precision(self.device, precision)
 
     @property
@@ -76,14 +89,57 @@ class TappedNetwork:
         return str(self._dtype).removeprefix("torch.")
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """images (N, C, H, W) float32 in the model's units -> L inputs of BN (N, C_l, *), float outputs (N, *)."""
+        """images (N, C, H, W) float32 in the model's units -> taps of L layers (N, C_l, *), float outputs (N, *)."""
         image = images.contiguous(memory_format=torch.channels_last)
         with self._autocast():
             values = self._graph(*self._feeds.of(self._graph, image))
         return [values[tap] for tap in self._tap_of_layer], [values[slot] for slot in self._output_slots]
 
+    def moments(self, taps: list[Tensor]) -> Tensor:
+        """(2, S): first and second moment of the input of each BatchNormalization, centred at its running mean."""
+        pairs = [centred_moments(tap, centre) for tap, centre in zip(taps, self._centres, strict=True)]
+        first, second = (torch.cat(part) for part in zip(*pairs, strict=True))
+        units = torch.cat(self._units)
+        return torch.stack([first * units, second * units.square()])
+
+    def image_moments(self, taps: list[Tensor], layer: int) -> tuple[Tensor, Tensor]:
+        """The same of one layer for each image by itself: each (N, C_l)."""
+        first, second = image_moments(taps[layer], self._centres[layer])
+        return first * self._units[layer], second * self._units[layer].square()
+
+    def _vector(self, array: NDArray[np.floating[Any]]) -> Tensor:
+        return torch.tensor(array, dtype=torch.float32, device=self.device)
+
     def _autocast(self) -> AbstractContextManager[object]:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._dtype is torch.bfloat16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tap:
+    """(x - running mean) of a BatchNormalization's input x is (`value` - centre) * unit, per channel."""
+
+    value: str
+    centre: NDArray[np.floating[Any]]
+    unit: NDArray[np.floating[Any]]
+
+
+def _folded(model: ir.Model, batch_norms: Sequence[BatchNormStats]) -> tuple[ir.Model, list[_Tap]]:
+    """The model with what may be folded, and the taps there."""
+    keep = [norm.node for norm in batch_norms if (np.abs(norm.bias) > MOST_BIAS * np.abs(norm.scale)).any()]
+    folded = model.clone()
+    FoldBatchNorm(keep)(folded)
+    present = {value.name for node in folded.graph for value in node.outputs} | {v.name for v in folded.graph.inputs}
+    outputs = {node.name: node.outputs[0].name or "" for node in model.graph}
+    taps = []
+    for norm in batch_norms:
+        if norm.value in present:
+            taps.append(_Tap(value=norm.value, centre=norm.mean, unit=np.ones_like(norm.mean)))
+        elif outputs[norm.node] in present:
+            unit = np.sqrt(norm.var.astype(np.float64) + norm.epsilon) / norm.scale
+            taps.append(_Tap(value=outputs[norm.node], centre=norm.bias, unit=unit))
+        else:  # more was folded behind it, and neither its input nor its output is left
+            return model, [_Tap(value=n.value, centre=n.mean, unit=np.ones_like(n.mean)) for n in batch_norms]
+    return folded, taps
 
 
 def resolve_precision(device: torch.device, precision: Precision) -> torch.dtype:

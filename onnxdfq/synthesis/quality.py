@@ -8,7 +8,7 @@ from torch import Tensor
 
 from onnxdfq.synthesis.images import Images
 from onnxdfq.synthesis.network import TappedNetwork
-from onnxdfq.synthesis.statistics import Aggregate, centred_moments
+from onnxdfq.synthesis.statistics import Aggregate
 
 CONFIDENT = 0.9
 
@@ -31,12 +31,10 @@ def evaluate_images(model: ir.Model, images: Images, *, batch_size: int = 64, de
     sizes = network.batch_sizes(len(images), batch_size)
     pixels = torch.cat([pixels, pixels[: sum(sizes) - len(images)]])  # a model of one batch size needs full batches
     statistics = Aggregate(sizes, len(network.targets.mean), network.device)
-    centres = network.targets.layers(network.targets.mean)
     top: list[Tensor] = []
     for index, batch in enumerate(torch.split(pixels, sizes)):
         taps, outputs = network.forward(batch.to(network.device))
-        pairs = [centred_moments(tap, centre) for tap, centre in zip(taps, centres, strict=True)]
-        statistics.store(index, torch.stack([torch.cat(part) for part in zip(*pairs, strict=True)]))
+        statistics.store(index, network.moments(taps))
         if outputs and (found := _top_probability(outputs[0])) is not None:
             top.append(found)
     confident = float((torch.cat(top)[: len(images)] > CONFIDENT).float().mean()) if top else None

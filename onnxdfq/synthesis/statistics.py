@@ -36,7 +36,7 @@ class _CentredMoments(torch.autograd.Function):
     def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None]:
         x, centre = ctx.saved_tensors  # type: ignore[attr-defined]
         count = x.numel() // len(centre)
-        # The affine map as BatchNormalization's kernel: broadcasting a vector over channels-last rows is slow on the CPU.
+        # The affine map by BatchNormalization's kernel: broadcasting over channels-last rows is slow on the CPU.
         # In x's own type: the incoming gradient that this is added to has no more digits either.
         grad = functional.batch_norm(
             _with_positions(x), centre, torch.ones_like(centre), grads[1] * (2.0 / count), grads[0] / count, eps=0.0

@@ -82,11 +82,10 @@ def _loss(network: TappedNetwork, scale: InputRange, images: Tensor) -> Tensor:
     """Sum over BN inputs, and the image as one more layer of mean 0 and deviation 1, of the squared L2 distance of each
     image's mean and deviation to the running ones; mean over images (N, C, H, W)."""
     taps, _ = network.forward(scale.to_model(images))
-    centres, stds = network.targets.layers(network.targets.mean), network.targets.layers(network.targets.std)
     nought = torch.zeros(images.shape[1], device=images.device)
+    pairs = [network.image_moments(taps, layer) for layer in range(len(taps))] + [image_moments(images, nought)]
     total = images.new_zeros(())
-    for tap, centre, std in zip([*taps, images], [*centres, nought], [*stds, nought + 1], strict=True):
-        first, second = image_moments(tap, centre)
+    for (first, second), std in zip(pairs, [*network.targets.layers(network.targets.std), nought + 1], strict=True):
         total = total + first.square().sum() + (spread(first, second) - std).square().sum()
     return total / len(images)
 

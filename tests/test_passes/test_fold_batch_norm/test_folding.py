@@ -43,6 +43,21 @@ def test_1_into_a_convolution(build, assert_same, operators, layer, weight, bias
     assert set(model.graph.initializers) == {"w", convolution.inputs[2].name}
 
 
+def test_what_is_to_stay_stays(build, operators):
+    model = build(
+        """(float[N,1,2,2] x) => (float[N,1,2,2] y) {
+        a = Conv(x, w) b = BatchNormalization(a, o, o, o, o) c = Conv(b, w) y = BatchNormalization(c, o, o, o, o)
+    }""",
+        w=np.ones((1, 1, 1, 1), np.float32),
+        o=np.ones(1, np.float32),
+    )
+    first = next(node.name for node in model.graph if node.op_type == "BatchNormalization")
+    FoldBatchNorm(keep=[first])(model)
+    assert [node.name for node in model.graph if node.op_type == "BatchNormalization"] == [first]
+    FoldBatchNorm()(model)
+    assert operators(model) == {"Conv": 2}
+
+
 def test_1_by_hand(build):
     # scale = -3 / sqrt(3 + 1) = -1.5 and shift = 7 - 5 * -1.5 = 14.5, so 2 -> -3 and the bias 1 -> 13
     model = build(
