@@ -63,3 +63,23 @@ def assert_same() -> Callable[..., None]:
 def operators() -> Callable[[ir.Model], dict[str, int]]:
     """operators(model): how many nodes of each operator the main graph holds."""
     return lambda model: dict(Counter(node.op_type for node in model.graph))
+
+
+@pytest.fixture
+def run_on() -> Callable[..., dict[str, NDArray[Any]]]:
+    """run_on(model, input=array, ...): the outputs by name; of every value of the main graph with every_value=True."""
+
+    def run(model: ir.Model, *, every_value: bool = False, **feeds: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        proto = ir.to_proto(model)
+        if every_value:
+            named = {output.name for output in proto.graph.output}
+            values = [name for node in proto.graph.node for name in node.output if name and name not in named]
+            proto.graph.output.extend(onnx.helper.make_value_info(name, onnx.TypeProto()) for name in values)
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.intra_op_num_threads = 1
+        session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        results = session.run(None, {name: np.asarray(array, np.float32) for name, array in feeds.items()})
+        return dict(zip([out.name for out in session.get_outputs()], results, strict=True))
+
+    return run
