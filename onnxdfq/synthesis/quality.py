@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from onnxdfq.synthesis.images import Images
+from onnxdfq.synthesis.losses import top_probability
 from onnxdfq.synthesis.network import TappedNetwork
 from onnxdfq.synthesis.statistics import Aggregate
 
@@ -35,16 +36,7 @@ def evaluate_images(model: ir.Model, images: Images, *, batch_size: int = 64, de
     for index, batch in enumerate(torch.split(pixels, sizes)):
         taps, outputs = network.forward(batch.to(network.device))
         statistics.store(index, network.moments(taps))
-        if outputs and (found := _top_probability(outputs[0])) is not None:
+        if outputs and (found := top_probability(outputs[0])) is not None:
             top.append(found)
     confident = float((torch.cat(top)[: len(images)] > CONFIDENT).float().mean()) if top else None
     return ImageQuality(bn_distance=float(network.targets.distance(*statistics.total())), confident=confident)
-
-
-def _top_probability(output: Tensor) -> Tensor | None:
-    """The largest class probability (N,) of logits or probabilities (N, K, 1, ...), None for any other output."""
-    rows = output.flatten(1).float()
-    if output.dim() < 2 or rows.shape[1] != output.shape[1] or rows.shape[1] < 2:
-        return None
-    normalised = bool((rows >= 0).all() and torch.allclose(rows.sum(1), torch.ones(len(rows)), atol=1e-3))
-    return (rows if normalised else rows.softmax(1)).amax(1)
