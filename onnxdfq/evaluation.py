@@ -38,11 +38,12 @@ class Evaluation:
 class Session:
     """A model in ONNX Runtime, fed with batches of images; other inputs get constants.
 
-    model: what `path` holds, if it is at hand already, or a version of it to run in its place.
-    Raises ModelFileError.
+    model: what `path` holds, if it is at hand already, or a version of it to run in its place. fuse: whether Quantize
+    and Dequantize may become integer kernels; next to int2 weights they never do, for ONNX Runtime then makes kernels
+    that it refuses itself. `fused` tells what came of it. Raises ModelFileError.
     """
 
-    def __init__(self, path: Path, model: ir.Model | None = None) -> None:
+    def __init__(self, path: Path, model: ir.Model | None = None, *, fuse: bool = True) -> None:
         given, model = model, read_model(path) if model is None else model
         self.path = path
         self.image = image_input(model)
@@ -62,10 +63,13 @@ class Session:
                 f"{path} has no float32 output, so there is nothing to compare; "
                 "a float16 model has to be exported in float32."
             )
+        source = path if given is None or is_large(given) else ir.to_proto(given).SerializeToString()
+        self.fused = fuse and not any(value.dtype == ir.DataType.INT2 for value in model.graph.initializers.values())
         options = ort.SessionOptions()
         options.log_severity_level = 4  # fatal only: faults are reported by the exception below
+        if not self.fused:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         try:
-            source = path if given is None or is_large(given) else ir.to_proto(given).SerializeToString()
             self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's own exceptions share no base class but this
             raise ModelFileError(f"ONNX Runtime refuses {path}: {_first_line(error)}") from error

@@ -4,6 +4,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from passes._biases import quantize_bias
 from passes._graph import FreshNames, add_initializer, set_constant_input
 from passes.quant_plan import QuantPlan, TensorQuant
 from passes.target import Target
@@ -12,14 +13,18 @@ from passes.target import Target
 class InsertQdq(ir.passes.InPlacePass):
     """Writes Quantize/Dequantize nodes into a float graph.
 
-    1. A weight becomes an integer initializer and a DequantizeLinear that bears the weight's name.
+    1. A weight becomes an integer initializer, in the narrowest container of the target that holds its bits, and a
+       DequantizeLinear that bears the weight's name.
     2. An activation v becomes v → QuantizeLinear → DequantizeLinear, and all consumers read the latter.
     3. A graph output keeps its name: what computed it gets the name `<output>_float`.
     4. Below the container's width a Clip on the integers keeps the range (Quantize–Clip–Dequantize, the form that
        integer kernels still accept).
     5. A float Clip that cuts the grid moves onto the integers, which frees its producer for fusion. Rounding is
        monotone, so rounding the bounds and clipping the integers gives what clipping and then rounding gave.
-    6. Biases that the plan corrects are replaced, or added where there was none.
+    6. Biases that the plan corrects are replaced, or added where there was none; where the target wants integers, they
+       become integers and a DequantizeLinear as well.
+
+    Raises ValueError where the plan asks for what the target has no form for: a sign, a width, a range.
     """
 
     def __init__(self, plan: QuantPlan, target: Target) -> None:
@@ -42,7 +47,8 @@ class InsertQdq(ir.passes.InPlacePass):
             if (bias := self.plan.biases.get(node.name or "")) is not None:
                 set_constant_input(node, 2, bias, names, f"{node.name}.bias")
         for name in self.plan.weights:
-            _quantize_weight(graph, names, name, self.plan)
+            container = self.target.weight_container(self.plan.weights[name].bits)
+            _quantize_weight(graph, names, name, self.plan, ir.DataType[container.upper()])
         values = {value.name: value for node in graph for value in node.outputs} | {v.name: v for v in graph.inputs}
         quants = dict(self.plan.activations)
         quants |= {name: self.plan.activations[source] for name, source in self.plan.same_as.items()}
@@ -52,15 +58,18 @@ class InsertQdq(ir.passes.InPlacePass):
             if source not in parameters:
                 parameters[source] = _parameters(graph, names, source, quant, self.target)
             _quantize_activation(graph, names, values[name], quant, parameters[source])
+        if self.target.bias != "float":
+            for node in list(graph):
+                quantize_bias(graph, names, node, self.plan.bias_quants.get(node.name or ""))
         return ir.passes.PassResult(model, modified=True)
 
 
-def _quantize_weight(graph: ir.Graph, names: FreshNames, name: str, plan: QuantPlan) -> None:
+def _quantize_weight(graph: ir.Graph, names: FreshNames, name: str, plan: QuantPlan, container: ir.DataType) -> None:
     weight, quant = graph.initializers[name], plan.weights[name]
     if weight.const_value is None:
         raise ValueError(f"the initializer {name} has no data")
-    integers = plan.weight_integers(name, weight.const_value.numpy()).astype(np.int8)
-    zero = np.zeros(quant.threshold.shape, np.int8)
+    integers = plan.weight_integers(name, weight.const_value.numpy()).astype(container.numpy())
+    zero = np.zeros(quant.threshold.shape, container.numpy())
     uses = list(weight.uses())
     first = min((use.node for use in uses), key=list(graph).index)
     kept = weight.is_graph_output()  # under its own name, in float
@@ -96,7 +105,7 @@ def _quantize_activation(
     assert zero_point.const_value is not None
     zero = zero_point.const_value.numpy()
     container = np.iinfo(zero.dtype)
-    ends = [end + int(zero) for end in quant.range]
+    ends = _ends(quant, zero)
     if ends != [container.min, container.max]:
         bounds = [
             add_initializer(graph, names(f"{name}_{which}"), np.asarray(end, zero.dtype))
@@ -151,15 +160,28 @@ def _parameters(
     graph: ir.Graph, names: FreshNames, name: str, quant: TensorQuant, target: Target
 ) -> tuple[ir.Value, ir.Value]:
     scale = add_initializer(graph, names(f"{name}_scale"), quant.scale.astype(np.float32))
-    return scale, add_initializer(graph, names(f"{name}_zero_point"), _zero_point(quant, target))
+    return scale, add_initializer(graph, names(f"{name}_zero_point"), _zero_point(name, quant, target))
 
 
-def _zero_point(quant: TensorQuant, target: Target) -> NDArray[np.integer]:
+def _zero_point(name: str, quant: TensorQuant, target: Target) -> NDArray[np.integer]:
     """Where zero lies in the container; its dtype is the container."""
     width = 8 if quant.bits <= 8 else 16
-    if quant.signed and target.signed_activations == "int8":
-        return np.zeros((), f"int{width}")
-    return np.asarray(2 ** (width - 1) if quant.signed else 0, f"uint{width}")
+    container = target.signed_activations if quant.signed else target.unsigned_activations
+    if container == "none":
+        raise ValueError(f"the plan has no sign at {name}, and {target.title} takes only grids with a sign")
+    kind = np.dtype(container.replace("8", str(width)))
+    if quant.signed:
+        zero = np.asarray(0 if container == "int8" else 2 ** (width - 1), kind)
+    else:
+        zero = np.asarray(np.iinfo(kind).min, kind)
+    if target.small_ranges == "none" and _ends(quant, zero) != [np.iinfo(kind).min, np.iinfo(kind).max]:
+        raise ValueError(f"the plan bounds {name} within {kind}, and {target.title} takes only the whole of it")
+    return zero
+
+
+def _ends(quant: TensorQuant, zero: NDArray[np.integer]) -> list[int]:
+    """Least and greatest integer of the container that occur."""
+    return [end + int(zero) for end in quant.range]
 
 
 def _annotation(quant: TensorQuant) -> dict[str, str]:

@@ -63,6 +63,7 @@ class QuantPlan:
 
     activations: by value name. weights: by initializer name. same_as: a value that only moves numbers about (MaxPool,
     Reshape, ...) to the value whose quantization it takes over. biases: by node name, the node's new bias.
+    bias_quants: by node name, where the target wants biases on 8-bit grids of their own.
     shifts: value name → what `ShiftNegative` adds to it; activations then names the shifted value. integers: by
     initializer name, where tuning has found better integers than the nearest ones.
     """
@@ -71,6 +72,7 @@ class QuantPlan:
     weights: Mapping[str, TensorQuant]
     same_as: Mapping[str, str] = field(default_factory=dict)
     biases: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    bias_quants: Mapping[str, TensorQuant] = field(default_factory=dict)
     shifts: Mapping[str, float] = field(default_factory=dict)
     integers: Mapping[str, NDArray[np.int8]] = field(default_factory=dict)
 
@@ -78,3 +80,28 @@ class QuantPlan:
         """What is written for the initializer `name`, whose float values are `weight`; same shape."""
         found = self.integers.get(name)
         return self.weights[name].integers(weight) if found is None else found.astype(np.int64)
+
+
+def same_numbers(one: QuantPlan, other: QuantPlan) -> bool:
+    """Whether two plans quantize alike: what one is tuned to holds for the other. (Containers are the target's.)"""
+    return _numbers(one) == _numbers(other)
+
+
+def _numbers(plan: QuantPlan) -> dict[str, object]:
+    """Everything in a plan, in a form that compares by value."""
+
+    def of(quant: TensorQuant) -> tuple[object, ...]:
+        return quant.bits, quant.signed, quant.threshold.tobytes(), quant.axis, quant.clip
+
+    return {
+        "same_as": dict(plan.same_as),
+        "shifts": dict(plan.shifts),
+        **{
+            table: {name: of(quant) for name, quant in getattr(plan, table).items()}
+            for table in ("activations", "weights", "bias_quants")
+        },
+        **{
+            table: {name: array.tobytes() for name, array in getattr(plan, table).items()}
+            for table in ("biases", "integers")
+        },
+    }

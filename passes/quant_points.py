@@ -64,7 +64,7 @@ def find_quant_points(model: ir.Model, target: Target) -> QuantPoints:
 def is_fused(value: ir.Value, target: Target) -> bool:
     """Whether the only consumer is an activation function that the target computes together with the producer."""
     consumers, producer = [use.node for use in value.uses()], value.producer()
-    if len(consumers) != 1 or value.is_graph_output() or producer is None:
+    if len(consumers) != 1 or value.is_graph_output() or producer is None or producer.op_type in MOVES:
         return False
     if consumers[0].op_type not in target.fused_activations or consumers[0].inputs[0] is not value:
         return False
@@ -94,6 +94,11 @@ def weight_uses(node: ir.Node) -> list[WeightUse]:
                 continue
         found.append(WeightUse(initializer=_name(value), node=node.name or "", axis=axis if rank > 1 else None))
     return found
+
+
+def data_input(node: ir.Node, use: WeightUse) -> str:
+    """The name of what `node` multiplies the weight of `use` with."""
+    return next(value.name or "" for value in node.inputs[:2] if value is not None and value.name != use.initializer)
 
 
 def _name(value: ir.Value) -> str:

@@ -1,7 +1,7 @@
 """HPTQ calibration: images in, a frozen QuantPlan out. (Habi et al., arXiv 2109.09113.)"""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -15,30 +15,35 @@ from onnxdfq.calibration.bias_correction import (
 )
 from onnxdfq.calibration.histogram import Histogram
 from onnxdfq.calibration.observation import Observations, observe
+from onnxdfq.calibration.shift_limits import within_shift_limits
 from onnxdfq.calibration.shift_negative import best_shift, reader_of_shiftable
 from onnxdfq.calibration.thresholds import Scheme, activation_threshold, weight_thresholds
 from onnxdfq.errors import InputError
+from onnxdfq.layer_bits import LayerBits, check_layers
 from onnxdfq.model_file import image_input
 from onnxdfq.progress import Progress, Steps
 from passes.power_of_two import covering_power_of_two, integer_range, scale_of
 from passes.quant_plan import QuantPlan, TensorQuant
-from passes.quant_points import KNOWN_RANGE, QuantPoints, find_quant_points, is_fused
+from passes.quant_points import KNOWN_RANGE, QuantPoints, WeightUse, data_input, find_quant_points, is_fused
 from passes.shift_negative import padded_name, shifted_name
 from passes.target import Target
 
 __all__ = ["Calibration", "Scheme"]
 
 FLOAT_BITS = 32
+BIAS_BITS = 8  # where biases have grids of their own
 IMAGE_BITS = 8  # images are bytes; fewer bits would spoil what every layer sees
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Decides every threshold by squared error.
+    """Decides every threshold by squared error, within what the target takes.
 
-    weight_bits 2…8, per output channel; activation_bits 2…8, 16, or 32 for float, per tensor; the image input keeps at
-    least 8. scheme: thresholds 2**k, or free. correct_bias: undo the mean shift of weight rounding.
-    shift_negative: shift activations with a small negative tail to a grid without sign.
+    weight_bits 2…8, per output channel or per tensor, as the target has it; activation_bits 2…8, 16, or 32 for float,
+    per tensor; the image input keeps at least 8. scheme: thresholds 2**k, 2**k for activations only, or free.
+    correct_bias: undo the mean shift of weight rounding.
+    shift_negative: shift activations with a small negative tail to a grid without sign. layer_bits: by node name, what
+    single layers have instead of weight_bits, and what they read instead of activation_bits.
     """
 
     weight_bits: int = 8
@@ -46,6 +51,7 @@ class Calibration:
     scheme: Scheme = "power-of-two"
     correct_bias: bool = True
     shift_negative: bool = False
+    layer_bits: Mapping[str, LayerBits] = field(default_factory=dict)
     batch_size: int = 32
 
     def plan(
@@ -95,39 +101,131 @@ class Calibration:
         )
 
     def decide(self, model: ir.Model, observed: Observations, target: Target) -> QuantPlan:
-        """The plan for the graph that was observed. No image is looked at again, and nothing is edited."""
+        """The plan for the graph that was observed. No image is looked at again, and nothing is edited.
+
+        Raises InputError when the target refuses the bits, the scheme or the shift to grids without sign, and when
+        `layer_bits` names what is no layer, or gives one activation two widths.
+        """
+        self.check(target)
         points = find_quant_points(model, target)
-        weights = {}
-        for use in points.weights:
-            array = _array(model, use.initializer)
-            thresholds = weight_thresholds(array, self.weight_bits, self.scheme, axis=use.axis)
-            weights[use.initializer] = TensorQuant(
-                bits=self.weight_bits, signed=True, axis=use.axis, threshold=thresholds
-            )
+        activation_bits = self.activation_widths(model, points)
+        weights = {use.initializer: self._weight(model, use, target) for use in points.weights}
         layers = _layers_with_bias(model, points)
         producers = {value.name: node for node in model.graph for value in node.outputs}
         images = {value.name for value in model.graph.inputs}
         activations = {
-            name: self._activation(observed.histograms[name], producers.get(name), target, image=name in images)
+            name: self._activation(
+                observed.histograms[name], producers.get(name), target, activation_bits[name], image=name in images
+            )
             for name in points.activations
             if name in observed.histograms
         }
         same_as = dict(points.same_as) if activations else {}
         shifts = self._shifts(model, observed, activations, same_as)
-        biases = {}
+        plan = QuantPlan(activations=activations, weights=weights, same_as=same_as, shifts=shifts)
+        if target.bias == "int8":
+            return self._with_short_biases(model, layers, observed, plan, target)
+        return self._with_biases(layers, observed, plan)
+
+    def check(self, target: Target) -> None:
+        """Raises InputError when the target refuses the bits, the scheme or the shift to grids without sign."""
+        pins = self.layer_bits.values()
+        for what, asked, taken in (
+            ("weights", (self.weight_bits, *(pin.weight for pin in pins)), target.weight_bits),
+            ("activations", (self.activation_bits, *(pin.activation for pin in pins)), target.activation_bits),
+        ):
+            for bits in asked:
+                if bits is not None and bits not in taken:
+                    raise InputError(
+                        f"The target {target.name} ({target.title}) takes {what} of {_listed(taken)} bits, not of "
+                        f"{bits}; ask for other --bits or another --target."
+                    )
+        if target.power_of_two and self.scheme != "power-of-two":
+            raise InputError(
+                f"The target {target.name} takes power-of-two scales only, not --scheme {self.scheme}; "
+                "leave --scheme out, or choose another --target."
+            )
+        if self.shift_negative and target.unsigned_activations == "none":
+            raise InputError(
+                f"The target {target.name} has no grids without sign, and --shift-negative is for these; leave it out."
+            )
+
+    def activation_widths(self, model: ir.Model, points: QuantPoints) -> dict[str, int]:
+        """Value name → bits, as `layer_bits` asks for what layers read; an image input may get more.
+
+        Raises InputError when `layer_bits` names what is no layer, or gives one activation two widths.
+        """
+        check_layers(self.layer_bits, points)
+        nodes = {node.name: node for node in model.graph}
+        bits = dict.fromkeys(points.activations, self.activation_bits)
+        asked: dict[str, str] = {}
+        for use in points.weights:
+            pin = self.layer_bits.get(use.node)
+            if pin is None or pin.activation is None or self.activation_bits == FLOAT_BITS:
+                continue
+            source = data_input(nodes[use.node], use)
+            root = points.same_as.get(source, source)
+            if root in asked and bits[root] != pin.activation:
+                raise InputError(
+                    f"The layers {asked[root]!r} and {use.node!r} read the same values, so they share the width of "
+                    f"the activation; {bits[root]} and {pin.activation} bits are asked for."
+                )
+            asked[root] = use.node
+            bits[root] = pin.activation
+        return bits
+
+    def _weight(self, model: ir.Model, use: WeightUse, target: Target) -> TensorQuant:
+        axis, narrow = use.axis if target.per_channel_weights else None, target.narrow_weights
+        pin = self.layer_bits.get(use.node)
+        bits = self.weight_bits if pin is None or pin.weight is None else pin.weight
+        thresholds = weight_thresholds(_array(model, use.initializer), bits, self.scheme, axis=axis, narrow=narrow)
+        least, greatest = integer_range(bits, signed=True)
+        clip = (least + 1, greatest) if narrow else None
+        return TensorQuant(bits=bits, signed=True, axis=axis, threshold=thresholds, clip=clip)
+
+    def _with_biases(self, layers: list[ir.Node], observed: Observations, plan: QuantPlan) -> QuantPlan:
+        """Biases on the grid of the accumulator, which the weights' steps leave room for."""
+        weights, biases = dict(plan.weights), {}
         for node in layers:
             source, weight = _name(node.inputs[0]), _name(node.inputs[1])
-            mean, shift = observed.means[source].mean * self.correct_bias, shifts.get(source, 0.0)
-            bias = corrected_bias(node, weights[weight], mean, shift=shift)
-            read = shifted_name(source) if source in shifts else same_as.get(source, source)
-            if read in activations:
-                roomy = with_room_for_bias(weights[weight], bias, activations[read])
+            bias = self._bias(node, observed, weights[weight], plan)
+            read = shifted_name(source) if source in plan.shifts else plan.same_as.get(source, source)
+            if read in plan.activations:
+                roomy = with_room_for_bias(weights[weight], bias, plan.activations[read])
                 if roomy is not weights[weight]:  # other steps, another rounding error to correct
                     weights[weight] = roomy
-                    bias = corrected_bias(node, roomy, mean, shift=shift)
-                bias = on_accumulator_grid(node, bias, activations[read], weights[weight])
+                    bias = self._bias(node, observed, roomy, plan)
+                bias = on_accumulator_grid(node, bias, plan.activations[read], weights[weight])
             biases[node.name or ""] = bias
-        return QuantPlan(activations=activations, weights=weights, same_as=same_as, biases=biases, shifts=shifts)
+        return replace(plan, weights=weights, biases=biases)
+
+    def _with_short_biases(
+        self, model: ir.Model, layers: list[ir.Node], observed: Observations, plan: QuantPlan, target: Target
+    ) -> QuantPlan:
+        """Biases on 8-bit grids of their own, and all scales within the limits of the target's shifts."""
+        while True:
+            biases = {
+                node.name or "": self._bias(node, observed, plan.weights[_name(node.inputs[1])], plan)
+                for node in layers
+            }
+            quants = {
+                name: TensorQuant(
+                    bits=BIAS_BITS, signed=True, threshold=weight_thresholds(bias, BIAS_BITS, self.scheme, axis=None)
+                )
+                for name, bias in biases.items()
+            }
+            plan = replace(plan, biases=biases, bias_quants=quants)
+            if not target.shift_limits:
+                return plan
+            limited = within_shift_limits(model, plan, target)
+            if all(limited.weights[name] is quant for name, quant in plan.weights.items()):
+                return limited
+            plan = limited  # coarser weights, another rounding error to correct
+
+    def _bias(self, node: ir.Node, observed: Observations, weight: TensorQuant, plan: QuantPlan) -> NDArray[np.float32]:
+        source = _name(node.inputs[0])
+        mean = observed.means[source].mean * self.correct_bias
+        return corrected_bias(node, weight, mean, shift=plan.shifts.get(source, 0.0))
 
     def _shifts(
         self, model: ir.Model, observed: Observations, activations: dict[str, TensorQuant], same_as: dict[str, str]
@@ -149,14 +247,15 @@ class Calibration:
         return shifts
 
     def _activation(
-        self, histogram: Histogram, producer: ir.Node | None, target: Target, *, image: bool
+        self, histogram: Histogram, producer: ir.Node | None, target: Target, bits: int, *, image: bool
     ) -> TensorQuant:
-        bits = max(self.activation_bits, IMAGE_BITS) if image else self.activation_bits
-        signed = histogram.least < 0
+        bits = max(bits, IMAGE_BITS) if image else bits
+        only_signed = target.unsigned_activations == "none"
+        signed = histogram.least < 0 or only_signed
         if producer is not None and producer.op_type in KNOWN_RANGE:
             low, high = KNOWN_RANGE[producer.op_type]
             threshold = float(covering_power_of_two(max(-low, high)))
-            return TensorQuant(bits=bits, signed=low < 0, threshold=np.asarray(threshold))
+            return TensorQuant(bits=bits, signed=low < 0 or only_signed, threshold=np.asarray(threshold))
         clip = None if producer is None else _fused_clip(producer, target)
         limit = None
         if clip is not None and self.scheme == "free":
@@ -165,7 +264,8 @@ class Calibration:
             limit = 2.0 ** (bits - signed) * min(clip[1] / greatest, clip[0] / least if signed else np.inf)
         threshold = activation_threshold(histogram, bits, self.scheme, signed=signed, limit=limit)
         scale = float(scale_of(threshold, bits, signed=signed))
-        integers = None if clip is None else _on_integers(clip, scale, bits, signed)
+        moved = clip if target.small_ranges == "clip" else None
+        integers = None if moved is None else _on_integers(moved, scale, bits, signed)
         return TensorQuant(bits=bits, signed=signed, threshold=np.asarray(threshold), clip=integers)
 
 
@@ -204,6 +304,11 @@ def _layers_with_bias(model: ir.Model, points: QuantPoints) -> list[ir.Node]:
         for node in model.graph
         if has_bias_to_set(node) and _name(node.inputs[1]) in weights and _name(node.inputs[0]) in fed
     ]
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    """[4, 8, 16] → "4, 8 or 16"."""
+    return " or ".join(filter(None, (", ".join(map(str, numbers[:-1])), str(numbers[-1]))))
 
 
 def _array(model: ir.Model, name: str) -> NDArray[np.float32]:

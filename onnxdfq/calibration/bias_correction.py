@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from passes._biases import accumulator_scale
 from passes._graph import constant_value
 from passes.power_of_two import covering_power_of_two
 from passes.quant_plan import TensorQuant
@@ -66,13 +67,10 @@ def on_accumulator_grid(
     """(C_out,) the bias rounded to what an integer kernel adds: multiples of input scale times weight scale.
 
     Runtimes round a float bias so themselves, unseen. Rounded here, the file computes what the kernel computes: engine
-    and runtime agree to the last bit. Only where one weight scale belongs to one output channel.
+    and runtime agree to the last bit. As it is where the sums are scaled before the bias is added.
     """
-    scale = source.scale * weight.scale
-    plain = node.op_type != "Gemm" or (
-        node.attributes.get_float("alpha", 1.0) == 1.0 == node.attributes.get_float("beta", 1.0)
-    )
-    if not plain or scale.shape != bias.shape:
+    scale = accumulator_scale(node, source.scale, weight.scale, bias.size) if bias.ndim == 1 else None
+    if scale is None:
         return bias
     return np.asarray(np.rint(bias / scale) * scale, np.float32)
 

@@ -62,7 +62,7 @@ def observe(
     means = {name: ChannelMean(axis) for name, axis in mean_axes.items()}
     graph = TorchGraph(model, outputs=list(dict.fromkeys([*values, *mean_axes]))).to(device).eval()
     with torch.no_grad():
-        for feeds in _batches(model, graph.input_names, pixels, batch_size, device):
+        for feeds in batches(model, graph.input_names, pixels, batch_size, device):
             for name, value in graph.stream(*feeds):
                 try:
                     if name in histograms:
@@ -78,9 +78,10 @@ def observe(
     return Observations(histograms=histograms, means=means)
 
 
-def _batches(
+def batches(
     model: ir.Model, names: tuple[str, ...], pixels: NDArray[np.float32], batch_size: int, device: str
 ) -> Iterator[list[torch.Tensor]]:
+    """Batches of the images for the inputs `names`; the others than the image get constants. Raises DataError."""
     image, specs = image_input(model), {spec.name: spec for spec in inputs(model)}
     expected = tuple(image.shape[1:])
     if pixels.ndim != len(image.shape) or any(

@@ -1,6 +1,13 @@
 """Threshold search by mean squared error (HPTQ, arXiv 2109.09113): power-of-two, or free.
 
 Candidates are searched exhaustively: they are few. Signed grids cover [-t, t - scale], unsigned ones [0, t - scale].
+
+How the candidates come about is the clipping:
+- mse: all that are worth a try. With free scales this is OMSE (Choukroun et al., arXiv 1902.06822), whose scale is
+  the line search of the same error, one scale to an output channel of a weight and one to an activation.
+- aciq: two, what ACIQ derives for a Laplace and for a normal distribution; for weights also max's.
+- max: one, which cuts nothing off; with ranges from batch normalization that is DFQ's beta ± 6 gamma.
+Power-of-two schemes round them: aciq's to the nearest power of two (by ratio), max's up.
 """
 
 from typing import Literal
@@ -9,11 +16,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from onnxdfq.calibration.aciq import reaches
 from onnxdfq.calibration.histogram import Histogram
 from passes.power_of_two import SMALLEST_THRESHOLD, covering_power_of_two, integer_range, scale_of
 from passes.quant_plan import TensorQuant
 
-Scheme = Literal["power-of-two", "free"]
+# what is 2**k: the scales of weights and activations, those of activations, or none
+Scheme = Literal["power-of-two", "power-of-two-activations", "free"]
+Clipping = Literal["mse", "aciq", "max"]
 
 WEIGHT_HALVINGS = 10
 ACTIVATION_HALVINGS = 20
@@ -23,7 +33,7 @@ FREE_RATIOS = np.arange(1, 101) / 100
 def activation_candidates(points: NDArray[np.float64], bits: int, scheme: str) -> NDArray[np.float64]:
     """Thresholds worth a try for values that lie at `points`, greatest first or last."""
     greatest = float(np.abs(points).max(initial=0.0))
-    if scheme == "power-of-two":
+    if scheme != "free":
         candidates = 2 * covering_power_of_two(greatest) * 0.5 ** np.arange(ACTIVATION_HALVINGS)
     else:
         # the greatest positive step lies one scale below the threshold: reach to where nothing is clipped
@@ -37,11 +47,19 @@ def squared_error(points: NDArray[np.float64], counts: NDArray[np.int64], quant:
 
 
 def activation_threshold(
-    histogram: Histogram, bits: int, scheme: Scheme, *, signed: bool, limit: float | None
+    histogram: Histogram, bits: int, scheme: Scheme, *, signed: bool, limit: float | None, clipping: Clipping = "mse"
 ) -> float:
-    """The threshold with the least squared error over the histogram. It is at most `limit` where that is given."""
+    """The candidate with the least squared error over the histogram. It is at most `limit` where that is given."""
     points, counts = histogram.points()
-    candidates = activation_candidates(points, bits, scheme)
+    greatest = max(-histogram.least, histogram.greatest, 0.0)
+    found = reaches(points, counts.astype(np.float64), bits, signed=signed) if clipping == "aciq" else None
+    if clipping == "mse":
+        candidates = activation_candidates(points, bits, scheme)
+    elif found is not None:
+        candidates = _as_scheme(np.minimum(found, greatest), rounds=scheme != "free")
+    else:
+        candidates = activation_candidates(np.array([greatest]), bits, scheme)
+        candidates = candidates[[1 if scheme != "free" else -1]]
     if limit is not None:
         candidates = np.minimum(candidates, limit)
     errors = [
@@ -52,21 +70,39 @@ def activation_threshold(
 
 
 def weight_thresholds(
-    weight: NDArray[np.float32], bits: int, scheme: Scheme, *, axis: int | None
+    weight: NDArray[np.float32],
+    bits: int,
+    scheme: Scheme,
+    *,
+    axis: int | None,
+    narrow: bool = False,
+    clipping: Clipping = "mse",
 ) -> NDArray[np.float64]:
-    """Thresholds with the least squared error, () or (C,) along `axis`; signed, as all weights are."""
+    """The candidates with the least squared error, () or (C,) along `axis`; signed, as all weights are.
+
+    narrow: the grid is symmetric, without its least integer.
+    """
     rows = torch.from_numpy(np.array(weight, np.float32))  # a copy: the model's own data is not writable
     rows = rows.reshape(1, -1) if axis is None else rows.movedim(axis, 0).flatten(1)  # (C, K)
     least, greatest = torch.aminmax(rows, dim=1)
     # the greatest positive step is t - scale, so the largest positive weight asks for a little more than itself
     half = 2.0 ** (bits - 1)
-    magnitude = torch.maximum(-least, greatest * half / max(half - 1, 1)).double().numpy()  # (C,)
-    if scheme == "power-of-two":
+    reach = half / max(half - 1, 1)
+    magnitude = torch.maximum(-least * (reach if narrow else 1), greatest * reach).double().numpy()  # (C,)
+    double = rows.double().numpy() if clipping == "aciq" else np.zeros((1, 0))
+    found = reaches(double, np.ones_like(double), bits, signed=True) if clipping == "aciq" else None
+    if found is not None:
+        # of a handful of weights no distribution can be told: there it may be best to cut nothing off
+        candidates = _as_scheme(np.vstack([np.minimum(found, magnitude), magnitude]), rounds=scheme == "power-of-two")
+    elif scheme == "power-of-two":
         candidates = 2 * covering_power_of_two(magnitude) * 0.5 ** np.arange(WEIGHT_HALVINGS)[:, None]
+        candidates = candidates if clipping == "mse" else candidates[1:2]
     else:
         candidates = magnitude * FREE_RATIOS[FREE_RATIOS >= 0.2, None]
+        candidates = candidates if clipping == "mse" else candidates[-1:]
     candidates = np.maximum(candidates, SMALLEST_THRESHOLD)  # (candidates, C)
     low, high = integer_range(bits, signed=True)
+    low += narrow
     errors = np.empty(candidates.shape)
     for index, thresholds in enumerate(candidates):
         scale = torch.from_numpy(scale_of(thresholds, bits, signed=True)).float()[:, None]
@@ -74,3 +110,9 @@ def weight_thresholds(
         errors[index] = (rounded - rows).square_().sum(dim=1).numpy()
     best: NDArray[np.float64] = candidates[errors.argmin(axis=0), np.arange(candidates.shape[1])]
     return best[0] if axis is None else best
+
+
+def _as_scheme(thresholds: NDArray[np.float64], *, rounds: bool) -> NDArray[np.float64]:
+    """Thresholds as they are, or the nearest powers of two, by ratio."""
+    positive = np.maximum(thresholds, SMALLEST_THRESHOLD)
+    return np.exp2(np.rint(np.log2(positive))) if rounds else positive

@@ -60,9 +60,10 @@ def atomic_write(path: Path, *, force: bool = False) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def save_model(model: ir.Model, path: Path, *, force: bool = False) -> None:
+def save_model(model: ir.Model, path: Path, *, force: bool = False, inner_shapes: bool = True) -> None:
     """Writes the model with inferred shapes, after onnx.checker (full check) and strict shape inference passed.
 
+    inner_shapes: those of values inside too, which viewers show and loaders infer; never left out of a large model.
     Weights beyond 2 GB go to `<name>.data` beside it. The model gains the inferred shapes and is else unchanged.
     Raises OutputError as `atomic_write` does, and with exit code 1 when the model is not valid ONNX.
     """
@@ -80,6 +81,8 @@ def save_model(model: ir.Model, path: Path, *, force: bool = False) -> None:
             onnx.checker.check_model(proto, full_check=True)
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
             raise _invalid(path, error) from error
+        if not inner_shapes:
+            del proto.graph.value_info[:]
         temporary.write_bytes(proto.SerializeToString(deterministic=True))
 
 

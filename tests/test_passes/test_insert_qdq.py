@@ -12,14 +12,14 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
+from onnxdfq.targets import load_target
 from passes.insert_qdq import InsertQdq
 from passes.quant_plan import QuantPlan, TensorQuant
 from passes.quant_points import find_quant_points
-from passes.target import Target
 
 Build = Callable[..., ir.Model]
 
-TARGET = Target(name="ort", signed_activations="uint8", fused_activations=("Relu", "Clip"))
+TARGET = load_target("ort")
 CONV = """(float[N,2,4,4] x) => (float[N,3,4,4] y) {
     h = Conv <kernel_shape=[3,3], pads=[1,1,1,1], strides=[1,1], dilations=[1,1], group=1> (x, w, b)
     y = Relu (h)
@@ -78,6 +78,13 @@ def test_moves_share_their_source_and_shapes_are_no_points(build: Build) -> None
 def test_a_relu_with_a_second_reader_before_it_is_not_fused(build: Build) -> None:
     text = "(float[N,3] x) => (float[N,3] y) { h = Add (x, x)  r = Relu (h)  y = Add (r, h) }"
     assert find_quant_points(build(text), TARGET).activations == ("x", "h", "r", "y")
+
+
+def test_a_relu_behind_a_move_is_not_fused(build: Build) -> None:
+    """No runtime computes a Reshape and a Relu at once: what lies between the two is materialised."""
+    text = "(float[N,4] x) => (float[N,2,2] y) { h = Add (x, x)  s = Reshape (h, to)  y = Relu (s) }"
+    points = find_quant_points(build(text, to=np.array([0, 2, 2])), TARGET)
+    assert points.activations == ("x", "h", "y") and points.same_as == {"s": "h"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,24 @@
+"""`FixBatch`: a batch of one, for runtimes that take no size that is known only at run time."""
+
+import onnx_ir as ir
+
+
+class FixBatch(ir.passes.InPlacePass):
+    """Sizes that the inputs leave open become 1, and with them every size of that name.
+
+    Sizes inside that only inference can tell are left open; `save_model` infers them anew.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Edit `model` in place."""
+        graph = model.graph
+        free = {size for value in graph.inputs for size in value.shape or () if not isinstance(size, int)}
+        names = {size.value for size in free}
+        if not free:
+            return ir.passes.PassResult(model, modified=False)
+        for value in (*graph.inputs, *graph.outputs, *(value for node in graph.all_nodes() for value in node.outputs)):
+            if value.shape is not None:
+                value.shape = ir.Shape(
+                    [1 if not isinstance(size, int) and size.value in names else size for size in value.shape]
+                )
+        return ir.passes.PassResult(model, modified=True)

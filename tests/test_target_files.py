@@ -1,0 +1,70 @@
+"""The files in onnxdfq/targets: what is in them, that they agree with themselves, and that a slip in one is heard."""
+
+import re
+import tomllib
+from importlib.resources import files
+from typing import Any
+
+import pytest
+
+from onnxdfq.errors import InputError
+from onnxdfq.targets import load_target, read_target, target_names
+from passes.set_opset import IR_VERSION
+from passes.write_for_target import FIRST_OPSET, FIRST_OPSET_OF_16_BITS
+
+
+def table(name: str) -> dict[str, Any]:
+    return tomllib.loads(files("onnxdfq.targets").joinpath(f"{name}.toml").read_text(encoding="utf-8"))
+
+
+def test_the_targets_that_are_promised() -> None:
+    promised = {"ort", "openvino", "tensorrt", "qnn", "vitisai", "tflite", "compact", "generic"}
+    assert promised == set(target_names())
+    assert {name for name in promised if load_target(name).verified} >= {"ort", "openvino"}
+    assert not any(load_target(name).verified for name in ("tensorrt", "qnn", "vitisai", "tflite"))
+
+
+@pytest.mark.parametrize("name", target_names())
+def test_a_target_agrees_with_itself(name: str) -> None:
+    target = load_target(name)
+    assert target.name == name and target.title and target.sources
+    assert target.ir_version == IR_VERSION[target.opset]
+    assert all(target.weight_container(bits) in FIRST_OPSET for bits in target.weight_bits)
+    assert all(FIRST_OPSET[dtype] <= target.opset for dtype in target.weight_containers.values())
+    assert 16 not in target.activation_bits or target.opset >= FIRST_OPSET_OF_16_BITS
+    assert target.small_ranges == "clip" or not {2, 3, 4, 5, 6, 7} & set(target.activation_bits)
+    assert not target.shift_limits or (target.power_of_two and not target.per_channel_weights)
+    assert all(int(re.sub(r"\D", "", dtype)) == width for width, dtype in target.weight_containers.items())
+
+
+def test_the_narrowest_container_holds_the_bits() -> None:
+    compact = load_target("compact")
+    assert [compact.weight_container(bits) for bits in (2, 3, 4, 5, 8)] == ["int2", "int4", "int4", "int8", "int8"]
+    with pytest.raises(ValueError, match="no container for weights of 16 bits"):
+        compact.weight_container(16)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weigth_bits": [8]}, r"unknown or missing: \['weigth_bits'\]"),
+        ({"bias": None}, r"unknown or missing: \['bias'\]"),
+        ({"bias": "int16"}, "bias is 'int16'"),
+        ({"opset": "21"}, "opset is '21'"),
+        ({"verified": 1}, "verified is 1"),
+        ({"weight_bits": [8, "4"]}, "weight_bits is"),
+        ({"weight_bits": 8}, "weight_bits is 8"),
+        ({"weight_containers": {"8": 8}}, "weight_containers is"),
+        ({"name": "other"}, "named by its file"),
+        ({"operators": {"Conv": {"verdicts": "integer"}}}, r"Conv: unknown or missing: \['verdicts'\]"),
+    ],
+)
+def test_a_slip_in_a_file_is_heard(change: dict[str, Any], message: str) -> None:
+    changed = {key: value for key, value in (table("ort") | change).items() if value is not None}
+    with pytest.raises(ValueError, match=message):
+        read_target("ort", changed)
+
+
+def test_an_unknown_target_names_the_nearest() -> None:
+    with pytest.raises(InputError, match=r"'tensort'\. Did you mean 'tensorrt'"):
+        load_target("tensort")
