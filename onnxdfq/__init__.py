@@ -16,11 +16,12 @@ if getattr(passes, "PART_OF", None) != "onnxdfq":
     )
 
 if TYPE_CHECKING:
-    from onnxdfq.compression import Result, compress, synthesize
+    from onnxdfq.compression import compress, synthesize
     from onnxdfq.errors import DfqError
     from onnxdfq.evaluation import Evaluation
     from onnxdfq.exporting import export
     from onnxdfq.recipe import Bits, Recipe
+    from onnxdfq.result import Result
     from onnxdfq.synthesis import Images
 
 # Imported on first use: `onnxdfq --help` must not wait for torch.
@@ -30,7 +31,7 @@ _HOMES = {
     "Evaluation": "evaluation",
     "Images": "synthesis",
     "Recipe": "recipe",
-    "Result": "compression",
+    "Result": "result",
     "compress": "compression",
     "export": "exporting",
     "synthesize": "compression",

@@ -3,7 +3,7 @@
 import json
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,7 +28,7 @@ class _Group(click.Group):
         except KeyboardInterrupt:
             click.echo("\nonnxdfq: interrupted; nothing was written.", err=True)
             ctx.exit(130)
-        except (click.exceptions.Exit, click.Abort, click.ClickException):
+        except (click.exceptions.Exit, click.Abort, click.ClickException, BrokenPipeError):
             raise
         except Exception as error:  # whatever this is, it is our fault, and a traceback helps no user
             where = traceback.extract_tb(error.__traceback__)[-1]
@@ -79,8 +79,22 @@ def _synthesis_options(command: Command) -> Command:
 @_synthesis_options
 @click.option("-b", "--bits", metavar="wXaY", help="Bits of weights and activations.  [default: w8a8]")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="[default: MODEL.<bits>.onnx beside the input]")
-@click.option("--target", metavar="NAME", help="The runtime to write for.  [default: ort]")
-@click.option("--scheme", metavar="NAME", help="power-of-two or free thresholds.  [default: power-of-two]")
+@click.option(
+    "--target",
+    multiple=True,
+    metavar="NAME",
+    help="ort, openvino, tensorrt, qnn, vitisai, tflite, compact or generic; may be repeated.  [default: ort]",
+)
+@click.option(
+    "--scheme",
+    metavar="NAME",
+    help="Scales: power-of-two, power-of-two-activations (of weights free), or free.  [default: power-of-two]",
+)
+@click.option(
+    "--tuning",
+    metavar="NAME",
+    help="none, adaround (layer by layer) or brecq (block by block).  [default: none at 8-bit weights, brecq below]",
+)
 @click.option(
     "--shift-negative", is_flag=True, default=None, help="Shift small negative activations to unsigned (SNC)."
 )
@@ -88,6 +102,9 @@ def _synthesis_options(command: Command) -> Command:
 @click.option(
     "--save-images", type=click.Path(path_type=Path), metavar="FILE", help="Keep the synthesised images (.npz)."
 )
+@click.option("--budget", metavar="WHAT", help="size=0.5MB or bops=1.2G: each layer gets its own bits, --bits at most.")
+@click.option("--plan", type=click.Path(path_type=Path), metavar="FILE", help="A TOML file that pins bits of layers.")
+@click.option("--save-plan", type=click.Path(path_type=Path), metavar="FILE", help="Write the bits of all layers.")
 @click.option("--evaluate", type=click.Path(path_type=Path), metavar="DATA", help="Labelled images to measure on.")
 @click.option(
     "--recipe", type=click.Path(path_type=Path), metavar="FILE", help="A TOML file of settings; flags overrule it."
@@ -99,6 +116,9 @@ def compress(
     save_images: Path | None,
     evaluate: Path | None,
     recipe: Path | None,
+    plan: Path | None,
+    save_plan: Path | None,
+    target: tuple[str, ...],
     input_shape: tuple[str, ...],
     device: str,
     force: bool,
@@ -110,6 +130,8 @@ def compress(
     from onnxdfq.model_file import parse_input_shapes
     from onnxdfq.recipe import Recipe
 
+    if target:
+        settings["target"] = ",".join(target)
     result = run(
         model,
         output=output,
@@ -119,17 +141,27 @@ def compress(
         device=device,
         input_shape=parse_input_shapes(input_shape),
         save_images=save_images,
+        plan=plan,
+        save_plan=save_plan,
         force=force,
         progress=TerminalProgress,
         **{key: value for key, value in settings.items() if value is not None},
     )
+    several = {name: {"output": str(file.path), **file.metrics} for name, file in result.written.items()}
     if as_json:
-        click.echo(json.dumps({"output": str(result.path), **result.metrics, "notes": list(result.notes)}))
+        targets = {"targets": several} if len(several) > 1 else {}
+        click.echo(json.dumps({"output": str(result.path), **result.metrics, **targets, "notes": list(result.notes)}))
         return
     for note in result.notes:
         click.echo(f"note: {note}", err=True)
-    click.echo(_summary(result.metrics))
-    click.echo(f"written: {result.path}")
+    if len(several) == 1:
+        click.echo(_summary(result.metrics))
+        click.echo(f"written: {result.path}")
+        return
+    own = {key for file in result.written.values() for key in file.metrics}
+    click.echo(_summary({key: value for key, value in result.metrics.items() if key not in own}))
+    for name, file in result.written.items():
+        click.echo(f"\n{name}\n{_summary(file.metrics)}\nwritten: {file.path}")
 
 
 @main.command()
@@ -205,6 +237,55 @@ def inspect(model: Path, as_json: bool) -> None:
         click.echo(f"{key.replace('_', ' '):20} {value or '-'}")
 
 
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "--target", metavar="NAME", help="The runtime to judge for.  [default: the one it was written for, or ort]"
+)
+@click.option(
+    "--require",
+    metavar="WHAT",
+    help="Exit with 1 unless every node is an integer one; `integer:Conv,Gemm` asks it of these operators alone.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, and nothing else there.")
+def lint(model: Path, target: str | None, require: str | None, as_json: bool) -> None:
+    """Tell what a runtime will do with each node of a model: compute on integers, in float, or refuse the file."""
+    from onnxdfq.linting import falling_short
+    from onnxdfq.linting import lint as run
+
+    found = run(model, target=target)
+    short = () if require is None else falling_short(found.findings, require)
+    if as_json:
+        entries = [asdict(finding) for finding in found.findings]
+        head = {"file": found.file, "target": found.target.name, "verified": found.target.verified}
+        click.echo(json.dumps({**head, "basis": found.basis, **found.count, "findings": entries}))
+    else:
+        click.echo(_findings(found.findings))
+        whole = "" if all(finding.node for finding in found.findings) else "; the file as a whole is refused"
+        counts = ", ".join(f"{count} {name}" for name, count in found.count.items())
+        click.echo(f"\n{found.target.title}: {counts}{whole}.")
+        click.echo(found.basis)
+    if short:
+        what = ", ".join(f"{finding.op_type or 'the file'} {finding.node}".strip() for finding in short[:5])
+        more = f" and {len(short) - 5} more" if len(short) > 5 else ""
+        click.echo(f"onnxdfq: --require {require} is not met by {what}{more}.", err=True)
+        sys.exit(1)
+
+
+def _findings(findings: Sequence[Any]) -> str:
+    """One line a node: verdict, operator, name and why; what to change on a line of its own."""
+    widths = [max([len(getattr(finding, key)) for finding in findings], default=0) for key in ("op_type", "node")]
+    lines = []
+    for finding in findings:
+        name = finding.node or "(the whole file)"
+        lines.append(
+            f"{finding.verdict:8} {finding.op_type:{widths[0]}}  {name:{widths[1]}}  {finding.reason}".rstrip()
+        )
+        if finding.advice:
+            lines.append(f"{'':8} {'':{widths[0]}}  → {finding.advice}")
+    return "\n".join(lines) or "There is no linear, element-wise, pooling or activating node, and no Concat."
+
+
 def _summary(metrics: Any) -> str:
     """The metrics that are there, one a line; shares as percentages."""
     lines = []
@@ -226,6 +307,8 @@ _LABELS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("batch_norms_folded", "BatchNormalizations folded", str),
     ("bytes_float", "bytes, float", "{:,}".format),
     ("bytes", "bytes, compressed", "{:,}".format),
+    ("weight_bytes", "bytes of packed weights and scales", "{:,}".format),
+    ("bit_operations", "bit operations per image", "{:,}".format),
     ("agreement_images", "same answer on synthetic images", _percent),
     ("sqnr_db_images", "signal to noise on them", "{:.1f} dB".format),
     ("count", "evaluated on", "{:,} images".format),

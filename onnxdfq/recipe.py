@@ -6,9 +6,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from onnxdfq.budget import Budget
 from onnxdfq.calibration import Scheme
 from onnxdfq.choices import one_of
 from onnxdfq.errors import InputError
+from onnxdfq.tuning import TUNINGS
 
 Effort = Literal["fast", "standard", "paper"]
 SCHEMES, EFFORTS = get_args(Scheme), get_args(Effort)
@@ -46,7 +48,9 @@ class Bits:
 class Recipe:
     """Everything that decides the written bytes, beside the model itself and images of the user's own.
 
-    images, steps, batch_size: None leaves them to the effort preset. normalize: None means not told (see `dataset`).
+    target: one, or several between commas. images, steps, batch_size: of the synthesis, None leaves them to the effort
+    preset. tuning: None means by the bits (see `tuning_for`). normalize: None means not told (see `dataset`).
+    budget: `size=0.5MB` or `bops=1.2G`; bits are then the most that a layer gets.
     """
 
     method: str = "dgh"
@@ -60,9 +64,15 @@ class Recipe:
     seed: int = 0
     normalize: str | None = None
     shift_negative: bool = False
+    budget: str | None = None
+    tuning: str | None = None
 
     def __post_init__(self) -> None:
         Bits.parse(self.bits)
+        if self.budget is not None:
+            Budget.parse(self.budget)
+        if self.tuning is not None:
+            one_of("tuning", self.tuning, TUNINGS)
         one_of("scheme", self.scheme, SCHEMES)
         one_of("effort", self.effort, EFFORTS)
         for name in ("images", "steps", "batch_size"):
@@ -71,6 +81,11 @@ class Recipe:
                 raise InputError(f"{name} is {value}; it must be at least 1.")
         if self.seed < 0:
             raise InputError(f"seed is {self.seed}; it must be at least 0.")
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The names in `target`, each once."""
+        return tuple(dict.fromkeys(name.strip() for name in self.target.split(",")))
 
     @classmethod
     def load(cls, path: Path) -> "Recipe":

@@ -33,6 +33,11 @@ class Feeds:
             )
         self.image_shape = (known[0], known[1], known[2])
 
+    @property
+    def image_name(self) -> str:
+        """The input that takes the images."""
+        return self._image.name
+
     def of(self, graph: TorchGraph, images: Tensor) -> tuple[Tensor, ...]:
         """images (N, C, H, W) and, in the graph's order, what its other inputs get at this batch size."""
         return tuple(

@@ -1,0 +1,102 @@
+"""Activation quantizers while they are tuned: learned or chosen steps, and QDrop's mixing."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from passes.quant_plan import TensorQuant
+
+
+class FakeQuantize(torch.autograd.Function):
+    """y = scale * clip(round(x / scale), low, high), as Quantize and Dequantize around zero.
+
+    dy/dx is 1 inside of the range and 0 outside; dy/dscale is LSQ's (arXiv 1902.08153, Eq. 3).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
+        scaled = x / scale
+        rounded = scaled.round().clamp_(low, high)
+        if ctx.needs_input_grad[1]:
+            ctx.save_for_backward(scaled, rounded)
+        else:
+            ctx.save_for_backward(scaled)
+        ctx.limits = (low - 0.5, high + 0.5)
+        return (rounded * scale).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = gradients
+        scaled, *rest = ctx.saved_tensors
+        low, high = ctx.limits
+        dx = torch.ops.aten.hardtanh_backward(grad, scaled, low, high)  # one pass, and no mask in memory
+        if not rest:
+            return dx, None, None, None
+        # inside: round(x/s) - x/s, outside: the end of the range
+        dscale = (rest[0] * grad).sum(dtype=torch.float32) - (scaled * dx).sum(dtype=torch.float32)
+        return dx, dscale, None, None
+
+
+class Coins:
+    """Random masks, cut from one long row of coin flips: to draw them anew costs as much as a convolution.
+
+    share: the probability of 1.
+    """
+
+    def __init__(self, share: float, seed: int, device: torch.device, dtype: torch.dtype) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
+        self._share, self._device, self._dtype = share, device, dtype
+        self._row = torch.empty(0)
+
+    def like(self, values: Tensor) -> Tensor:
+        """A mask of 0 and 1, in the shape and memory order of `values`."""
+        count = values.numel()
+        if len(self._row) < 2 * count:
+            drawn = torch.rand(4 * count, generator=self._generator) < self._share
+            self._row = drawn.to(self._device, self._dtype)
+        start = int(torch.randint(len(self._row) - count, (1,), generator=self._generator))
+        strides = values.stride()
+        order = sorted(range(values.ndim), key=lambda axis: -strides[axis])
+        return (
+            self._row[start : start + count]
+            .view([values.shape[axis] for axis in order])
+            .permute([order.index(axis) for axis in range(values.ndim)])
+        )
+
+
+class ActivationQuantizer(nn.Module):
+    """The quantizer of one activation, per tensor.
+
+    learned: whether the step has a gradient, movable: whether other powers of two may be tried. coins: where set, which
+    elements are quantized; the others keep their float value (QDrop, arXiv 2203.05740).
+    """
+
+    def __init__(self, quant: TensorQuant, *, learned: bool, movable: bool) -> None:
+        super().__init__()
+        self.low, self.high = quant.range
+        self.log2_scale = nn.Parameter(torch.tensor(float(quant.scale)).log2(), requires_grad=learned)
+        self.movable = movable
+        self.coins: Coins | None = None
+
+    @property
+    def step(self) -> float:
+        """The scale as it is now."""
+        return float(self.log2_scale.detach().exp2())
+
+    def freeze(self) -> None:
+        """Another block has settled the step."""
+        self.log2_scale.requires_grad_(False)
+        self.movable = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x on the grid, same shape and type."""
+        return self.mixed(x, x)
+
+    def mixed(self, quantized: Tensor, exact: Tensor) -> Tensor:
+        """`quantized` on the grid, with `drop` of its elements taken from `exact` instead."""
+        scale = self.log2_scale.exp2()
+        result: Tensor = FakeQuantize.apply(quantized, scale, self.low, self.high)  # type: ignore[no-untyped-call]
+        if self.coins is None:
+            return result
+        return torch.lerp(exact, result, self.coins.like(result))

@@ -1,0 +1,125 @@
+"""One block of the QDQ graph while it is tuned, and the data that it is tuned on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from onnxdfq.engine import Replacement, TorchGraph
+from onnxdfq.tuning.activations import ActivationQuantizer
+from onnxdfq.tuning.quantized import QdqGraph
+from onnxdfq.tuning.rounding import WeightRounding
+from passes.blocks import Block
+
+SAMPLE = 256  # images that an error is measured on
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockData:
+    """What is reconstructed, over all images (first axis).
+
+    entry: the block's input before it is quantized, as the tuned network makes it. float_entry, float_exit: input and
+    output of the block in the float network. device, dtype: where and in which type batches are wanted.
+    """
+
+    entry: Tensor
+    float_entry: Tensor
+    float_exit: Tensor
+    device: torch.device
+    dtype: torch.dtype
+
+    def __len__(self) -> int:
+        return len(self.entry)
+
+    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor, Tensor]:
+        """The three for some images, images channels-last."""
+        entry, float_entry, float_exit = map(
+            self._loaded, (self.entry[index], self.float_entry[index], self.float_exit[index])
+        )
+        return entry, float_entry, float_exit
+
+    def _loaded(self, values: Tensor) -> Tensor:
+        layout = torch.channels_last if values.ndim == 4 else torch.contiguous_format
+        return values.to(self.device, self.dtype, memory_format=layout)
+
+
+class TunedBlock(nn.Module):
+    """A block whose weights are roundings, whose activation quantizers may mix, and whose biases train.
+
+    quantizers: by the name of the activation in the plan; those that the block reads become its own.
+    """
+
+    def __init__(
+        self,
+        graph: QdqGraph,
+        block: Block,
+        roundings: Mapping[str, WeightRounding],
+        quantizers: Mapping[str, ActivationQuantizer],
+        *,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__()
+        self._dtype = dtype
+        entry = graph.read_name(block.entry)
+        self.roundings = tuple(roundings.values())
+        self._registered = nn.ModuleList(self.roundings)
+        sites = {output: site for output, site in graph.sites.items() if site.key in quantizers}
+        biases = graph.bias_names(block.nodes)
+        self._graph = TorchGraph(
+            graph.model,
+            inputs=[entry, *roundings],
+            outputs=[graph.float_name(block.exit)],
+            replaced={
+                output: Replacement(source=site.source, function=quantizers[site.key])
+                for output, site in sites.items()
+                if output != entry
+            },
+            trainable=biases.values(),
+        )
+        self.biases = {layer: self._graph.initializers[name] for layer, name in biases.items()}
+        keys = [sites[output].key for output in (entry, *self._graph.replaced_names) if output in sites]
+        self.quantizers = {key: quantizers[key] for key in keys}
+        self._entry_quantizer = quantizers[sites[entry].key] if entry in sites else None
+
+    def forward(self, entry: Tensor, float_entry: Tensor) -> Tensor:
+        """(N, *) the block's input, tuned and float, before it is quantized -> (N, *) output before it is quantized."""
+        if self._entry_quantizer is not None:
+            entry = self._entry_quantizer.mixed(entry, float_entry)
+        with torch.autocast(entry.device.type, dtype=torch.bfloat16, enabled=self._dtype is torch.bfloat16):
+            (result,) = self._graph(entry, *(rounding() for rounding in self.roundings))
+        output: Tensor = result
+        return output
+
+    @torch.no_grad()
+    def settled_error(self, data: BlockData) -> float:
+        """The reconstruction error with every weight rounded, on the first images."""
+        soft = [rounding.v.clone() for rounding in self.roundings]
+        for rounding in self.roundings:
+            rounding.settle()
+        total, count = 0.0, min(SAMPLE, len(data))
+        for start in range(0, count, 64):
+            entry, float_entry, target = data.batch(slice(start, min(start + 64, count)))
+            total += float(reconstruction_error(self(entry, float_entry), target)) * len(entry)
+        for rounding, v in zip(self.roundings, soft, strict=True):
+            rounding.v.copy_(v)
+        return total / count
+
+    @torch.no_grad()
+    def choose_steps(self, data: BlockData) -> None:
+        """Power-of-two steps by reconstruction error: each activation tries half and twice its step."""
+        best = self.settled_error(data)
+        for quantizer in self.quantizers.values():
+            if not quantizer.movable:
+                continue
+            found = start = quantizer.log2_scale.clone()
+            for change in (-1.0, 1.0):
+                quantizer.log2_scale.copy_(start + change)
+                if (error := self.settled_error(data)) < best:
+                    best, found = error, quantizer.log2_scale.clone()
+            quantizer.log2_scale.copy_(found)
+
+
+def reconstruction_error(output: Tensor, target: Tensor) -> Tensor:
+    """Squared error summed over channels (axis 1), mean over images and positions."""
+    return (output - target).float().square().sum(1).mean()

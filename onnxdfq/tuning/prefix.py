@@ -1,0 +1,68 @@
+"""Values of a network over all images, computed from the nearest value that is still at hand."""
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from onnxdfq.engine import TorchGraph
+from onnxdfq.errors import InputError
+from onnxdfq.synthesis.feeds import Feeds
+from onnxdfq.tuning.cache import Cache
+
+BATCH = 64
+
+
+class NotByImage(Exception):
+    """A value has no axis of images, so it cannot be kept image by image."""
+
+
+class Prefix:
+    """A network that is walked from its images to its outputs, block by block.
+
+    It keeps one value, of which the next is computed, where that suffices; where it does not (a branch that began
+    earlier), the images are run again. The graph may be edited behind the value that is kept.
+    """
+
+    def __init__(self, model: ir.Model, pixels: NDArray[np.float32], cache: Cache, device: torch.device) -> None:
+        self._model, self._cache, self._device = model, cache, device
+        self._feeds = Feeds(model)
+        self._images = torch.from_numpy(pixels)
+        self._name: str | None = None
+        self._value = self._images
+
+    def keep(self, name: str, value: Tensor) -> None:
+        """Compute what follows from this value (N, *) named `name`."""
+        self._name, self._value = (None, self._images) if name == self._feeds.image_name else (name, value)
+
+    @torch.no_grad()
+    def value(self, name: str) -> Tensor:
+        """(N, *) bfloat16 on the CPU; the images themselves as they are. Raises NotByImage."""
+        if name == self._feeds.image_name:
+            return self._images
+        if name == self._name:
+            return self._value
+        graph = self._graph_from_kept(name)
+        size = self._feeds.batch or BATCH
+        result: Tensor | None = None
+        source = self._value if self._name is not None else self._images
+        for start in range(0, len(source), size):
+            part = source[start : start + size].to(self._device, torch.float32)
+            given = (part,) if self._name is not None else self._feeds.of(graph, part)
+            (found,) = graph(*given)
+            if found.ndim < 2 or len(found) != len(part):
+                raise NotByImage(name)
+            if result is None:
+                result = self._cache.empty((len(source), *found.shape[1:]))
+            result[start : start + size] = found.to(result)
+        assert result is not None
+        return result
+
+    def _graph_from_kept(self, name: str) -> TorchGraph:
+        if self._name is not None:
+            try:
+                return TorchGraph(self._model, inputs=[self._name], outputs=[name]).to(self._device).eval()
+            except InputError:  # it depends on more
+                self.keep(self._feeds.image_name, self._images)
+        return TorchGraph(self._model, outputs=[name]).to(self._device).eval()

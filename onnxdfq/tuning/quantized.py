@@ -1,0 +1,137 @@
+"""The QDQ graph while it is tuned: where its quantizers stand, and how what was tuned gets into it and into a plan."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxdfq.calibration.bias_correction import on_accumulator_grid
+from onnxdfq.tuning.rounding import WeightRounding
+from passes.insert_qdq import InsertQdq
+from passes.quant_plan import QuantPlan
+from passes.shift_negative import ShiftNegative, shifted_name
+from passes.target import Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizerSite:
+    """source: the float value that is quantized. output: the value that consumers read. key: its name in the plan, or
+    that of the value whose parameters it shares. scale: the initializer that holds the step."""
+
+    source: str
+    output: str
+    key: str
+    scale: str
+
+
+class QdqGraph:
+    """A model with a plan carried out, in the plainest form: int8 weights, float biases.
+
+    model: the QDQ graph. sites: its activation quantizers, by the value that consumers read.
+    Targets differ in containers, not in numbers, so what is tuned here holds for all that share the plan.
+    """
+
+    def __init__(self, model: ir.Model, plan: QuantPlan, target: Target) -> None:
+        self._plan = plan
+        self._float = model
+        self._layers = {node.name or "": node for node in model.graph}
+        self.model = model.clone()
+        ShiftNegative(plan.shifts)(self.model)
+        plain = replace(target, bias="float", weight_containers={8: "int8"}, static_shapes=False, format="qdq")
+        InsertQdq(replace(plan, bias_quants={}), plain)(self.model)
+        self._nodes = {node.name or "": node for node in self.model.graph}
+        self.sites = {site.output: site for node in self.model.graph if (site := self._site(node)) is not None}
+        self._output_of = {site.source: site.output for site in self.sites.values()}
+
+    def _site(self, node: ir.Node) -> QuantizerSite | None:
+        if node.op_type != "QuantizeLinear":
+            return None
+        last = node
+        while last.op_type != "DequantizeLinear":
+            last = last.outputs[0].consumers()[0]
+        source, output = _name(node.inputs[0]), _name(last.outputs[0])
+        name = output if last.outputs[0].is_graph_output() else source
+        return QuantizerSite(
+            source=source, output=output, key=self._plan.same_as.get(name, name), scale=_name(node.inputs[1])
+        )
+
+    def float_name(self, value: str) -> str:
+        """The value of the float graph as computed here, before it is quantized."""
+        site = self.sites.get(value)  # a graph output: its name went to the quantized value
+        return value if site is None else site.source
+
+    def read_name(self, value: str) -> str:
+        """What the consumers of a value of the float graph read: the quantized one where it is quantized."""
+        return value if value in self.sites else self._output_of.get(value, value)
+
+    def bias_names(self, nodes: tuple[str, ...]) -> dict[str, str]:
+        """Layer → the initializer that it adds, for those whose bias the plan sets and may set anew."""
+        if self._plan.bias_quants:  # on grids of their own, which belong to these very biases
+            return {}
+        return {node: _name(self._nodes[node].inputs[2]) for node in nodes if node in self._plan.biases}
+
+    def rounding(self, weight: str) -> WeightRounding:
+        """The float weight of this name, to be rounded on its grid."""
+        value = self._float.graph.initializers[weight].const_value
+        assert value is not None
+        return WeightRounding(value.numpy(), self._plan.weights[weight])
+
+    def write(
+        self,
+        integers: Mapping[str, NDArray[np.int8]],
+        scales: Mapping[str, float],
+        biases: Mapping[str, NDArray[np.float32]],
+    ) -> None:
+        """integers: by weight. scales: by the activation's name in the plan. biases: by layer."""
+        initializers = self.model.graph.initializers
+        of_weight = {
+            node.outputs[0].name: node.inputs[0] for node in self.model.graph if node.op_type == "DequantizeLinear"
+        }
+        arrays: dict[str, NDArray[Any]] = {_name(of_weight[name]): array for name, array in integers.items()}
+        arrays |= {
+            site.scale: np.asarray(scales[site.key], np.float32) for site in self.sites.values() if site.key in scales
+        }
+        arrays |= {self.bias_names((layer,))[layer]: bias.astype(np.float32) for layer, bias in biases.items()}
+        for name, array in arrays.items():
+            initializers[name].const_value = ir.Tensor(array, name=name)
+        self._remember(integers, scales, biases)
+
+    def _remember(
+        self,
+        integers: Mapping[str, NDArray[np.int8]],
+        scales: Mapping[str, float],
+        biases: Mapping[str, NDArray[np.float32]],
+    ) -> None:
+        plan = self._plan
+        activations = dict(plan.activations)
+        for key, scale in scales.items():
+            quant = activations[key]
+            activations[key] = replace(quant, threshold=np.asarray(scale * quant.threshold / quant.scale))
+        self._plan = replace(
+            plan,
+            activations=activations,
+            integers={**plan.integers, **integers},
+            biases={**plan.biases, **biases},
+        )
+
+    def plan(self) -> QuantPlan:
+        """The plan with all that was written; biases lie on the grid of the accumulator again."""
+        plan = self._plan
+        biases = {}
+        for layer, bias in plan.biases.items():
+            node = self._layers[layer]
+            source, weight = _name(node.inputs[0]), _name(node.inputs[1])
+            read = shifted_name(source) if source in plan.shifts else plan.same_as.get(source, source)
+            if read in plan.activations and not plan.bias_quants:
+                bias = on_accumulator_grid(node, bias, plan.activations[read], plan.weights[weight])
+            biases[layer] = bias
+        return replace(plan, biases=biases)
+
+
+def _name(value: ir.Value | None) -> str:
+    assert value is not None
+    assert value.name
+    return value.name

@@ -1,0 +1,104 @@
+"""The optimisation of one block: AdaRound's over whatever the block holds, with QDrop's mixing."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from onnxdfq.tuning.activations import Coins
+from onnxdfq.tuning.block import BlockData, TunedBlock, reconstruction_error
+
+FIRST_EXPONENT, LAST_EXPONENT = 20.0, 2.0
+CHECKS = 20  # looks at whether every weight is rounded already
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """Reconstruction error with every weight rounded, before and after; steps that were taken."""
+
+    before: float
+    after: float
+    steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruction:
+    """AdaRound (arXiv 2004.10568) over a layer or a block (BRECQ, arXiv 2102.05426; QDrop, arXiv 2203.05740).
+
+    Minimises the squared error of the block's output plus `penalty` * sum(1 - |2h - 1|^b) by Adam. The penalty sets in
+    after `warm_up` of the steps, with b falling from 20 to 2. rate: of the roundings. step_rate: relative change of a
+    learned activation step. bias_rate: in units of the layer's root mean square bias. The two fall along a cosine.
+    drop: the share of activations that keep their float value.
+    """
+
+    steps: int
+    batch_size: int = 32
+    rate: float = 1e-2
+    step_rate: float = 4e-3
+    bias_rate: float = 1e-3
+    penalty: float = 0.01
+    warm_up: float = 0.2
+    drop: float = 0.0
+
+    def run(self, block: TunedBlock, data: BlockData, generator: torch.Generator) -> Outcome:
+        """Tune in place; the roundings end settled. A block that did not improve is put back to nearest rounding."""
+        before = block.settled_error(data)
+        biases = list(block.biases.values())
+        steps = [q.log2_scale for q in block.quantizers.values() if q.log2_scale.requires_grad]
+        roundings = [rounding.v for rounding in block.roundings]
+        start = [tensor.detach().clone() for tensor in (*roundings, *steps, *biases)]
+        optimizer = torch.optim.Adam(
+            [{"params": roundings, "lr": self.rate}, {"params": steps, "lr": self.step_rate}]
+            + [{"params": [bias], "lr": self.bias_rate * _size(bias)} for bias in biases]
+        )
+        falling = [(group, group["lr"]) for group in optimizer.param_groups[1:]]
+        coins = Coins(1 - self.drop, generator.initial_seed(), data.device, data.dtype) if self.drop else None
+        for quantizer in block.quantizers.values():
+            quantizer.coins = coins
+        step, every = 0, max(1, self.steps // CHECKS)
+        for step in range(1, self.steps + 1):
+            share = step / self.steps
+            for group, rate in falling:
+                group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * share))
+            self._step(block, data, optimizer, share, torch.randperm(len(data), generator=generator)[: self.batch_size])
+            if step % every == 0 and _settled(roundings):
+                break  # biases and steps could still move, but no longer by much
+        for quantizer in block.quantizers.values():
+            quantizer.coins = None
+        for rounding in block.roundings:
+            rounding.settle()
+        after = block.settled_error(data)
+        if not after < before:
+            with torch.no_grad():
+                for tensor, old in zip((*roundings, *steps, *biases), start, strict=True):
+                    tensor.copy_(old)
+            for rounding in block.roundings:
+                rounding.settle()
+            after = before
+        return Outcome(before=before, after=after, steps=step)
+
+    def _step(
+        self, block: TunedBlock, data: BlockData, optimizer: torch.optim.Optimizer, share: float, index: Tensor
+    ) -> None:
+        entry, float_entry, target = data.batch(index)
+        loss = reconstruction_error(block(entry, float_entry), target)
+        after_warm_up = (share - self.warm_up) / (1 - self.warm_up)
+        if after_warm_up > 0:
+            exponent = FIRST_EXPONENT + (LAST_EXPONENT - FIRST_EXPONENT) * after_warm_up
+            loss = loss + self.penalty * sum(rounding.penalty(exponent) for rounding in block.roundings)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+
+def _size(tensor: Tensor) -> float:
+    """Root mean square."""
+    return float(tensor.detach().square().mean().sqrt())
+
+
+@torch.no_grad()
+def _settled(roundings: Iterable[Tensor]) -> bool:
+    """Whether every weight is rounded already: h(V) is 0 or 1 beyond |V| = log(11)."""
+    return all(bool((v.abs() > math.log(11)).all()) for v in roundings)

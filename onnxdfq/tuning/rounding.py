@@ -1,0 +1,55 @@
+"""AdaRound's variable: whether each weight is rounded down or up (Nagel et al., arXiv 2004.10568)."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from passes.quant_plan import TensorQuant
+
+# h(V) = clip(1.2 sigmoid(V) - 0.1, 0, 1), Eq. 23: reaches 0 and 1, where the sigmoid alone has no gradient left
+STRETCH, SHIFT = 1.2, -0.1
+
+
+class WeightRounding(nn.Module):
+    """One weight on its grid: scale * clip(floor(w / scale) + h(V)), with h from 0 (down) to 1 (up).
+
+    weight: any shape, float. quant: its grid, whose range clips. V starts so that the value is the float weight's.
+    """
+
+    floor: Tensor
+    scale: Tensor
+
+    def __init__(self, weight: NDArray[np.float32], quant: TensorQuant) -> None:
+        super().__init__()
+        shape = [-1 if axis == quant.axis else 1 for axis in range(weight.ndim)]
+        scale = torch.from_numpy(np.array(quant.scale, np.float32)).reshape(shape if quant.axis is not None else [])
+        scaled = torch.from_numpy(np.array(weight, np.float32)) / scale
+        self.register_buffer("scale", scale)
+        self.register_buffer("floor", scaled.floor())
+        up = (scaled - self.floor).clamp(0.01, 0.99)  # on the grid already: leave it a gradient
+        self.v = nn.Parameter(-torch.log(STRETCH / (up - SHIFT) - 1))
+        self.range = quant.range
+
+    def up(self) -> Tensor:
+        """h(V), same shape: between 0 and 1."""
+        return (STRETCH * torch.sigmoid(self.v) + SHIFT).clamp(0, 1)
+
+    def forward(self) -> Tensor:
+        """The weight with soft rounding, same shape."""
+        return self.scale * (self.floor + self.up()).clamp(*self.range)
+
+    def penalty(self, exponent: float) -> Tensor:
+        """Sum over all weights of 1 - |2 h - 1|^b (Eq. 24): 0 once each is rounded."""
+        return (1 - (2 * self.up() - 1).abs().pow(exponent)).sum()
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Round for good: V to where h is 0 or 1."""
+        self.v.copy_(torch.where(self.v >= 0, 10.0, -10.0))
+
+    @torch.no_grad()
+    def integers(self) -> NDArray[np.int8]:
+        """What is written, same shape."""
+        rounded: NDArray[np.int8] = (self.floor + (self.v >= 0)).clamp(*self.range).to(torch.int8).cpu().numpy()
+        return rounded

@@ -1,0 +1,151 @@
+"""Tuning of whole networks: better than rounding to nearest, and what is tuned is what ships."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+
+import onnxdfq
+from onnxdfq.calibration import Calibration
+from onnxdfq.engine import TorchGraph
+from onnxdfq.errors import InputError
+from onnxdfq.model_file import load_model
+from onnxdfq.targets import load_target
+from onnxdfq.tuning import TunedPart, Tuning, tuning_for
+from onnxdfq.tuning.reconstruction import Reconstruction
+from passes.canonicalize import Canonicalize
+from passes.fold_batch_norm import FoldBatchNorm
+from passes.insert_qdq import InsertQdq
+from passes.power_of_two import is_power_of_two
+from passes.quant_plan import QuantPlan, same_numbers
+
+DIGITS = Path(__file__).resolve().parents[2] / "samples" / "digits" / "digits.onnx"
+ORT = load_target("ort")
+Scheme = str
+
+
+@pytest.fixture(scope="module")
+def model() -> ir.Model:
+    """The sample network, folded. Tests only read it."""
+    model = load_model(DIGITS)
+    Canonicalize()(model)
+    FoldBatchNorm()(model)
+    return model
+
+
+@pytest.fixture(scope="module")
+def images(model: ir.Model) -> NDArray[np.float32]:
+    shape = [int(size) for size in model.graph.inputs[0].shape or () if isinstance(size, int)]
+    return np.random.default_rng(0).standard_normal((320, *shape)).astype(np.float32)
+
+
+def plan_of(model: ir.Model, images: NDArray[np.float32], scheme: str) -> QuantPlan:
+    return Calibration(weight_bits=2, activation_bits=6, scheme=scheme).plan(model, images[:256], ORT)  # type: ignore[arg-type]
+
+
+def tuned(
+    model: ir.Model, images: NDArray[np.float32], scheme: str, *, by_block: bool = True, **settings: float
+) -> tuple[QuantPlan, tuple[TunedPart, ...]]:
+    reconstruction = replace(Reconstruction(steps=120, batch_size=16, rate=0.1), **settings)  # type: ignore[arg-type]
+    tuning = Tuning(by_block=by_block, learn_steps=scheme == "free", reconstruction=reconstruction)
+    return tuning.tune(model, plan_of(model, images, scheme), ORT, images[:256])
+
+
+def outputs(
+    model: ir.Model, plan: QuantPlan | None, images: NDArray[np.float32]
+) -> tuple[ir.Model, NDArray[np.float32]]:
+    """The written graph and what ONNX Runtime, optimising, makes of the images."""
+    written = model.clone()
+    if plan is not None:
+        InsertQdq(plan, ORT)(written)
+    session = onnxruntime.InferenceSession(ir.to_proto(written).SerializeToString())
+    return written, session.run(None, {session.get_inputs()[0].name: images})[0]
+
+
+@pytest.mark.parametrize("scheme", ["power-of-two", "free"])
+@pytest.mark.parametrize("by_block", [True, False])
+def test_outputs_come_nearer_and_the_engine_agrees_with_the_runtime(
+    model: ir.Model, images: NDArray[np.float32], scheme: str, by_block: bool
+) -> None:
+    plan, parts = tuned(model, images, scheme, by_block=by_block)
+    unseen = images[256:]
+    _, exact = outputs(model, None, unseen)
+    _, nearest = outputs(model, plan_of(model, images, scheme), unseen)
+    written, found = outputs(model, plan, unseen)
+    assert np.square(found - exact).mean() < 0.75 * np.square(nearest - exact).mean()
+    assert all(part.outcome.after <= part.outcome.before for part in parts)
+    covered = [weight for part in parts for weight in part.block.weights]
+    assert sorted(covered) == sorted(plan.weights) == sorted(plan.integers)
+    with torch.no_grad():
+        (engine,) = TorchGraph(written)(torch.from_numpy(unseen))
+    step = float(plan.activations[str(model.graph.outputs[0].name)].scale)
+    assert np.abs(engine.numpy() - found).max() <= 1.01 * step
+    if scheme == "power-of-two":
+        assert all(is_power_of_two(quant.scale) for quant in plan.activations.values())
+
+
+def test_the_same_seed_gives_the_same_plan(model: ir.Model, images: NDArray[np.float32]) -> None:
+    first, second = (tuned(model, images, "free", steps=10, drop=0.5)[0] for _ in range(2))
+    assert same_numbers(first, second)
+    assert not same_numbers(first, plan_of(model, images, "free"))
+
+
+def test_a_block_that_gets_worse_is_put_back(model: ir.Model, images: NDArray[np.float32]) -> None:
+    before = plan_of(model, images, "power-of-two")
+    plan, parts = tuned(model, images, "power-of-two", steps=3, rate=30.0, bias_rate=0.0)
+    worse = [part for part in parts if part.outcome.after == part.outcome.before]
+    assert worse
+    for name in worse[0].block.weights:
+        value = model.graph.initializers[name].const_value
+        assert value is not None
+        nearest = before.weights[name].integers(value.numpy())
+        assert np.abs(plan.integers[name] - nearest).max() <= (nearest != plan.integers[name]).mean() < 0.01
+
+
+def test_it_stops_when_every_weight_is_rounded(model: ir.Model, images: NDArray[np.float32]) -> None:
+    _, parts = tuned(model, images, "power-of-two", steps=400, penalty=1.0)
+    assert min(part.outcome.steps for part in parts) < 400
+
+
+def test_default_by_bits() -> None:
+    assert tuning_for(None, weight_bits=8, learn_steps=False, effort="fast") is None
+    assert tuning_for("none", weight_bits=4, learn_steps=False, effort="fast") is None
+    found = tuning_for(None, weight_bits=4, learn_steps=True, effort="paper")
+    assert found is not None
+    assert (found.by_block, found.learn_steps, found.reconstruction.steps) == (True, True, 20000)
+    layers = tuning_for("adaround", weight_bits=8, learn_steps=False, effort="fast")
+    assert layers is not None
+    assert not layers.by_block
+
+
+def test_too_few_images_are_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"batches of 32 images and there are 8.*--tuning none"):
+        onnxdfq.compress(DIGITS, output=tmp_path / "q.onnx", bits="w4a8", method="noise", images=8)
+    assert not list(tmp_path.iterdir())
+
+
+def test_several_targets_of_one_plan_are_tuned_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    tune = Tuning.tune
+    monkeypatch.setattr("onnxdfq.tuning.EFFORTS", {"fast": Reconstruction(steps=2)})
+    monkeypatch.setattr(Tuning, "tune", lambda self, *given, **named: calls.append(1) or tune(self, *given, **named))
+    result = onnxdfq.compress(
+        DIGITS, output=tmp_path / "q.onnx", bits="w4a8", method="noise", images=32, target="ort,openvino"
+    )
+    assert len(calls) == 1
+    assert set(result.written) == {"ort", "openvino"}
+    integers = [
+        {
+            name: value.const_value.numpy().tobytes()
+            for name, value in written.model.graph.initializers.items()
+            if name.endswith("weight_quantized") and value.const_value is not None
+        }
+        for written in result.written.values()
+    ]
+    assert integers[0] == integers[1]
+    assert integers[0]
