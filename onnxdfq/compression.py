@@ -331,6 +331,12 @@ def _calibrate(job: _Job) -> None:
             )
             own = replace(calibration, layer_bits=chosen.layers)
             file.metrics |= {"weight_bytes": round(chosen.size), "bit_operations": chosen.bops}
+            containers = {bits: file.target.weight_container(bits) for bits in set(chosen.weight_bits.values())}
+            if wider := sorted({name for bits, name in containers.items() if name != f"int{bits}"}):
+                job.notes.append(
+                    f"--budget counts weights at their bits; the target {file.target.name} keeps some of them in "
+                    f"{' and '.join(wider)}, so its file is larger."
+                )
         file.plan = own.decide(job.model, observations, file.target)
         if job.save_plan is not None:
             bits = bits_of_plan(job.model, file.plan, find_quant_points(job.model, file.target))

@@ -1,0 +1,45 @@
+"""What a compressed model may cost at most."""
+
+import re
+from dataclasses import dataclass
+from math import ceil
+from typing import Literal
+
+from onnxdfq.errors import InputError
+
+_SIZES = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_COUNTS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """kind: "size", bytes of all weights and their scales; "bops", bit operations per image: multiplications times
+    bits of the weight times bits of the activation."""
+
+    kind: Literal["size", "bops"]
+    limit: float
+
+    @classmethod
+    def parse(cls, text: str) -> "Budget":
+        """`size=0.5MB` (B, kB, MB, GB by 1000; KiB, MiB, GiB by 1024) or `bops=1.2G` (k, M, G, T).
+
+        Raises InputError for anything else.
+        """
+        match = re.fullmatch(r"(size|bops)=(\d+\.?\d*|\.\d+)([a-z]*)", text.strip().lower())
+        units = {} if match is None else _SIZES if match[1] == "size" else _COUNTS
+        if match is None or match[3] not in units:
+            raise InputError(
+                f"--budget {text!r} is not of the form size=0.5MB (B, kB, MB, GB, KiB, MiB, GiB) or bops=1.2G "
+                "(k, M, G, T)."
+            )
+        kind: Literal["size", "bops"] = "size" if match[1] == "size" else "bops"
+        return cls(kind=kind, limit=float(match[2]) * units[match[3]])
+
+    def rounded_up(self, cost: float) -> str:
+        """A budget of this kind that `cost` keeps, as `parse` reads it: `size=45.21kB`."""
+        unit, factor = next(((unit, n) for unit, n in (("G", 10**9), ("M", 10**6), ("k", 10**3)) if cost >= n), ("", 1))
+        number = ceil(cost / factor * 100) / 100
+        return f"{self.kind}={number:g}{unit}{'B' if self.kind == 'size' else ''}"
+
+    def __str__(self) -> str:
+        return self.rounded_up(self.limit)

@@ -1,0 +1,249 @@
+"""The widths of all layers under a budget: sensitivities are measured, then the best choice is found."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxdfq.budget.budget import Budget
+from onnxdfq.budget.costs import Layer, bit_operations, read_layers, size_bits
+from onnxdfq.budget.search import least_loss, pareto
+from onnxdfq.budget.sensitivity import Sensitivity, measure_sensitivity
+from onnxdfq.calibration import FLOAT_BITS, IMAGE_BITS, Calibration
+from onnxdfq.calibration.observation import Observations
+from onnxdfq.errors import InputError
+from onnxdfq.layer_bits import LayerBits
+from onnxdfq.model_file import image_input
+from onnxdfq.progress import Progress, Steps
+from passes.quant_points import find_quant_points
+from passes.target import Target
+
+IMAGES = 64  # on ResNet-20 the choice stays the same from 16 on
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixedBits:
+    """The widths of every layer, by node name, in graph order.
+
+    size: bytes of weights and scales. bops: bit operations per image. loss: noise over signal at the outputs, summed
+    over all that was free to choose.
+    """
+
+    layers: Mapping[str, LayerBits]
+    size: float
+    bops: int
+    loss: float
+
+    @property
+    def weight_bits(self) -> dict[str, int]:
+        """By node name."""
+        return {name: bits.weight for name, bits in self.layers.items() if bits.weight is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Group:
+    """Layers that read one value, and the widths that each and the value may take."""
+
+    source: str | None
+    layers: tuple[Layer, ...]
+    weight_bits: tuple[tuple[int, ...], ...]
+    activation_bits: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Option:
+    """Widths for a group."""
+
+    cost: float
+    loss: float
+    activation: int
+    weights: tuple[int, ...] = ()
+
+
+def choose_bits(
+    model: ir.Model,
+    pixels: NDArray[np.float32],
+    observed: Observations,
+    calibration: Calibration,
+    target: Target,
+    budget: Budget,
+    *,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> MixedBits:
+    """The widths with the least summed sensitivity within `budget`: the best of all choices, not a good one.
+
+    model: float, BatchNormalization folded, as it was observed. Weights take any width of the target up to
+    `calibration.weight_bits`; the activations that layers read any up to `calibration.activation_bits` where the budget
+    counts operations, else that. What `calibration.layer_bits` pins is not touched. Of `pixels` (N, C, H, W) the first
+    64 are used. Raises InputError when the budget is below the least that is possible, and as
+    `Calibration.decide` does for pins that cannot be.
+    """
+    layers, groups = _read(model, calibration, target, budget)
+    batch_size = image_input(model).shape[0] or calibration.batch_size
+    pixels = pixels[: max(IMAGES, batch_size)]
+    sensitivity = _measure(model, pixels, observed, calibration, target, groups, batch_size, device, progress)
+    options = [_options(group, sensitivity, budget) for group in groups]
+    found = least_loss([[(option.cost, option.loss) for option in choices] for choices in options], budget.limit)
+    assert found is not None  # the least is within the budget
+    picked = [choices[index] for choices, index in zip(options, found, strict=True)]
+    weights = {
+        layer.node: bits
+        for group, option in zip(groups, picked, strict=True)
+        for layer, bits in zip(group.layers, option.weights, strict=True)
+    }
+    activations = {group.source: option.activation for group, option in zip(groups, picked, strict=True)}
+    stated = {source: None if bits == FLOAT_BITS else bits for source, bits in activations.items()}
+    return MixedBits(
+        layers={layer.node: LayerBits(weight=weights[layer.node], activation=stated[layer.source]) for layer in layers},
+        size=size_bits(layers, weights) / 8,
+        bops=bit_operations(layers, weights, activations),
+        loss=sum(option.loss for option in picked),
+    )
+
+
+def check_budget(model: ir.Model, calibration: Calibration, target: Target, budget: Budget) -> None:
+    """Raises InputError as `choose_bits` does; before any image is there, and before BatchNormalization is folded."""
+    _read(model, calibration, target, budget)
+
+
+def _read(
+    model: ir.Model, calibration: Calibration, target: Target, budget: Budget
+) -> tuple[tuple[Layer, ...], list[_Group]]:
+    calibration.check(target)
+    widths = calibration.activation_widths(model, find_quant_points(model, target))
+    layers = read_layers(model, target)
+    images = {value.name for value in model.graph.inputs}
+    groups = _groups(layers, calibration, target, budget, images=images, widths=widths)
+    least = sum(
+        _cost(budget, group, min(group.activation_bits), [min(bits) for bits in group.weight_bits]) for group in groups
+    )
+    if least > budget.limit:
+        raise InputError(
+            f"--budget {budget} cannot be met: the least possible for this model and the target {target.name} is "
+            f"{budget.rounded_up(least)}{', with what the plan pins' if calibration.layer_bits else ''}."
+        )
+    return layers, groups
+
+
+def _cost(budget: Budget, group: _Group, activation: int, weights: Iterable[int]) -> float:
+    bits = {layer.node: width for layer, width in zip(group.layers, weights, strict=True)}
+    if budget.kind == "size":
+        return size_bits(group.layers, bits) / 8
+    return bit_operations(group.layers, bits, {group.source: activation})
+
+
+def _groups(
+    layers: Iterable[Layer],
+    calibration: Calibration,
+    target: Target,
+    budget: Budget,
+    *,
+    images: set[str | None],
+    widths: Mapping[str, int],
+) -> list[_Group]:
+    """Where no width of an activation is open, each layer is a group of its own."""
+    by_source: dict[str | None, list[Layer]] = {}
+    for layer in layers:
+        by_source.setdefault(layer.source, []).append(layer)
+    groups = []
+    for source, members in by_source.items():
+        pins = [calibration.layer_bits.get(layer.node, LayerBits()) for layer in members]
+        weights = tuple(_open(pin.weight, calibration.weight_bits, target.weight_bits) for pin in pins)
+        most = calibration.activation_bits
+        activations: tuple[int, ...]
+        if source is None or most == FLOAT_BITS:
+            activations = (FLOAT_BITS,)
+        elif source in images:
+            activations = (max(widths[source], IMAGE_BITS),)
+        elif budget.kind == "size" or any(pin.activation is not None for pin in pins):
+            activations = (widths[source],)
+        else:
+            activations = _open(None, most, target.activation_bits)
+        if len(activations) > 1:
+            groups.append(
+                _Group(source=source, layers=tuple(members), weight_bits=weights, activation_bits=activations)
+            )
+        else:
+            groups.extend(
+                _Group(source=source, layers=(layer,), weight_bits=(bits,), activation_bits=activations)
+                for layer, bits in zip(members, weights, strict=True)
+            )
+    return groups
+
+
+def _open(pinned: int | None, most: int, taken: Iterable[int]) -> tuple[int, ...]:
+    return (pinned,) if pinned is not None else tuple(bits for bits in sorted(taken) if bits <= most)
+
+
+def _measure(
+    model: ir.Model,
+    pixels: NDArray[np.float32],
+    observed: Observations,
+    calibration: Calibration,
+    target: Target,
+    groups: Iterable[_Group],
+    batch_size: int,
+    device: str,
+    progress: Progress | None,
+) -> Sensitivity:
+    """Of all that is open."""
+    plain = replace(calibration, layer_bits={})
+    weights = {
+        layer.node: widths
+        for group in groups
+        for layer, widths in zip(group.layers, group.weight_bits, strict=True)
+        if len(widths) > 1
+    }
+    activations = {
+        group.source: group.activation_bits
+        for group in groups
+        if group.source is not None and len(group.activation_bits) > 1
+    }
+    by_weight = {
+        bits: replace(plain, weight_bits=bits).decide(model, observed, target)
+        for bits in sorted(set().union(*weights.values()))
+    }
+    by_activation = {
+        bits: replace(plain, activation_bits=bits).decide(model, observed, target)
+        for bits in sorted(set().union(*activations.values()))
+    }
+    return measure_sensitivity(
+        model,
+        pixels,
+        weights={name: {bits: by_weight[bits] for bits in widths} for name, widths in weights.items()},
+        activations={name: {bits: by_activation[bits] for bits in widths} for name, widths in activations.items()},
+        batch_size=batch_size,
+        device=device,
+        step=Steps(progress, sum(map(len, weights.values())) + sum(map(len, activations.values()))),
+    )
+
+
+def _options(group: _Group, sensitivity: Sensitivity, budget: Budget) -> list[_Option]:
+    """All widths of the group that are worth their cost."""
+    found = []
+    for activation in group.activation_bits:
+        of_source = sensitivity.activations.get(group.source or "", {}).get(activation, 0.0)
+        partial = [_Option(cost=0.0, loss=of_source, activation=activation)]
+        for layer, widths in zip(group.layers, group.weight_bits, strict=True):
+            losses = sensitivity.weights.get(layer.node, {})
+            alone = replace(group, layers=(layer,))
+            longer = [
+                replace(
+                    option,
+                    cost=option.cost + _cost(budget, alone, activation, (bits,)),
+                    loss=option.loss + losses.get(bits, 0.0),
+                    weights=(*option.weights, bits),
+                )
+                for option, bits in product(partial, widths)
+            ]
+            partial = _worth(longer)
+        found.extend(partial)
+    return _worth(found)
+
+
+def _worth(options: list[_Option]) -> list[_Option]:
+    return [options[index] for index in pareto([(option.cost, option.loss) for option in options])]

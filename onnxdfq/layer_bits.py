@@ -1,0 +1,99 @@
+"""Bits of single layers: what a plan file pins, and what a search under a budget decides."""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from onnxdfq.choices import one_of
+from onnxdfq.errors import InputError
+from passes.quant_plan import QuantPlan
+from passes.quant_points import QuantPoints, data_input
+from passes.shift_negative import shifted_name
+
+WEIGHT_BITS = range(2, 9)
+ACTIVATION_BITS = (*range(2, 9), 16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerBits:
+    """Bits of one layer's weight and of the activation that it reads; None leaves them to what holds for all layers.
+
+    Layers that read the same activation share its width.
+    """
+
+    weight: int | None = None
+    activation: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "LayerBits":
+        """`w4`, `a8` or `w4a8`. Raises InputError for anything else."""
+        match = re.fullmatch(r"(?:w(\d+))?(?:a(\d+))?", text.strip().lower())
+        if match is None or match[1] is match[2] is None:
+            raise InputError(f"{text!r} are no bits of a layer: write w4, a8 or w4a8.")
+        weight, activation = (None if number is None else int(number) for number in match.groups())
+        if weight not in (None, *WEIGHT_BITS) or activation not in (None, *ACTIVATION_BITS):
+            raise InputError(f"{text!r} is not possible: weights take 2 to 8 bits, single activations 2 to 8 or 16.")
+        return cls(weight=weight, activation=activation)
+
+    def __str__(self) -> str:
+        weight = "" if self.weight is None else f"w{self.weight}"
+        return weight if self.activation is None else f"{weight}a{self.activation}"
+
+
+def read_layer_bits(path: Path) -> dict[str, LayerBits]:
+    """The table `[layers]` of a TOML file: node name → bits.
+
+    Raises InputError for a file that cannot be read, or that holds anything else.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"The plan {path} cannot be read: {error}.") from error
+    entries = table.get("layers")
+    if not isinstance(entries, dict) or len(table) > 1:
+        raise InputError(f'The plan {path} must hold one table, [layers], with lines such as "conv1" = "w4a8".')
+    found = {}
+    for name, text in entries.items():
+        if not isinstance(text, str):
+            raise InputError(f'{name!r} in {path} is {text!r}; write the bits as a string: "w4", "a8" or "w4a8".')
+        found[name] = LayerBits.parse(text)
+    return found
+
+
+def check_layers(bits: Mapping[str, LayerBits], points: QuantPoints) -> None:
+    """Raises InputError, with the nearest name, where a name is not that of a layer with a weight."""
+    names = [use.node for use in points.weights]
+    for name in bits:
+        one_of("layer", name, names)
+
+
+def bits_of_plan(model: ir.Model, plan: QuantPlan, points: QuantPoints) -> dict[str, LayerBits]:
+    """What each layer of the float graph got, in graph order."""
+    nodes = {node.name: node for node in model.graph}
+    found = {}
+    for use in points.weights:
+        source = data_input(nodes[use.node], use)
+        read = shifted_name(source) if source in plan.shifts else plan.same_as.get(source, source)
+        quant = plan.activations.get(read)
+        found[use.node] = LayerBits(
+            weight=plan.weights[use.initializer].bits, activation=None if quant is None else quant.bits
+        )
+    return found
+
+
+def layer_bits_toml(bits: Mapping[str, LayerBits], *, comment: str = "") -> str:
+    """A file that `read_layer_bits` reads back; `comment` goes on top, line by line."""
+    lines = [f"# {line}\n" for line in comment.splitlines()]
+    lines.append("[layers]\n")
+    lines.extend(f'{_quoted(name)} = "{entry}"\n' for name, entry in bits.items())
+    return "".join(lines)
+
+
+def _quoted(name: str) -> str:
+    """A basic string of TOML: control characters, quotes and backslashes escaped."""
+    escaped = [f"\\u{ord(letter):04x}" if ord(letter) < 32 or letter in '"\\\x7f' else letter for letter in name]
+    return '"' + "".join(escaped) + '"'
