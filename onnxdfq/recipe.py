@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from onnxdfq.budget import Budget
-from onnxdfq.calibration import Scheme
+from onnxdfq.calibration import Clipping, Scheme
 from onnxdfq.choices import one_of
 from onnxdfq.errors import InputError
 from onnxdfq.tuning import TUNINGS
 
 Effort = Literal["fast", "standard", "paper"]
-SCHEMES, EFFORTS = get_args(Scheme), get_args(Effort)
+SCHEMES, EFFORTS, CLIPPINGS = get_args(Scheme), get_args(Effort), get_args(Clipping)
 ACTIVATION_BITS = (*range(2, 9), 16, 32)
 
 
@@ -49,8 +49,9 @@ class Recipe:
     """Everything that decides the written bytes, beside the model itself and images of the user's own.
 
     target: one, or several between commas. images, steps, batch_size: of the synthesis, None leaves them to the effort
-    preset. tuning: None means by the bits (see `tuning_for`). normalize: None means not told (see `dataset`).
-    budget: `size=0.5MB` or `bops=1.2G`; bits are then the most that a layer gets.
+    preset. tuning: None means by the bits (see `tuning_for`). equalize, split_channels: edits of the float graph before
+    numbers are decided. clipping: see `calibration.thresholds`. normalize: None means not told (see `dataset`).
+    budget: "size=0.5MB" or "bops=1.2G": each layer gets bits of its own, `bits` at most (see `budget`).
     """
 
     method: str = "dgh"
@@ -66,6 +67,9 @@ class Recipe:
     shift_negative: bool = False
     budget: str | None = None
     tuning: str | None = None
+    equalize: bool = False
+    clipping: Clipping = "mse"
+    split_channels: float = 0.0
 
     def __post_init__(self) -> None:
         Bits.parse(self.bits)
@@ -75,6 +79,9 @@ class Recipe:
             one_of("tuning", self.tuning, TUNINGS)
         one_of("scheme", self.scheme, SCHEMES)
         one_of("effort", self.effort, EFFORTS)
+        one_of("clipping", self.clipping, CLIPPINGS)
+        if not 0 <= self.split_channels <= 1:
+            raise InputError(f"split_channels is {self.split_channels}; it is a share of the channels, 0 to 1.")
         for name in ("images", "steps", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -99,11 +106,12 @@ class Recipe:
     @classmethod
     def from_dict(cls, table: dict[str, Any], *, where: str) -> "Recipe":
         """A recipe from plain values; keys that are not given keep their defaults."""
-        integers = {"images", "steps", "batch_size", "seed"}
+        kinds: dict[str, type] = dict.fromkeys(("images", "steps", "batch_size", "seed"), int)
+        kinds |= {"shift_negative": bool, "equalize": bool, "split_channels": float}
         known = [field.name for field in fields(cls)]
         for key, value in table.items():
             one_of(f"key in {where}", key, known)
-            kind = int if key in integers else bool if key == "shift_negative" else str
+            kind = kinds.get(key, str)
             if type(value) is not kind:
                 raise InputError(f"{key} in {where} is {value!r}; it must be of type {kind.__name__}.")
         return cls(**table)

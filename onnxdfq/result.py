@@ -24,12 +24,13 @@ class Written:
 class Result:
     """What came out. `path` is None when nothing was to be written; metrics are the numbers that `--json` prints.
 
-    written: by target, in the order of the recipe. model, path and metrics speak of the first.
+    images: None where the method makes none. written: by target, in the order of the recipe; model, path and metrics
+    speak of the first.
     """
 
     model: ir.Model
     path: Path | None
-    images: Images
+    images: Images | None
     metrics: Metrics
     notes: Sequence[str]
     written: Mapping[str, Written] = field(default_factory=dict)

@@ -106,7 +106,9 @@ def test_inspect_a_float_model(cli: Cli, model: Path) -> None:
 
 
 def test_a_recipe_file_and_flags_that_overrule_it(cli: Cli, model: Path, tmp_path: Path) -> None:
-    (tmp_path / "recipe.toml").write_text('method = "noise"\nimages = 16\nbits = "w4a8"\nscheme = "free"\n')
+    (tmp_path / "recipe.toml").write_text(
+        'method = "noise"\nimages = 16\nbits = "w4a8"\nscheme = "free"\ntuning = "none"\n'
+    )
     result = cli("compress", model, "--recipe", tmp_path / "recipe.toml", "--bits", "w5a8", "--json")
     assert result.exit_code == 0, result.output
     seen = json.loads(cli("inspect", tmp_path / "digits.w5a8.onnx", "--json").stdout)

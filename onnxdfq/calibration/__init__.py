@@ -17,7 +17,7 @@ from onnxdfq.calibration.histogram import Histogram
 from onnxdfq.calibration.observation import Observations, observe
 from onnxdfq.calibration.shift_limits import within_shift_limits
 from onnxdfq.calibration.shift_negative import best_shift, reader_of_shiftable
-from onnxdfq.calibration.thresholds import Scheme, activation_threshold, weight_thresholds
+from onnxdfq.calibration.thresholds import Clipping, Scheme, activation_threshold, weight_thresholds
 from onnxdfq.errors import InputError
 from onnxdfq.layer_bits import LayerBits, check_layers
 from onnxdfq.model_file import image_input
@@ -28,7 +28,7 @@ from passes.quant_points import KNOWN_RANGE, QuantPoints, WeightUse, data_input,
 from passes.shift_negative import padded_name, shifted_name
 from passes.target import Target
 
-__all__ = ["Calibration", "Scheme"]
+__all__ = ["Calibration", "Clipping", "Scheme"]
 
 FLOAT_BITS = 32
 BIAS_BITS = 8  # where biases have grids of their own
@@ -41,7 +41,7 @@ class Calibration:
 
     weight_bits 2…8, per output channel or per tensor, as the target has it; activation_bits 2…8, 16, or 32 for float,
     per tensor; the image input keeps at least 8. scheme: thresholds 2**k, 2**k for activations only, or free.
-    correct_bias: undo the mean shift of weight rounding.
+    clipping: how thresholds are found (see `thresholds`). correct_bias: undo the mean shift of weight rounding.
     shift_negative: shift activations with a small negative tail to a grid without sign. layer_bits: by node name, what
     single layers have instead of weight_bits, and what they read instead of activation_bits.
     """
@@ -49,6 +49,7 @@ class Calibration:
     weight_bits: int = 8
     activation_bits: int = 8
     scheme: Scheme = "power-of-two"
+    clipping: Clipping = "mse"
     correct_bias: bool = True
     shift_negative: bool = False
     layer_bits: Mapping[str, LayerBits] = field(default_factory=dict)
@@ -178,7 +179,9 @@ class Calibration:
         axis, narrow = use.axis if target.per_channel_weights else None, target.narrow_weights
         pin = self.layer_bits.get(use.node)
         bits = self.weight_bits if pin is None or pin.weight is None else pin.weight
-        thresholds = weight_thresholds(_array(model, use.initializer), bits, self.scheme, axis=axis, narrow=narrow)
+        thresholds = weight_thresholds(
+            _array(model, use.initializer), bits, self.scheme, axis=axis, narrow=narrow, clipping=self.clipping
+        )
         least, greatest = integer_range(bits, signed=True)
         clip = (least + 1, greatest) if narrow else None
         return TensorQuant(bits=bits, signed=True, axis=axis, threshold=thresholds, clip=clip)
@@ -262,7 +265,9 @@ class Calibration:
             # a free grid rarely has the Clip's bounds as steps; end the grid inside them, and the Clip is redundant
             least, greatest = integer_range(bits, signed=signed)
             limit = 2.0 ** (bits - signed) * min(clip[1] / greatest, clip[0] / least if signed else np.inf)
-        threshold = activation_threshold(histogram, bits, self.scheme, signed=signed, limit=limit)
+        threshold = activation_threshold(
+            histogram, bits, self.scheme, signed=signed, limit=limit, clipping=self.clipping
+        )
         scale = float(scale_of(threshold, bits, signed=signed))
         moved = clip if target.small_ranges == "clip" else None
         integers = None if moved is None else _on_integers(moved, scale, bits, signed)

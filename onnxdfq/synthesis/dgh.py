@@ -26,6 +26,8 @@ class Dgh:
     steps: visits to each batch. rate: first step size in standardised pixels; the straight-through clamp makes the
     large one of the public code work. stretching: lambda of Eq. (8), None for what was measured to suit the form.
     slack: delta of Eq. (7), as a share of what the noise that the search starts from deviates by (paper form only).
+    aggregate: False fits each batch by itself; image_prior: False leaves out flip, smoothing and crop (the paper's
+    ablations, Table 4).
     Raises InputError.
 
     Differs from Algorithm 1 as the public code does: statistics are those of the forward that the gradient came from,
@@ -40,6 +42,8 @@ class Dgh:
     loss_form: LossForm = "relative"
     stretching: float | None = None
     slack: float = 0.1
+    aggregate: bool = True
+    image_prior: bool = True
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
@@ -90,7 +94,7 @@ class _Search:
         self._method, self._network, self._scale = method, network, scale
         channels, *size = network.image_shape
         self._size = (size[0], size[1])
-        self._extra = (priors.canvas_extra(size[0]), priors.canvas_extra(size[1]))
+        self._extra = (priors.canvas_extra(size[0]), priors.canvas_extra(size[1])) if method.image_prior else (0, 0)
         self._limits = scale.limits(network.device)
         self._generators = batch_generators(seed, len(sizes))
         # One block for all canvases, so that the finished images can take their place (see `deliver`).
@@ -108,7 +112,7 @@ class _Search:
         errors = torch.zeros(2, device=network.device)
         with torch.no_grad():
             for index, batch in enumerate(self._canvases):
-                moments, _, error = self._run(priors.finalize(batch, self._size, *self._limits))
+                moments, _, error = self._run(self._finalized(batch))
                 self._statistics.store(index, moments)
                 errors += error.mean(1) / len(sizes)
         self._delta = method.slack * errors[:, None]  # (2, 1): for means, for variances
@@ -117,8 +121,12 @@ class _Search:
         """One step on one batch (Algorithm 1, lines 9 to 16). Returns L_BNS of the whole set as it was before."""
         canvas = self._canvases[index].detach().requires_grad_()
         how = priors.draw(self._generators[index], self._extra)
-        moments, outputs, error = self._run(priors.prepare(canvas, self._size, *self._limits, how))
-        whole = self._statistics.with_batch(index, moments)
+        if self._method.image_prior:
+            image = priors.prepare(canvas, self._size, *self._limits, how)
+        else:
+            image = priors.clamp_straight_through(canvas, *self._limits)
+        moments, outputs, error = self._run(image)
+        whole = self._statistics.with_batch(index, moments) if self._method.aggregate else moments
         layers = len(self._network.targets.mean)
         form = self._method.loss_form
         statistics = statistics_loss(form, self._network.targets, whole[:, :layers], whole[:, layers:])
@@ -143,10 +151,15 @@ class _Search:
         self._optimizers.clear()
         flat, start = self._block.view(-1), 0
         for canvas in self._canvases:
-            images = self._scale.to_model(priors.finalize(canvas, self._size, *self._limits))
+            images = self._scale.to_model(self._finalized(canvas))
             flat[start : start + images.numel()] = images.flatten()
             start += images.numel()
         return flat[:start].view(-1, *self._network.image_shape).cpu().numpy()
+
+    def _finalized(self, canvas: Tensor) -> Tensor:
+        if self._method.image_prior:
+            return priors.finalize(canvas, self._size, *self._limits)
+        return canvas.clamp(*self._limits)
 
     def _run(self, standardised: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
         """z (n, C, H, W) -> moments of all layers and of the pixels (2, S + C), outputs, errors of Eq. (7) (2, n)."""

@@ -25,9 +25,9 @@ __all__ = ["EFFORTS", "TUNINGS", "TunedPart", "Tuning", "tuning_for"]
 
 TUNINGS = ("none", "adaround", "brecq")
 EFFORTS = {
-    "fast": Reconstruction(steps=300),
-    "standard": Reconstruction(steps=1000),
-    "paper": Reconstruction(steps=20000, rate=1e-3),
+    "fast": Reconstruction(steps=300, rate=1e-1),
+    "standard": Reconstruction(steps=1000, rate=3e-2),
+    "paper": Reconstruction(steps=20000, rate=1.5e-3),
 }
 COARSE_BITS = 8  # activations of fewer bits have steps worth choosing
 

@@ -1,5 +1,6 @@
 """DGH on small networks: it does what it says, in every shape of network."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,8 +10,8 @@ import torch
 
 from onnxdfq.dataset import Normalization
 from onnxdfq.errors import InputError, NoBatchNorm
-from onnxdfq.synthesis import Dgh, Noise, evaluate_images
-from onnxdfq.synthesis.losses import LossForm
+from onnxdfq.synthesis import Dgh, Images, Noise, evaluate_images
+from onnxdfq.synthesis.losses import LossForm, stretching_loss
 
 STANDARD = Normalization(mean=(0.45,), std=(0.25,))  # images of mean 0 and deviation 1, as the test networks remember
 
@@ -80,6 +81,40 @@ def test_statistics_are_of_the_set_not_of_each_batch(small_model: ir.Model) -> N
     )
     assert evaluate_images(small_model, images).bn_distance < 0.05
     assert images.pixels.mean((1, 2, 3)).std() > 0.1
+
+
+def test_without_aggregation_each_batch_fits_by_itself(small_model: ir.Model) -> None:
+    method = Dgh(steps=30, batch_size=8)
+    whole, alone = (
+        replace(method, aggregate=aggregate).synthesize(small_model, count=16, seed=0) for aggregate in (True, False)
+    )
+    half = [Images(pixels=images.pixels[:8], method="dgh", seed=0) for images in (whole, alone)]
+    assert evaluate_images(small_model, whole).bn_distance < evaluate_images(small_model, alone).bn_distance
+    assert evaluate_images(small_model, half[0]).bn_distance > evaluate_images(small_model, half[1]).bn_distance
+
+
+def test_without_the_image_prior_pixels_are_left_as_they_are(small_model: ir.Model) -> None:
+    def roughness(images: Images) -> float:
+        return float(np.abs(np.diff(images.pixels)).mean() / images.pixels.std())
+
+    smooth, rough = (
+        Dgh(steps=2, batch_size=8, image_prior=prior).synthesize(small_model, count=8, seed=0)
+        for prior in (True, False)
+    )
+    assert roughness(smooth) < 0.7 * roughness(rough)
+
+
+@pytest.mark.parametrize(
+    ("logits", "stretched"),
+    [([[9.0, 0.0]], False), ([[1.5, 0.2]], True), ([[0.995, 0.005]], False), ([[0.9, 0.1]], True)],
+)
+def test_a_sure_classifier_is_stretched_no_further(logits: list[list[float]], stretched: bool) -> None:
+    outputs = torch.tensor(logits, requires_grad=True)
+    (gradient,) = torch.autograd.grad(stretching_loss("relative", [outputs], torch.zeros(2, 1)), outputs)
+    assert bool(gradient.abs().sum() > 0) is stretched
+    image = torch.tensor([[[9.0, 0.0]]], requires_grad=True)  # no classes along axis 1
+    (gradient,) = torch.autograd.grad(stretching_loss("relative", [image], torch.zeros(2, 1)), image)
+    assert bool(gradient.abs().sum() > 0)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 5])

@@ -1,0 +1,77 @@
+"""What the steps of a compression hand on."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx_ir as ir
+
+from onnxdfq.dataset import Normalization
+from onnxdfq.evaluation import Session
+from onnxdfq.layer_bits import LayerBits
+from onnxdfq.progress import Progress
+from onnxdfq.recipe import Recipe
+from onnxdfq.synthesis import Images, InputRange
+from passes.moments import Moments
+from passes.quant_plan import QuantPlan
+from passes.target import Target
+
+DFQ = "dfq"  # the method that makes no images
+ProgressFactory = Callable[[str], Progress | None]
+
+
+@dataclass(kw_only=True)
+class File:
+    """One target's part of the job: its numbers, its graph, its file."""
+
+    target: Target
+    path: Path
+    plan: QuantPlan = field(init=False)
+    model: ir.Model = field(init=False)
+    metrics: dict[str, float | int | None] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class Job:
+    """What the steps hand on. One name for one graph: `model` is the float one, edited in place until numbers are
+    decided on it; each of `files` then has a graph of its own.
+
+    images: None where the method makes none. pixel_range: what the image input takes, for a method that sees no image.
+    known: moments of values that BatchNormalization told before it was folded, by name.
+    """
+
+    source: Path
+    recipe: Recipe
+    device: str
+    input_shape: Mapping[str, Sequence[int]]
+    force: bool
+    progress: ProgressFactory
+    files: Sequence[File] = ()
+    calibration: Path | None = None
+    evaluation: Path | None = None
+    save_images: Path | None = None
+    pins: Mapping[str, LayerBits] = field(default_factory=dict)
+    save_plan: Path | None = None
+    model: ir.Model = field(init=False)
+    original: Session = field(init=False)
+    normalization: Normalization | None = None
+    images: Images | None = None
+    pixel_range: InputRange | None = None
+    known: Mapping[str, Moments] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    metrics: dict[str, float | int | None] = field(default_factory=dict)
+
+    @property
+    def by_batch_norm(self) -> bool:
+        """Whether no image is looked at: all numbers come from BatchNormalization."""
+        return self.recipe.method == DFQ and self.calibration is None
+
+    def plan_path(self, file: File) -> Path:
+        """Where the bits of each layer are written for one target."""
+        assert self.save_plan is not None
+        return self.save_plan if len(self.files) == 1 else for_target(self.save_plan, file.target.name)
+
+
+def for_target(path: Path, target: str) -> Path:
+    """`model.w8a8.onnx` → `model.w8a8.ort.onnx`."""
+    return path.with_name(f"{path.stem}.{target}{path.suffix}")

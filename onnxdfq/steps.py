@@ -1,0 +1,333 @@
+"""The steps of a compression, in the order of `compression.STEPS`. Each reads and fills in the job."""
+
+import hashlib
+from dataclasses import asdict, replace
+from importlib.metadata import version
+
+import onnx_ir as ir
+
+from onnxdfq.budget import Budget, check_budget, choose_bits
+from onnxdfq.calibration import Calibration
+from onnxdfq.calibration.equalization import equalize
+from onnxdfq.calibration.from_batch_norm import image_spread, observations_from_batch_norm
+from onnxdfq.calibration.observation import Observations
+from onnxdfq.choices import one_of
+from onnxdfq.dataset import Dataset, Normalization, load_dataset
+from onnxdfq.errors import InputError, ModelFileError
+from onnxdfq.evaluation import Session, evaluate, load_evaluation_data
+from onnxdfq.job import DFQ, File, Job
+from onnxdfq.layer_bits import WEIGHT_BITS, bits_of_plan, check_layers, layer_bits_toml
+from onnxdfq.model_file import atomic_write, check_writable, image_input, load_model, model_hash, save_model
+from onnxdfq.recipe import Bits
+from onnxdfq.synthesis import METHODS, Images, evaluate_images, input_range, method_named
+from onnxdfq.synthesis.network import no_batch_norm
+from onnxdfq.tuning import Tuning, tuning_for
+from passes.batch_norm import read_batch_norms
+from passes.canonicalize import Canonicalize
+from passes.fold_batch_norm import FoldBatchNorm, unfolded_batch_norms
+from passes.moments import Moments, batch_norm_moments, changed
+from passes.provenance import WriteProvenance, read_provenance
+from passes.quant_plan import QuantPlan, same_numbers
+from passes.quant_points import find_quant_points
+from passes.set_opset import SetOpset
+from passes.split_channels import SplitChannels, channel_splits, widened_values
+from passes.write_for_target import WriteForTarget
+
+PLAN_COMMENT = """Bits of each layer's weight, and of the activation that it reads.
+Change a line and give the file back with --plan; layers that it leaves out take --bits, or what --budget allows."""
+CALIBRATION_IMAGES = 512  # of the user's own, when the recipe names no count
+
+
+def refuse_early(job: Job) -> None:
+    """What can be wrong about paths and names is found before minutes of work, not after."""
+    one_of("method", job.recipe.method, (*METHODS, DFQ))
+    for file in job.files:
+        _calibration(job).check(file.target)
+    if job.by_batch_norm:
+        _refuse_what_needs_images(job)
+    tuning = _tuning(job)
+    if tuning is not None and job.recipe.images is not None:
+        tuning.check(job.recipe.images)
+    outputs = [("-o", file.path) for file in job.files]
+    given = {
+        "the model itself": job.source,
+        "the calibration data": job.calibration,
+        "the labelled data": job.evaluation,
+    }
+    if job.save_plan is not None:
+        outputs += [("--save-plan", job.plan_path(file)) for file in job.files]
+    for option, path in outputs + ([] if job.save_images is None else [("--save-images", job.save_images)]):
+        for what, source in given.items():
+            if source is not None and path.exists() and source.exists() and path.samefile(source):
+                raise InputError(f"{path} is {what}; give another name with {option}.")
+        check_writable(path, force=job.force)
+    for _, path in outputs:
+        if job.save_images is not None and path.resolve() == job.save_images.resolve():
+            raise InputError(f"{path} cannot take both the model and the images; give another name with -o.")
+    for data in (job.calibration, job.evaluation):
+        if data is not None and not data.exists():
+            raise InputError(f"{data}: there is no such file or folder.")
+
+
+def _refuse_what_needs_images(job: Job) -> None:
+    wanted = {
+        "--budget": job.recipe.budget is not None,
+        "--save-images": job.save_images is not None,
+        f"--tuning {job.recipe.tuning}": job.recipe.tuning not in (None, "none"),
+    }
+    for option, given in wanted.items():
+        if given:
+            raise InputError(f"--method dfq makes no images, and {option} needs some; choose --method dgh.")
+
+
+def load(job: Job) -> None:
+    job.model = load_model(job.source, input_shape=job.input_shape)
+    text = job.recipe.normalize or read_provenance(job.model).get("norm")
+    job.normalization = None if text is None else Normalization.parse(text)
+    # as loaded and not as in the file: there the batch may be fixed
+    job.original = Session(job.source, job.model)
+    if job.evaluation is not None:  # data that does not fit is found now, not after the images are made
+        load_evaluation_data(job.evaluation, job.original, job.recipe.normalize)
+
+
+def canonicalize(job: Job) -> None:
+    Canonicalize()(job.model)
+    for target in [file.target for file in job.files if job.model.opset_imports[""] > file.target.opset]:
+        try:  # an operator that the target's opset lacks is found now, not after the images are made
+            SetOpset(target.opset).requires(job.model)
+        except ir.passes.PreconditionError as error:
+            raise InputError(f"The target {target.name} reads opset {target.opset} and older. {error}") from error
+    for file in job.files:
+        check_layers(job.pins, find_quant_points(job.model, file.target))
+        if job.recipe.budget is not None:
+            check_budget(job.model, _calibration(job), file.target, Budget.parse(job.recipe.budget))
+
+
+def make_images(job: Job) -> None:
+    """Images from the statistics that the model carries, or the user's own."""
+    recipe = job.recipe
+    if job.by_batch_norm:
+        if not read_batch_norms(job.model):
+            raise no_batch_norm(job.model, DFQ)
+        job.pixel_range = input_range(job.model, job.normalization)
+        return
+    if job.calibration is not None:
+        data = load_dataset(job.calibration, spec=image_input(job.model), normalization=job.normalization)
+        pixels = next(data.batches(recipe.images or CALIBRATION_IMAGES))
+        job.images = Images(pixels=pixels, method="file", seed=recipe.seed)
+    else:
+        method, count = method_named(
+            recipe.method,
+            effort=recipe.effort,
+            images=recipe.images,
+            steps=recipe.steps,
+            batch_size=recipe.batch_size,
+        )
+        job.images = method.synthesize(
+            job.model,
+            count=count,
+            seed=recipe.seed,
+            normalization=job.normalization,
+            device=job.device,
+            progress=job.progress("synthesizing images"),
+        )
+    job.metrics["images"] = len(job.images)
+    if read_batch_norms(job.model):
+        job.metrics |= asdict(evaluate_images(job.model, job.images, device=job.device))
+    if job.save_images is not None:
+        with atomic_write(job.save_images, force=job.force) as temporary:
+            job.images.save(temporary)
+
+
+def fold_batch_norms(job: Job) -> None:
+    before = len(read_batch_norms(job.model))
+    job.known = batch_norm_moments(job.model)
+    FoldBatchNorm()(job.model)
+    left = unfolded_batch_norms(job.model)
+    job.metrics["batch_norms_folded"] = before - len(left)
+    job.notes.extend(found.reason for found in left)
+
+
+def equalize_channels(job: Job) -> None:
+    """The same float function by weights that lose less: DFQ's equalisation, and outlier channels split."""
+    recipe, bits = job.recipe, Bits.parse(job.recipe.bits).weight
+    per_channel = all(file.target.per_channel_weights for file in job.files)
+    if recipe.equalize or recipe.method == DFQ:
+        aligned = bits if recipe.scheme == "power-of-two" and per_channel else None
+        done = equalize(job.model, job.known, aligned_bits=aligned)
+        job.known = done.known
+        job.metrics |= {"layers_equalized": done.scaled, "biases_absorbed": done.absorbed}
+        job.notes.extend(f"{name}: the upper bound of its Clip cuts next to nothing, and went." for name in done.lifted)
+    if recipe.split_channels:
+        splits = channel_splits(
+            job.model,
+            ratio=recipe.split_channels,
+            bits=bits,
+            power_of_two=recipe.scheme == "power-of-two",
+            per_channel=per_channel,
+        )
+        widened = widened_values(job.model, splits)
+        SplitChannels(splits)(job.model)
+        job.known = changed(job.known, widened, Moments.taken)
+        job.metrics["layers_split"] = len(splits)
+
+
+def _calibration(job: Job) -> Calibration:
+    recipe, bits = job.recipe, Bits.parse(job.recipe.bits)
+    return Calibration(
+        weight_bits=bits.weight,
+        activation_bits=bits.activation,
+        scheme=recipe.scheme,
+        clipping=recipe.clipping,
+        shift_negative=recipe.shift_negative,
+        layer_bits=job.pins,
+    )
+
+
+def calibrate(job: Job) -> None:
+    """One look at the images, and each target decides by it."""
+    calibration = _calibration(job)
+    observations = _observations(job, calibration)
+    for file in job.files:
+        own = calibration
+        if job.recipe.budget is not None and job.images is not None:
+            chosen = choose_bits(
+                job.model,
+                job.images.pixels,
+                observations,
+                calibration,
+                file.target,
+                Budget.parse(job.recipe.budget),
+                device=job.device,
+                progress=job.progress("measuring layers"),
+            )
+            own = replace(calibration, layer_bits=chosen.layers)
+            file.metrics |= {"weight_bytes": round(chosen.size), "bit_operations": chosen.bops}
+            containers = {bits: file.target.weight_container(bits) for bits in set(chosen.weight_bits.values())}
+            if wider := sorted({name for bits, name in containers.items() if name != f"int{bits}"}):
+                job.notes.append(
+                    f"--budget counts weights at their bits; the target {file.target.name} keeps some of them in "
+                    f"{' and '.join(wider)}, so its file is larger."
+                )
+        file.plan = own.decide(job.model, observations, file.target)
+        if job.save_plan is not None:
+            bits = bits_of_plan(job.model, file.plan, find_quant_points(job.model, file.target))
+            with atomic_write(job.plan_path(file), force=job.force) as temporary:
+                temporary.write_text(layer_bits_toml(bits, comment=PLAN_COMMENT), encoding="utf-8")
+
+
+def _observations(job: Job, calibration: Calibration) -> Observations:
+    targets = [file.target for file in job.files]
+    if job.images is not None:
+        return calibration.observe(
+            job.model, job.images.pixels, targets, device=job.device, progress=job.progress("calibrating")
+        )
+    pixels, name = job.pixel_range, image_input(job.model).name
+    assert pixels is not None
+    low, high = (pixels.mean + pixels.std * limit for limit in (pixels.low, pixels.high))
+    spread = image_spread(name, mean=pixels.mean, std=pixels.std, low=low, high=high)
+    return observations_from_batch_norm(
+        job.model, {**job.known, name: spread}, targets, activations=Bits.parse(job.recipe.bits).activation < 32
+    )
+
+
+def _tuning(job: Job) -> Tuning | None:
+    recipe = job.recipe
+    if job.by_batch_norm:
+        return None
+    asked = [Bits.parse(recipe.bits).weight, *(pin.weight for pin in job.pins.values() if pin.weight is not None)]
+    return tuning_for(
+        recipe.tuning,
+        weight_bits=min(asked) if recipe.budget is None else min(WEIGHT_BITS),
+        learn_steps=recipe.scheme == "free",
+        effort=recipe.effort,
+    )
+
+
+def tune(job: Job) -> None:
+    """Roundings, steps and biases by reconstruction; once for all targets whose plans are the same."""
+    recipe, tuning = job.recipe, _tuning(job)
+    if tuning is None or job.images is None:
+        return
+    done: list[tuple[QuantPlan, QuantPlan]] = []
+    for file in job.files:
+        plan = file.plan
+        file.plan = next((tuned for planned, tuned in done if same_numbers(planned, plan)), plan)
+        if file.plan is not plan:
+            continue
+        file.plan, parts = tuning.tune(
+            job.model,
+            plan,
+            file.target,
+            job.images.pixels,
+            seed=recipe.seed,
+            device=job.device,
+            progress=job.progress("tuning"),
+        )
+        done.append((plan, file.plan))
+        file.metrics |= {"blocks_tuned": len(parts)}
+        job.notes.extend(dict.fromkeys(part.block.fallback for part in parts if part.block.fallback))
+
+
+def write_for_targets(job: Job) -> None:
+    for file in job.files:
+        file.model = job.model.clone()
+        WriteForTarget(file.plan, file.target)(file.model)
+
+
+def write_provenance(job: Job) -> None:
+    recipe = job.recipe
+    entries = {
+        "version": version("onnxdfq"),
+        "method": recipe.method if job.images is None else job.images.method,
+        "bits": recipe.bits,
+        "scheme": recipe.scheme,
+        "seed": str(recipe.seed),
+        "images": str(0 if job.images is None else len(job.images)),
+        "recipe": hashlib.sha256(recipe.to_toml().encode()).hexdigest()[:16],
+        "source": model_hash(job.source)[:16],
+    }
+    if job.normalization is not None:
+        entries["norm"] = str(job.normalization)
+    for file in job.files:
+        WriteProvenance(entries | {"target": file.target.name})(file.model)
+
+
+def save(job: Job) -> None:
+    job.metrics["bytes_float"] = job.source.stat().st_size
+    for file in job.files:
+        save_model(file.model, file.path, force=job.force, inner_shapes=file.target.inner_shapes)
+        file.metrics["bytes"] = file.path.stat().st_size
+
+
+def measure(job: Job) -> None:
+    """Fidelity on the images that calibrated it, which needs no label; accuracy where the user gave labelled images."""
+    for file in job.files:
+        compressed, original = _session(file), job.original
+        if job.images is not None:
+            data, progress = Dataset(images=job.images.pixels), job.progress("comparing with the float model")
+            measured = evaluate(compressed, data, against=original, progress=progress)
+            file.metrics |= {"agreement_images": measured.agreement, "sqnr_db_images": measured.sqnr_db}
+        if job.evaluation is not None:
+            data = load_evaluation_data(job.evaluation, compressed, job.recipe.normalize)
+            measured = evaluate(compressed, data, against=original, progress=job.progress("evaluating"))
+            file.metrics |= asdict(measured)
+        if not file.target.verified:
+            job.notes.append(
+                f"The file for {file.target.title} was measured in ONNX Runtime and not run on that runtime: its form "
+                "rests on documents alone."
+            )
+        if not compressed.fused:
+            job.notes.append(
+                f"ONNX Runtime reads the file for the target {file.target.name} only without its fusions, in float."
+            )
+
+
+def _session(file: File) -> Session:
+    """With integer kernels where ONNX Runtime makes them; only of the files for itself does it have to."""
+    try:
+        return Session(file.path)
+    except ModelFileError:
+        if file.target.name == "ort":
+            raise
+        return Session(file.path, fuse=False)
