@@ -64,3 +64,12 @@ def test_our_file_is_as_fast_as_the_peers_and_faster_than_float(
     assert against_peer <= 1.05, "5 % is the noise of a shared machine"
     # ONNX Runtime's integer depthwise kernels are slower than its float ones, for the peer's file as for ours
     assert name == "mobilenetv1_vww" or against_float < 1
+
+
+def test_four_bit_weights_cost_no_time(shared_data: Path, tmp_path: Path) -> None:
+    source = shared_data / "models" / "resnet20_cifar10jpeg.onnx"
+    for bits in ("w8a8", "w4a8"):
+        onnxdfq.compress(source, output=tmp_path / f"{bits}.onnx", method="noise", images=32, bits=bits, tuning="none")
+    ratio = _ratio(tmp_path / "w4a8.onnx", tmp_path / "w8a8.onnx", 32, (3, 32, 32))
+    print(f"\nresnet20, batch 32: w4a8 in {ratio:.3f} of w8a8's time")
+    assert ratio <= 1.05, "5 % is the noise of a shared machine"

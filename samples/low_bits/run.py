@@ -1,0 +1,158 @@
+"""Accuracy at 4, 3 and 2 bits, data-free, with ablations: `python -m samples.low_bits.run`, from the project's root.
+
+Evaluation images are used for evaluation only. Rows whose images are `real` calibrate and tune on training images, as a
+reference. The images of a network are made once and shared by its rows: one `onnxdfq compress` with the same settings
+makes the same ones.
+"""
+
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnxdfq
+from onnxdfq.dataset import Normalization
+from onnxdfq.model_file import load_model
+from onnxdfq.progress import TerminalProgress
+from onnxdfq.synthesis import Dgh
+from passes.canonicalize import Canonicalize
+from samples.accuracy.run import CASES, DATA, SEED
+from samples.record import write_results
+
+RESULTS = Path(__file__).with_name("results.json")
+STUDIED = "resnet20_cifar10jpeg"
+IMAGES = {STUDIED: 512}  # the others: as the effort `fast` has it
+BITS = ("w8a8", "w4a8", "w4a4", "w3a3", "w2a4")
+ABLATIONS = {
+    "dgh without aggregation": {"aggregate": False},
+    "dgh without stretching": {"stretching": 0.0},
+    "dgh without image prior": {"image_prior": False},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One row. images: dgh, real, or an ablation of dgh. tuning: None is the default of the bits."""
+
+    bits: str
+    images: str = "dgh"
+    scheme: str = "power-of-two"
+    tuning: str | None = None
+    equalize: bool = False
+
+
+STUDY = (
+    *(Setting(bits=bits, scheme=scheme) for scheme in ("power-of-two", "free") for bits in BITS),
+    *(Setting(bits=bits, images="real") for bits in BITS),
+    Setting(bits="w4a4", tuning="none"),
+    Setting(bits="w4a4", tuning="adaround"),
+    Setting(bits="w2a4", tuning="adaround"),
+    Setting(bits="w4a4", equalize=True),
+    Setting(bits="w2a4", equalize=True),
+    *(Setting(bits="w4a4", images=images) for images in ABLATIONS),
+)
+OTHERS = (Setting(bits="w4a8"), Setting(bits="w4a4"))
+
+
+def make_images(name: str, kind: str, path: Path) -> float:
+    """Write the images of this kind for a network; the seconds it took."""
+    normalize = CASES[name].normalize
+    if kind == "dgh":
+        made = onnxdfq.synthesize(
+            DATA / "models" / f"{name}.onnx",
+            output=path,
+            normalize=normalize,
+            seed=SEED,
+            progress=TerminalProgress,
+            **({"images": IMAGES[name]} if name in IMAGES else {}),
+        )
+        return float(made.metrics["seconds"] or 0)
+    model = load_model(DATA / "models" / f"{name}.onnx")
+    Canonicalize()(model)
+    method = replace(Dgh(), **ABLATIONS[kind])  # type: ignore[arg-type]
+    made = method.synthesize(
+        model,
+        count=IMAGES[name],
+        seed=SEED,
+        normalization=Normalization.parse(normalize),
+        progress=TerminalProgress(kind),
+    )
+    made.save(path)
+    return 0.0
+
+
+def measure(name: str, setting: Setting, images: Path, seconds: float) -> dict[str, Any]:
+    """Compress and evaluate once; one row. seconds: what the images took."""
+    case = CASES[name]
+    with tempfile.TemporaryDirectory() as folder:
+        result = onnxdfq.compress(
+            DATA / "models" / f"{name}.onnx",
+            output=Path(folder) / "compressed.onnx",
+            calibration=images,
+            images=IMAGES.get(name, 256),
+            normalize=case.normalize,
+            evaluate=DATA / f"{case.evaluate}.npz",
+            progress=TerminalProgress,
+            seed=SEED,
+            bits=setting.bits,
+            scheme=setting.scheme,
+            equalize=setting.equalize,
+            **({} if setting.tuning is None else {"tuning": setting.tuning}),
+        )
+    metrics = dict(result.metrics)
+    drop = 100 * (metrics["top1_float"] - metrics["top1"])  # type: ignore[operator]
+    tuning = setting.tuning or ("none" if setting.bits.startswith("w8") else "brecq")
+    row = {
+        "model": name,
+        "bits": setting.bits,
+        "scheme": setting.scheme,
+        "images": setting.images,
+        "tuning": tuning + (", equalized" if setting.equalize else ""),
+        "effort": "fast",
+        "seed": SEED,
+        "drop_points": round(drop, 2),
+        **{key: metrics[key] for key in ("count", "top1", "top1_float", "agreement", "sqnr_db", "bytes")},
+        "seconds_images": seconds,
+        "seconds": metrics["seconds"],
+    }
+    print(
+        f"{name:22} {setting.images:24} {setting.bits} {setting.scheme:13} {row['tuning']:16} drop {drop:6.2f}",
+        flush=True,
+    )
+    return row
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Drops of the studied network as the README shows them: one line per scheme and kind of images."""
+    lines = ["| images | thresholds | " + " | ".join(BITS) + " |", "|---|---|" + "---|" * len(BITS)]
+    for images, scheme in (("dgh", "power-of-two"), ("dgh", "free"), ("real", "power-of-two")):
+        drops = []
+        for bits in BITS:
+            default = "none" if bits == "w8a8" else "brecq"
+            wanted = {"model": STUDIED, "images": images, "scheme": scheme, "bits": bits, "tuning": default}
+            (row,) = [row for row in rows if wanted.items() <= row.items()]
+            drops.append(f"{row['drop_points']:.2f}")
+        lines.append(f"| {images} | {scheme} | " + " | ".join(drops) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """All rows; written after each network, so that a broken run leaves what it has."""
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in (STUDIED, *(name for name in CASES if name != STUDIED)):
+            settings = STUDY if name == STUDIED else OTHERS
+            seconds: dict[str, float] = {}
+            for setting in settings:
+                path = Path(folder) / f"{name} {setting.images}.npz"
+                if setting.images == "real":
+                    path, seconds["real"] = DATA / f"{CASES[name].reference}.npz", 0.0
+                elif setting.images not in seconds:
+                    seconds[setting.images] = make_images(name, setting.images, path)
+                rows.append(measure(name, setting, path, seconds[setting.images]))
+                write_results(RESULTS, rows)
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
