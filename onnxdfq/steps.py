@@ -73,6 +73,7 @@ def _refuse_what_needs_images(job: Job) -> None:
     wanted = {
         "--budget": job.recipe.budget is not None,
         "--save-images": job.save_images is not None,
+        "synthesize": not job.files,
         f"--tuning {job.recipe.tuning}": job.recipe.tuning not in (None, "none"),
     }
     for option, given in wanted.items():

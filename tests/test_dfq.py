@@ -37,6 +37,11 @@ def test_what_needs_images_is_refused_at_once(tmp_path: Path, settings: dict[str
         onnxdfq.compress(DIGITS, output=tmp_path / "q.onnx", method="dfq", **settings)  # type: ignore[arg-type]
 
 
+def test_there_is_nothing_to_synthesize() -> None:
+    with pytest.raises(InputError, match="makes no images, and synthesize needs some"):
+        onnxdfq.synthesize(DIGITS, method="dfq")
+
+
 def test_dfq_without_batch_norm_says_why() -> None:
     model = load_model(DIGITS)
     Canonicalize()(model)

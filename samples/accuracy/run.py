@@ -45,9 +45,9 @@ FULL: list[dict[str, Any]] = [
     PLAIN | {"method": "zeroq"},
     PLAIN | {"method": "noise"},
     PLAIN | {"method": "real"},
-    PLAIN | {"bits": "w4a8"},
-    PLAIN | {"bits": "w4a8", "scheme": "free"},
-    PLAIN | {"bits": "w4a8", "method": "real"},
+    PLAIN | {"bits": "w4a8", "tuning": "none"},
+    PLAIN | {"bits": "w4a8", "tuning": "none", "scheme": "free"},
+    PLAIN | {"bits": "w4a8", "tuning": "none", "method": "real"},
 ]
 
 
