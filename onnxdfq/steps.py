@@ -268,6 +268,11 @@ def tune(job: Job) -> None:
         done.append((plan, file.plan))
         file.metrics |= {"blocks_tuned": len(parts)}
         job.notes.extend(dict.fromkeys(part.block.fallback for part in parts if part.block.fallback))
+        if untuned := plan.weights.keys() - file.plan.integers.keys():
+            job.notes.append(
+                f"{len(untuned)} weights lie in no block with one way in and one way out, and keep "
+                f"nearest rounding: {', '.join(sorted(untuned)[:3])}{', ...' if len(untuned) > 3 else ''}."
+            )
 
 
 def write_for_targets(job: Job) -> None:

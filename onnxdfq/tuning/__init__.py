@@ -34,7 +34,7 @@ COARSE_BITS = 8  # activations of fewer bits have steps worth choosing
 
 @dataclass(frozen=True, kw_only=True)
 class TunedPart:
-    """What became of one block. fallback: why it is a single layer, empty if it is not."""
+    """What became of one block."""
 
     block: Block
     outcome: Outcome
@@ -83,7 +83,7 @@ class Tuning:
         where, dtype = torch.device(device), resolve_precision(torch.device(device), "auto")
         graph = QdqGraph(model, plan, target)
         tied = bool(plan.bias_quants)  # all scales of such a plan hang together
-        quantizers = {key: self._quantizer(quant, tied) for key, quant in plan.activations.items()}
+        quantizers = {key: self._quantizer(quant, tied).to(where) for key, quant in plan.activations.items()}
         generator = torch.Generator().manual_seed(seed)
         parts: list[TunedPart] = []
         with Cache() as cache:
@@ -98,7 +98,7 @@ class Tuning:
                         device=where,
                         dtype=dtype,
                     )
-                except NotByImage:
+                except NotByImage:  # it keeps nearest rounding
                     continue
                 tuned.keep(entry, data.entry)
                 floats.keep(block.exit, data.float_exit)

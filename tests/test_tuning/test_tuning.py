@@ -89,6 +89,15 @@ def test_outputs_come_nearer_and_the_engine_agrees_with_the_runtime(
         assert all(is_power_of_two(quant.scale) for quant in plan.activations.values())
 
 
+def test_weights_alone(model: ir.Model, images: NDArray[np.float32]) -> None:
+    before = Calibration(weight_bits=2, activation_bits=32).plan(model, images[:256], ORT)
+    tuning = Tuning(by_block=True, learn_steps=False, reconstruction=Reconstruction(steps=60, batch_size=16, rate=0.1))
+    after, _ = tuning.tune(model, before, ORT, images[:256])
+    _, exact = outputs(model, None, images[256:])
+    errors = [np.square(outputs(model, plan, images[256:])[1] - exact).mean() for plan in (before, after)]
+    assert errors[1] < 0.75 * errors[0]
+
+
 def test_the_same_seed_gives_the_same_plan(model: ir.Model, images: NDArray[np.float32]) -> None:
     first, second = (tuned(model, images, "free", steps=10, drop=0.5)[0] for _ in range(2))
     assert same_numbers(first, second)
