@@ -1,5 +1,6 @@
 """Tuning on the QDQ graph: AdaRound layer by layer, BRECQ block by block. A plan in, a better plan out."""
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -88,7 +89,9 @@ class Tuning:
         parts: list[TunedPart] = []
         with Cache() as cache:
             floats, tuned = (Prefix(part, pixels, cache, where) for part in (model, graph.model))
-            for index, block in enumerate(blocks):
+            waiting = deque(blocks)
+            while waiting:
+                block = waiting.popleft()
                 entry = graph.float_name(block.entry)
                 try:
                     data = BlockData(
@@ -98,7 +101,10 @@ class Tuning:
                         device=where,
                         dtype=dtype,
                     )
-                except NotByImage:  # it keeps nearest rounding
+                except NotByImage:  # a channel shuffle may begin with it; one layer in it need not
+                    if len(block.weights) > 1:
+                        inner = [layer for layer in find_layers(model) if set(layer.weights) <= set(block.weights)]
+                        waiting.extendleft(reversed(inner))
                     continue
                 tuned.keep(entry, data.entry)
                 floats.keep(block.exit, data.float_exit)
@@ -106,7 +112,7 @@ class Tuning:
                 parts.append(TunedPart(block=block, outcome=outcome))
                 if progress is not None:
                     note = f"{block.kind} {block.exit}: error {outcome.before:.3g} to {outcome.after:.3g}"
-                    progress(index + 1, len(blocks), note)
+                    progress(len(parts), len(parts) + len(waiting), note)
         return graph.plan(), tuple(parts)
 
     def _tune(

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
@@ -119,6 +120,43 @@ def test_a_block_that_gets_worse_is_put_back(model: ir.Model, images: NDArray[np
 def test_it_stops_when_every_weight_is_rounded(model: ir.Model, images: NDArray[np.float32]) -> None:
     _, parts = tuned(model, images, "power-of-two", steps=400, penalty=1.0)
     assert min(part.outcome.steps for part in parts) < 400
+
+
+SHUFFLE = """<ir_version: 10, opset_import: ["" : 21]>
+network (float[N, 4, 6, 6] x) => (float[N, 4, 6, 6] y) {
+  a = Conv <pads = [1, 1, 1, 1]> (x, w0)
+  parted = Reshape (a, split)
+  halves = Transpose <perm = [2, 0, 1, 3, 4]> (parted)
+  left = Gather <axis = 0> (halves, zero)
+  right = Gather <axis = 0> (halves, one)
+  b = Conv <pads = [1, 1, 1, 1]> (right, w1)
+  c = Relu (b)
+  d = Conv <pads = [1, 1, 1, 1]> (c, w2)
+  y = Concat <axis = 1> (left, d)
+}"""
+
+
+def test_a_block_behind_a_channel_shuffle_is_tuned_layer_by_layer() -> None:
+    proto = onnx.parser.parse_model(SHUFFLE)
+    random = np.random.default_rng(0)
+    arrays: dict[str, np.ndarray] = {
+        "w0": random.standard_normal((4, 4, 3, 3)).astype("f4"),
+        "w1": random.standard_normal((2, 2, 3, 3)).astype("f4"),
+        "w2": random.standard_normal((2, 2, 3, 3)).astype("f4"),
+        "split": np.array([0, 2, 2, 6, 6]),
+        "zero": np.array(0),
+        "one": np.array(1),
+    }
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in arrays.items())
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(proto))
+    Canonicalize()(model)
+    pixels = random.standard_normal((64, 4, 6, 6)).astype("f4")
+    plan = Calibration(weight_bits=3, activation_bits=8).plan(model, pixels, ORT)
+    tuning = Tuning(by_block=True, learn_steps=False, reconstruction=Reconstruction(steps=20, batch_size=16))
+    tuned, parts = tuning.tune(model, plan, ORT, pixels)
+    assert [part.block.weights for part in parts] == [("w0",), ("w1",), ("w2",)]
+    assert set(tuned.integers) == {"w0", "w1", "w2"}
 
 
 def test_default_by_bits() -> None:
