@@ -50,7 +50,7 @@ def _synthesis_options(command: Command) -> Command:
     """What `compress` and `synthesize` share."""
     options = [
         click.option(
-            "-m", "--method", metavar="NAME", help="How images are made: dgh, zeroq or noise.  [default: dgh]"
+            "-m", "--method", metavar="NAME", help="Images by dgh, zeroq or noise; dfq needs none.  [default: dgh]"
         ),
         click.option("--effort", metavar="NAME", help="fast, standard or paper.  [default: fast]"),
         click.option("--images", type=int, metavar="N", help="How many images; the effort says by default."),
@@ -95,6 +95,11 @@ def _synthesis_options(command: Command) -> Command:
     metavar="NAME",
     help="none, adaround (layer by layer) or brecq (block by block).  [default: none at 8-bit weights, brecq below]",
 )
+@click.option(
+    "--equalize", is_flag=True, default=None, help="Even out the ranges of channels across layers first (DFQ)."
+)
+@click.option("--clipping", metavar="NAME", help="Thresholds by mse, aciq or max.  [default: mse]")
+@click.option("--split-channels", type=float, metavar="SHARE", help="Split this share of outlier channels (OCS).")
 @click.option(
     "--shift-negative", is_flag=True, default=None, help="Shift small negative activations to unsigned (SNC)."
 )
@@ -264,6 +269,8 @@ def lint(model: Path, target: str | None, require: str | None, as_json: bool) ->
         whole = "" if all(finding.node for finding in found.findings) else "; the file as a whole is refused"
         counts = ", ".join(f"{count} {name}" for name, count in found.count.items())
         click.echo(f"\n{found.target.title}: {counts}{whole}.")
+        if not found.quantized:
+            click.echo(f"Nothing in it is quantized: onnxdfq compress {found.file} --target {found.target.name}")
         click.echo(found.basis)
     if short:
         what = ", ".join(f"{finding.op_type or 'the file'} {finding.node}".strip() for finding in short[:5])
