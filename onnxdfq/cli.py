@@ -50,7 +50,10 @@ def _synthesis_options(command: Command) -> Command:
     """What `compress` and `synthesize` share."""
     options = [
         click.option(
-            "-m", "--method", metavar="NAME", help="Images by dgh, zeroq or noise; dfq needs none.  [default: dgh]"
+            "-m",
+            "--method",
+            metavar="NAME",
+            help="Images by dgh, zeroq or noise; dfq and dfmpc need none.  [default: dgh]",
         ),
         click.option("--effort", metavar="NAME", help="fast, standard or paper.  [default: fast]"),
         click.option("--images", type=int, metavar="N", help="How many images; the effort says by default."),
@@ -77,7 +80,7 @@ def _synthesis_options(command: Command) -> Command:
 @main.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @_synthesis_options
-@click.option("-b", "--bits", metavar="wXaY", help="Bits of weights and activations.  [default: w8a8]")
+@click.option("-b", "--bits", metavar="wXaY", help="Bits of weights and activations; w2/6 for dfmpc.  [default: w8a8]")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="[default: MODEL.<bits>.onnx beside the input]")
 @click.option(
     "--target",
@@ -98,6 +101,7 @@ def _synthesis_options(command: Command) -> Command:
 @click.option(
     "--equalize", is_flag=True, default=None, help="Even out the ranges of channels across layers first (DFQ)."
 )
+@click.option("--dfmpc", metavar="FORM", help="best, or paper for its very equations.  [default: best]")
 @click.option("--clipping", metavar="NAME", help="Thresholds by mse, aciq or max.  [default: mse]")
 @click.option("--split-channels", type=float, metavar="SHARE", help="Split this share of outlier channels (OCS).")
 @click.option(
@@ -225,11 +229,16 @@ def evaluate(model: Path, data: Path, against: Path | None, normalize: str | Non
 
 @main.command()
 @click.argument("model", type=click.Path(path_type=Path))
+@click.option("--pairs", is_flag=True, help="Show which layers dfmpc would give low bits, and who pays for each.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, and nothing else there.")
-def inspect(model: Path, as_json: bool) -> None:
+def inspect(model: Path, pairs: bool, as_json: bool) -> None:
     """Show what a model holds: operators, BatchNormalization, quantization, what made it."""
     from onnxdfq.inspection import inspect as run
+    from onnxdfq.inspection import layer_pairs
 
+    if pairs:
+        _show_pairs(layer_pairs(model), as_json)
+        return
     found = asdict(run(model))
     if as_json:
         click.echo(json.dumps(found))
@@ -277,6 +286,17 @@ def lint(model: Path, target: str | None, require: str | None, as_json: bool) ->
         more = f" and {len(short) - 5} more" if len(short) > 5 else ""
         click.echo(f"onnxdfq: --require {require} is not met by {what}{more}.", err=True)
         sys.exit(1)
+
+
+def _show_pairs(found: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    for name, pair in found["low"].items():
+        payers = ", ".join(pair["paid_by"]) or "nothing"
+        click.echo(f"low   {name}  paid for by {payers}" + ("" if pair["legal"] else f"  ({pair['why_not']})"))
+    for name, reason in found["high"].items():
+        click.echo(f"high  {name}" + (f"  {reason}" if reason else ""))
 
 
 def _findings(findings: Sequence[Any]) -> str:

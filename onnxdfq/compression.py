@@ -32,6 +32,7 @@ SYNTHESIS_STEPS: tuple[Callable[[Job], None], ...] = (
 STEPS: tuple[Callable[[Job], None], ...] = (
     *SYNTHESIS_STEPS,
     # decide on the float graph
+    steps.compensate,
     steps.fold_batch_norms,
     steps.equalize_channels,
     steps.calibrate,
@@ -75,7 +76,7 @@ def compress(
     with _as_file(source) as path:
         in_memory = not isinstance(source, str | Path)  # it then lies in a temporary folder, and so does the output
         unwritten = in_memory and output is None
-        bits = recipe.bits if recipe.budget is None and plan is None else "mixed"
+        bits = recipe.bits.replace("/", "-") if recipe.budget is None and plan is None else "mixed"
         stem = path.parent / f"{path.stem}.{bits}.onnx" if output is None else Path(output)
         job = Job(
             source=path,

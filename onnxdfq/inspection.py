@@ -3,11 +3,14 @@
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 
-from onnxdfq.model_file import inputs, read_model
+from onnxdfq.model_file import inputs, load_model, read_model
 from passes.batch_norm import folded_batch_norms, read_batch_norms
+from passes.canonicalize import Canonicalize
+from passes.layer_pairs import find_layer_pairs
 from passes.power_of_two import is_power_of_two
 from passes.provenance import read_provenance
 
@@ -59,6 +62,27 @@ def inspect(path: Path) -> Inspection:
         quantized=_quantized(model, operators),
         provenance=read_provenance(model),
     )
+
+
+def layer_pairs(path: Path) -> dict[str, Any]:
+    """Which layers DF-MPC gives the low bits, who pays for each, and why the others stay high.
+
+    Raises InputError and its kin for what cannot be read.
+    """
+    model = load_model(path)
+    Canonicalize()(model)
+    pairs = find_layer_pairs(model, "first")
+    return {
+        "low": {
+            layer.node.name: {
+                "paid_by": [consumer.node.name for consumer in layer.consumers],
+                "legal": layer in pairs.legal,
+                "why_not": pairs.refused.get(layer.node.name or ""),
+            }
+            for layer in pairs.low
+        },
+        "high": {layer.node.name: pairs.refused.get(layer.node.name or "") for layer in pairs.high},
+    }
 
 
 def _quantized(model: ir.Model, operators: Counter[str]) -> dict[str, int | bool]:

@@ -10,13 +10,13 @@ from onnxdfq.dataset import Normalization
 from onnxdfq.evaluation import Session
 from onnxdfq.layer_bits import LayerBits
 from onnxdfq.progress import Progress
-from onnxdfq.recipe import Recipe
+from onnxdfq.recipe import DFMPC, DFQ, Bits, Recipe
 from onnxdfq.synthesis import Images, InputRange
+from passes.compensation_plan import CompensationPlan
 from passes.moments import Moments
 from passes.quant_plan import QuantPlan
 from passes.target import Target
 
-DFQ = "dfq"  # the method that makes no images
 ProgressFactory = Callable[[str], Progress | None]
 
 
@@ -37,7 +37,8 @@ class Job:
     decided on it; each of `files` then has a graph of its own.
 
     images: None where the method makes none. pixel_range: what the image input takes, for a method that sees no image.
-    known: moments of values that BatchNormalization told before it was folded, by name.
+    compensation: what DF-MPC decided. known: moments by value name, which
+    BatchNormalization told before it was folded.
     """
 
     source: Path
@@ -58,13 +59,16 @@ class Job:
     images: Images | None = None
     pixel_range: InputRange | None = None
     known: Mapping[str, Moments] = field(default_factory=dict)
+    compensation: CompensationPlan | None = None
     notes: list[str] = field(default_factory=list)
     metrics: dict[str, float | int | None] = field(default_factory=dict)
 
     @property
     def by_batch_norm(self) -> bool:
-        """Whether no image is looked at: all numbers come from BatchNormalization."""
-        return self.recipe.method == DFQ and self.calibration is None
+        """Whether no image is looked at: all numbers come from the weights and from BatchNormalization."""
+        weights_only = Bits.parse(self.recipe.bits).activation == 32
+        method = self.recipe.method
+        return self.calibration is None and (method == DFQ or (method == DFMPC and weights_only))
 
     def plan_path(self, file: File) -> Path:
         """Where the bits of each layer are written for one target."""

@@ -14,34 +14,44 @@ from onnxdfq.tuning import TUNINGS
 
 Effort = Literal["fast", "standard", "paper"]
 SCHEMES, EFFORTS, CLIPPINGS = get_args(Scheme), get_args(Effort), get_args(Clipping)
+DFQ, DFMPC = "dfq", "dfmpc"  # the methods that need no images
+DFMPC_FORMS = ("best", "paper")
 ACTIVATION_BITS = (*range(2, 9), 16, 32)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bits:
-    """Bits of weights and activations: weight 2…8, activation 2…8, 16, or 32 for float."""
+    """Bits of weights and activations: weight 2…8, activation 2…8, 16, or 32 for float.
+
+    low: of every other layer's weights, which the ones behind it pay for (DF-MPC); None: all layers have `weight`.
+    """
 
     weight: int
     activation: int
+    low: int | None = None
 
     def __post_init__(self) -> None:
-        if self.weight not in range(2, 9) or self.activation not in ACTIVATION_BITS:
+        widths = {self.weight, self.weight if self.low is None else self.low}
+        if not widths <= set(range(2, 9)) or self.activation not in ACTIVATION_BITS:
             raise InputError(
                 f"{self} is not possible: weights take 2 to 8 bits, activations 2 to 8, 16, or 32 for float."
             )
 
     @classmethod
     def parse(cls, text: str) -> "Bits":
-        """`Bits.parse("w4a8")`. Raises InputError for anything else."""
-        match = re.fullmatch(r"w(\d+)a(\d+)", text.strip().lower())
-        if match is None:
+        """`Bits.parse("w4a8")`, `Bits.parse("w2/6")`, `Bits.parse("w2/6a8")`. Raises InputError for anything else."""
+        match = re.fullmatch(r"w(?:(\d+)/)?(\d+)(?:a(\d+))?", text.strip().lower())
+        if match is None or not (match[1] or match[3]):
             raise InputError(
-                f"--bits {text!r} is not of the form w4a8: weight bits 2 to 8, activation bits 2 to 8, 16 or 32."
+                f"--bits {text!r} is not of the form w4a8: weight bits 2 to 8, activation bits 2 to 8, 16 or 32; or, "
+                "for --method dfmpc, w2/6: low and high weight bits."
             )
-        return cls(weight=int(match[1]), activation=int(match[2]))
+        return cls(weight=int(match[2]), activation=int(match[3] or 32), low=None if not match[1] else int(match[1]))
 
     def __str__(self) -> str:
-        return f"w{self.weight}a{self.activation}"
+        if self.low is None:
+            return f"w{self.weight}a{self.activation}"
+        return f"w{self.low}/{self.weight}" + ("" if self.activation == 32 else f"a{self.activation}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +61,7 @@ class Recipe:
     target: one, or several between commas. images, steps, batch_size: of the synthesis, None leaves them to the effort
     preset. tuning: None means by the bits (see `tuning_for`). equalize, split_channels: edits of the float graph before
     numbers are decided. clipping: see `calibration.thresholds`. normalize: None means not told (see `dataset`).
+    dfmpc: "paper" for its very equations, "best" for what measured best.
     budget: "size=0.5MB" or "bops=1.2G": each layer gets bits of its own, `bits` at most (see `budget`).
     """
 
@@ -70,9 +81,16 @@ class Recipe:
     equalize: bool = False
     clipping: Clipping = "mse"
     split_channels: float = 0.0
+    dfmpc: str = "best"
 
     def __post_init__(self) -> None:
-        Bits.parse(self.bits)
+        bits = Bits.parse(self.bits)
+        if (bits.low is not None) != (self.method == DFMPC):
+            raise InputError(
+                f"--method {self.method} does not take --bits {self.bits}: dfmpc takes low and high bits (w2/6, w3/6, "
+                "w2/6a8), and only dfmpc does."
+            )
+        one_of("dfmpc", self.dfmpc, DFMPC_FORMS)
         if self.budget is not None:
             Budget.parse(self.budget)
         if self.tuning is not None:

@@ -15,15 +15,18 @@ from onnxdfq.choices import one_of
 from onnxdfq.dataset import Dataset, Normalization, load_dataset
 from onnxdfq.errors import InputError, ModelFileError
 from onnxdfq.evaluation import Session, evaluate, load_evaluation_data
-from onnxdfq.job import DFQ, File, Job
+from onnxdfq.job import File, Job
 from onnxdfq.layer_bits import WEIGHT_BITS, bits_of_plan, check_layers, layer_bits_toml
 from onnxdfq.model_file import atomic_write, check_writable, image_input, load_model, model_hash, save_model
-from onnxdfq.recipe import Bits
+from onnxdfq.probing import probed_covariances
+from onnxdfq.recipe import DFMPC, DFQ, Bits
 from onnxdfq.synthesis import METHODS, Images, evaluate_images, input_range, method_named
 from onnxdfq.synthesis.network import no_batch_norm
 from onnxdfq.tuning import Tuning, tuning_for
 from passes.batch_norm import read_batch_norms
 from passes.canonicalize import Canonicalize
+from passes.compensate import Compensation, plan_compensation
+from passes.compensation_plan import CompensateWeights, quantized_weights
 from passes.fold_batch_norm import FoldBatchNorm, unfolded_batch_norms
 from passes.moments import Moments, batch_norm_moments, changed
 from passes.provenance import WriteProvenance, read_provenance
@@ -40,9 +43,19 @@ CALIBRATION_IMAGES = 512  # of the user's own, when the recipe names no count
 
 def refuse_early(job: Job) -> None:
     """What can be wrong about paths and names is found before minutes of work, not after."""
-    one_of("method", job.recipe.method, (*METHODS, DFQ))
+    one_of("method", job.recipe.method, (*METHODS, DFQ, DFMPC))
+    low = Bits.parse(job.recipe.bits).low
     for file in job.files:
         _calibration(job).check(file.target)
+        if low is not None:
+            replace(_calibration(job), weight_bits=low).check(file.target)
+        if job.recipe.method == DFMPC and (file.target.power_of_two or not file.target.per_channel_weights):
+            raise InputError(
+                f"dfmpc gives each output channel a scale of its own, no power of two; the target {file.target.name} "
+                "does not take that. Choose another --target."
+            )
+    if job.recipe.method == DFMPC and job.recipe.tuning not in (None, "none"):
+        raise InputError("dfmpc finds its integers in closed form; leave --tuning out, or choose --method dgh.")
     if job.by_batch_norm:
         _refuse_what_needs_images(job)
     tuning = _tuning(job)
@@ -78,7 +91,8 @@ def _refuse_what_needs_images(job: Job) -> None:
     }
     for option, given in wanted.items():
         if given:
-            raise InputError(f"--method dfq makes no images, and {option} needs some; choose --method dgh.")
+            method = job.recipe.method
+            raise InputError(f"--method {method} makes no images, and {option} needs some; choose --method dgh.")
 
 
 def load(job: Job) -> None:
@@ -109,7 +123,7 @@ def make_images(job: Job) -> None:
     recipe = job.recipe
     if job.by_batch_norm:
         if not read_batch_norms(job.model):
-            raise no_batch_norm(job.model, DFQ)
+            raise no_batch_norm(job.model, recipe.method)
         job.pixel_range = input_range(job.model, job.normalization)
         return
     if job.calibration is not None:
@@ -118,7 +132,7 @@ def make_images(job: Job) -> None:
         job.images = Images(pixels=pixels, method="file", seed=recipe.seed)
     else:
         method, count = method_named(
-            recipe.method,
+            "dgh" if recipe.method == DFMPC else recipe.method,
             effort=recipe.effort,
             images=recipe.images,
             steps=recipe.steps,
@@ -138,6 +152,26 @@ def make_images(job: Job) -> None:
     if job.save_images is not None:
         with atomic_write(job.save_images, force=job.force) as temporary:
             job.images.save(temporary)
+
+
+def compensate(job: Job) -> None:
+    """DF-MPC: low-bit weights in closed form, and the BatchNormalizations behind them recalibrated."""
+    bits = Bits.parse(job.recipe.bits)
+    if job.recipe.method != DFMPC or bits.low is None:
+        return
+    if job.recipe.dfmpc == "paper":
+        settings, shown = Compensation.paper(low_bits=bits.low, high_bits=bits.weight), None
+    else:
+        settings = Compensation(low_bits=bits.low, high_bits=bits.weight)
+        shown = probed_covariances(job.model, job.source, seed=job.recipe.seed)
+    if bits.low > bits.weight:
+        job.notes.append(f"--bits {bits}: the layers that pay have fewer bits than those that they pay for.")
+    try:
+        job.compensation = plan_compensation(job.model, settings, shown=shown)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    job.notes.extend(job.compensation.notes)
+    CompensateWeights(job.compensation)(job.model)
 
 
 def fold_batch_norms(job: Job) -> None:
@@ -188,6 +222,13 @@ def _calibration(job: Job) -> Calibration:
 def calibrate(job: Job) -> None:
     """One look at the images, and each target decides by it."""
     calibration = _calibration(job)
+    decided = {} if job.compensation is None else quantized_weights(job.model, job.compensation)
+    quants = {name: weight.quant for name, weight in decided.items()}
+    integers = {name: weight.integers for name, weight in decided.items()}
+    if decided and job.by_batch_norm:
+        for file in job.files:
+            file.plan = QuantPlan(activations={}, weights=quants, integers=integers)
+        return
     observations = _observations(job, calibration)
     for file in job.files:
         own = calibration
@@ -210,7 +251,7 @@ def calibrate(job: Job) -> None:
                     f"--budget counts weights at their bits; the target {file.target.name} keeps some of them in "
                     f"{' and '.join(wider)}, so its file is larger."
                 )
-        file.plan = own.decide(job.model, observations, file.target)
+        file.plan = replace(own.decide(job.model, observations, file.target, decided=quants), integers=integers)
         if job.save_plan is not None:
             bits = bits_of_plan(job.model, file.plan, find_quant_points(job.model, file.target))
             with atomic_write(job.plan_path(file), force=job.force) as temporary:
@@ -234,7 +275,7 @@ def _observations(job: Job, calibration: Calibration) -> Observations:
 
 def _tuning(job: Job) -> Tuning | None:
     recipe = job.recipe
-    if job.by_batch_norm:
+    if job.by_batch_norm or recipe.method == DFMPC:
         return None
     asked = [Bits.parse(recipe.bits).weight, *(pin.weight for pin in job.pins.values() if pin.weight is not None)]
     return tuning_for(

@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("script", ["accuracy.run", "synthesis.compare"])
+@pytest.mark.parametrize("script", ["accuracy.run", "synthesis.compare", "low_bits.run"])
 def test_every_figure_comes_from_a_results_file(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(REPOSITORY))
     results = json.loads((REPOSITORY / "samples" / script.split(".")[0] / "results.json").read_text())
@@ -27,7 +27,7 @@ def test_every_figure_comes_from_a_results_file(script: str, monkeypatch: pytest
 def test_every_option_of_the_readme_exists() -> None:
     said = "".join(
         CliRunner().invoke(main, [command, "--help"]).output
-        for command in ("compress", "synthesize", "evaluate", "inspect")
+        for command in ("compress", "synthesize", "evaluate", "inspect", "lint")
     )
     options = set(re.findall(r"`(--[a-z-]+)", README))
     assert len(options) > 10

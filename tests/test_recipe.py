@@ -16,7 +16,7 @@ def test_bits_are_read(text: str, weight: int, activation: int) -> None:
     assert str(Bits.parse(text)) == text.lower()
 
 
-@pytest.mark.parametrize("text", ["4x8", "w8", "a8", "w8a8 b", "", "w4/8a8"])
+@pytest.mark.parametrize("text", ["4x8", "w8", "a8", "w8a8 b", "", "w4/8/2"])
 def test_what_is_no_bits_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="is not of the form w4a8"):
         Bits.parse(text)

@@ -1,7 +1,8 @@
 """HPTQ calibration: images in, a frozen QuantPlan out. (Habi et al., arXiv 2109.09113.)"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 import numpy as np
 import onnx_ir as ir
@@ -101,16 +102,26 @@ class Calibration:
             step=step,
         )
 
-    def decide(self, model: ir.Model, observed: Observations, target: Target) -> QuantPlan:
+    def decide(
+        self,
+        model: ir.Model,
+        observed: Observations,
+        target: Target,
+        *,
+        decided: Mapping[str, TensorQuant] = MappingProxyType({}),
+    ) -> QuantPlan:
         """The plan for the graph that was observed. No image is looked at again, and nothing is edited.
 
+        decided: by initializer, how weights are quantized that lie on their grids already.
         Raises InputError when the target refuses the bits, the scheme or the shift to grids without sign, and when
         `layer_bits` names what is no layer, or gives one activation two widths.
         """
         self.check(target)
         points = find_quant_points(model, target)
         activation_bits = self.activation_widths(model, points)
-        weights = {use.initializer: self._weight(model, use, target) for use in points.weights}
+        weights = {
+            use.initializer: decided.get(use.initializer) or self._weight(model, use, target) for use in points.weights
+        }
         layers = _layers_with_bias(model, points)
         producers = {value.name: node for node in model.graph for value in node.outputs}
         images = {value.name for value in model.graph.inputs}
@@ -126,7 +137,7 @@ class Calibration:
         plan = QuantPlan(activations=activations, weights=weights, same_as=same_as, shifts=shifts)
         if target.bias == "int8":
             return self._with_short_biases(model, layers, observed, plan, target)
-        return self._with_biases(layers, observed, plan)
+        return self._with_biases(layers, observed, plan, decided)
 
     def check(self, target: Target) -> None:
         """Raises InputError when the target refuses the bits, the scheme or the shift to grids without sign."""
@@ -186,7 +197,9 @@ class Calibration:
         clip = (least + 1, greatest) if narrow else None
         return TensorQuant(bits=bits, signed=True, axis=axis, threshold=thresholds, clip=clip)
 
-    def _with_biases(self, layers: list[ir.Node], observed: Observations, plan: QuantPlan) -> QuantPlan:
+    def _with_biases(
+        self, layers: list[ir.Node], observed: Observations, plan: QuantPlan, decided: Container[str]
+    ) -> QuantPlan:
         """Biases on the grid of the accumulator, which the weights' steps leave room for."""
         weights, biases = dict(plan.weights), {}
         for node in layers:
@@ -195,7 +208,9 @@ class Calibration:
             read = shifted_name(source) if source in plan.shifts else plan.same_as.get(source, source)
             if read in plan.activations:
                 roomy = with_room_for_bias(weights[weight], bias, plan.activations[read])
-                if roomy is not weights[weight]:  # other steps, another rounding error to correct
+                if (
+                    roomy is not weights[weight] and weight not in decided
+                ):  # other steps, another rounding error to correct
                     weights[weight] = roomy
                     bias = self._bias(node, observed, roomy, plan)
                 bias = on_accumulator_grid(node, bias, plan.activations[read], weights[weight])

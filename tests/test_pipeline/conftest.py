@@ -34,7 +34,9 @@ def compressed(
     steps: how far engine and runtime may differ, in steps of the output. sqnr: against the float model, in dB.
     """
     output = folder / "q.onnx"
-    result = onnxdfq.compress(source, output=output, force=True, **{"method": "noise", "images": 8} | settings)
+    result = onnxdfq.compress(
+        source, output=output, force=True, **{"method": "noise", "images": 8, "tuning": "none"} | settings
+    )
     onnx.checker.check_model(output, full_check=True)
     onnx.shape_inference.infer_shapes(onnx.load(output), strict_mode=True, check_type=True)
     model = ir.load(output)

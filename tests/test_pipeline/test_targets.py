@@ -63,7 +63,8 @@ def write_network(path: Path) -> Path:
 
 def compress(folder: Path, targets: list[str], **settings: Any) -> Result:
     source = write_network(folder / "m.onnx")
-    return onnxdfq.compress(source, method="noise", images=16, target=",".join(targets), **settings)
+    settings = {"method": "noise", "images": 16, "tuning": "none"} | settings
+    return onnxdfq.compress(source, target=",".join(targets), **settings)
 
 
 @pytest.fixture(scope="module")

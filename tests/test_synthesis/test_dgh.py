@@ -84,13 +84,13 @@ def test_statistics_are_of_the_set_not_of_each_batch(small_model: ir.Model) -> N
 
 
 def test_without_aggregation_each_batch_fits_by_itself(small_model: ir.Model) -> None:
-    method = Dgh(steps=30, batch_size=8)
-    whole, alone = (
-        replace(method, aggregate=aggregate).synthesize(small_model, count=16, seed=0) for aggregate in (True, False)
-    )
-    half = [Images(pixels=images.pixels[:8], method="dgh", seed=0) for images in (whole, alone)]
-    assert evaluate_images(small_model, whole).bn_distance < evaluate_images(small_model, alone).bn_distance
-    assert evaluate_images(small_model, half[0]).bn_distance > evaluate_images(small_model, half[1]).bn_distance
+    method = Dgh(steps=60, batch_size=2, stretching=0.0)
+    distances = []
+    for aggregate in (True, False):
+        images = replace(method, aggregate=aggregate).synthesize(small_model, count=16, seed=0)
+        batches = [Images(pixels=pair, method="dgh", seed=0) for pair in np.split(images.pixels, 8)]
+        distances.append(np.mean([evaluate_images(small_model, batch).bn_distance for batch in batches]))
+    assert distances[1] < 0.7 * distances[0]
 
 
 def test_without_the_image_prior_pixels_are_left_as_they_are(small_model: ir.Model) -> None:

@@ -1,0 +1,150 @@
+"""DF-MPC on real networks, weights only: `python -m samples.dfmpc.run`, from the project's root. No image, no training.
+
+Each row is one network at one pair of bits in one form: quantized directly; the paper's form; nearest integers with the
+means and deviations of all layers recalibrated; this project's closed form; and that with a noise probe. The images are
+used for evaluation only. What the settings were chosen by says the README.
+"""
+
+import sys
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from onnxdfq.evaluation import Session, evaluate, load_evaluation_data
+from onnxdfq.model_file import load_model
+from onnxdfq.probing import probed_covariances
+from passes.canonicalize import Canonicalize
+from passes.compensate import Compensation, plan_compensation
+from passes.compensation_plan import CompensateWeights
+from passes.layer_pairs import ASSIGNMENTS, Assignment
+from samples.record import write_results
+
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+RESULTS = Path(__file__).with_name("results.json")
+SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One network: how its inputs were normalised, what it is evaluated on, the bits of low and high layers."""
+
+    model: str
+    normalize: str
+    evaluate: str
+    bits: tuple[str, ...]
+
+
+SMALL, WHOLE = "cifar10_test932", "cifar10jpeg_test"
+CASES = (
+    Case(model="resnet20_cifar10", normalize="imagenet", evaluate=SMALL, bits=("2/6", "3/6", "6/6")),
+    Case(model="resnet56_cifar10", normalize="imagenet", evaluate=SMALL, bits=("2/6", "3/6", "6/6")),
+    Case(model="resnet8_cifar10", normalize="0/0.00392156862745098", evaluate=SMALL, bits=("2/6", "6/6")),
+    Case(model="convmixer_cifar10", normalize="cifar10", evaluate=SMALL, bits=("6/6",)),
+    Case(model="mobilenetv1_vww", normalize="none", evaluate="vww_coco256", bits=("2/6", "6/6")),
+    Case(model="resnet20_cifar10jpeg", normalize="imagenet", evaluate=WHOLE, bits=("2/6",)),
+    Case(model="resnet56_cifar10jpeg", normalize="imagenet", evaluate=WHOLE, bits=("2/6",)),
+)
+DIRECT: dict[str, Any] = {"mean": False, "deviation": "keep", "high_layers": False}
+# a form: its settings beside the bits, and whether noise shows how inputs vary together
+FORMS: dict[str, tuple[dict[str, Any], bool]] = {
+    "direct, per layer": (DIRECT | {"rounding": "paper"}, False),
+    "direct, per channel": (DIRECT | {"rounding": "nearest"}, False),
+    "paper": ({}, False),
+    "recalibrated": ({"rounding": "nearest"}, False),
+    "closed form": ({}, False),
+    "noise probe": ({}, True),
+}
+
+
+@cache
+def prepared(name: str) -> ir.Model:
+    """The network in canonical form."""
+    model = load_model(DATA / "models" / f"{name}.onnx")
+    Canonicalize()(model)
+    return model
+
+
+@cache
+def float_accuracy(case: Case) -> float:
+    """Between 0 and 1."""
+    return accuracy(case, prepared(case.model))
+
+
+def accuracy(case: Case, model: ir.Model) -> float:
+    """Between 0 and 1."""
+    session = Session(DATA / "models" / f"{case.model}.onnx", model)
+    found = evaluate(session, load_evaluation_data(DATA / f"{case.evaluate}.npz", session, case.normalize))
+    assert found.top1 is not None
+    return found.top1
+
+
+def measure(case: Case, bits: str, form: str, assignment: Assignment) -> dict[str, Any] | None:
+    """Compress and evaluate once; one row, or none where the form does not exist."""
+    low, high = map(int, bits.split("/"))
+    given, probed = FORMS[form]
+    if form == "paper":
+        if assignment == "last":  # where sums follow the low layers, no coefficient can
+            return None
+        settings = Compensation.paper(low_bits=low, high_bits=high)
+    else:
+        settings = Compensation(**given, low_bits=low, high_bits=high, assignment=assignment)
+    model = prepared(case.model).clone()
+    started = time.monotonic()
+    shown = probed_covariances(model, Path(case.model), seed=SEED) if probed else None
+    try:
+        plan = plan_compensation(model, settings, shown=shown)
+    except ValueError as error:
+        print(f"{case.model} {bits} {form}: {str(error).splitlines()[0]}", flush=True)
+        return None
+    CompensateWeights(plan)(model)
+    seconds = time.monotonic() - started
+    top1, top1_float = accuracy(case, model), float_accuracy(case)
+    row = {
+        "model": case.model,
+        "images": case.evaluate,
+        "bits": bits,
+        "form": form,
+        "low_layers": assignment,
+        "top1_float": top1_float,
+        "top1": top1,
+        "drop_points": round(100 * (top1_float - top1), 2),
+        "seed": SEED,
+        "seconds": round(seconds, 2),
+    }
+    print(f"{case.model:21} {bits} {form:20} {assignment:5} drop {row['drop_points']:6.2f}", flush=True)
+    return row
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The drops side by side, a line for each network, bits and choice of low layers."""
+    lines = [f"| model | bits | low | float | {' | '.join(FORMS)} |", "|---" * (4 + len(FORMS)) + "|"]
+    groups: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in rows:
+        key = (f"{row['model']} ({row['images']})", row["bits"], row["low_layers"], f"{100 * row['top1_float']:.2f}")
+        groups.setdefault(key, {})[row["form"]] = f"{100 * row['top1']:.2f}"
+    for key, found in groups.items():
+        lines.append(f"| {' | '.join(key)} | {' | '.join(found.get(form, '–') for form in FORMS)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """All cases, or those whose model is named on the command line."""
+    rows = [
+        row
+        for case in CASES
+        if not sys.argv[1:] or case.model in sys.argv[1:]
+        for bits in case.bits
+        for assignment in (ASSIGNMENTS if bits != "6/6" else ASSIGNMENTS[:1])
+        for form in FORMS
+        if (row := measure(case, bits, form, assignment)) is not None
+    ]
+    write_results(RESULTS, rows)
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

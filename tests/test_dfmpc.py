@@ -1,0 +1,101 @@
+"""`--method dfmpc` end to end: low and high bits in closed form, the file that ships, and what is refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from click.testing import CliRunner
+
+import onnxdfq
+from onnxdfq.cli import main
+from onnxdfq.errors import InputError, NoBatchNorm
+from onnxdfq.model_file import load_model
+from passes.canonicalize import Canonicalize
+from passes.fold_batch_norm import FoldBatchNorm
+
+SAMPLES = Path(__file__).resolve().parents[1] / "samples" / "digits"
+DIGITS, TEST = SAMPLES / "digits.onnx", SAMPLES / "digits_test.npz"
+
+
+def integers(model: ir.Model) -> list[np.ndarray]:
+    """The weights as they are written."""
+    arrays = [
+        node.inputs[0].const_value for node in model.graph if node.op_type == "DequantizeLinear" and node.inputs[0]
+    ]
+    return [array.numpy() for array in arrays if array is not None and array.numpy().ndim > 1]
+
+
+def test_two_and_six_bits_without_images(tmp_path: Path) -> None:
+    output = tmp_path / "q.onnx"
+    result = onnxdfq.compress(DIGITS, output=output, method="dfmpc", bits="w2/6", evaluate=TEST)
+    assert result.images is None
+    spans = [(int(array.min()), int(array.max())) for array in integers(ir.load(output))]
+    assert spans.count((-1, 1)) >= 2
+    assert all(span == (-1, 1) or (span[0] >= -32 and span[1] <= 31) for span in spans)
+    assert any(span[1] > 1 for span in spans)
+    assert result.metrics["top1"] > result.metrics["top1_float"] - 0.1  # type: ignore[operator]
+
+
+def test_the_recalibrated_form_beats_the_papers(tmp_path: Path) -> None:
+    common = {"method": "dfmpc", "bits": "w2/6", "evaluate": TEST}
+    best = onnxdfq.compress(DIGITS, output=tmp_path / "best.onnx", **common)  # type: ignore[arg-type]
+    paper = onnxdfq.compress(DIGITS, output=tmp_path / "paper.onnx", dfmpc="paper", **common)  # type: ignore[arg-type]
+    assert best.metrics["sqnr_db"] > paper.metrics["sqnr_db"]  # type: ignore[operator]
+
+
+def test_with_calibrated_activations(tmp_path: Path) -> None:
+    weights_only = onnxdfq.compress(DIGITS, output=tmp_path / "w.onnx", method="dfmpc", bits="w2/6")
+    both = onnxdfq.compress(
+        DIGITS, output=tmp_path / "wa.onnx", method="dfmpc", bits="w2/6a8", images=32, steps=30, evaluate=TEST
+    )
+    assert both.images is not None
+    for ours, theirs in zip(integers(both.model), integers(weights_only.model), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert both.metrics["top1"] > both.metrics["top1_float"] - 0.1  # type: ignore[operator]
+
+
+def test_default_name_holds_no_slash(tmp_path: Path) -> None:
+    source = tmp_path / "m.onnx"
+    source.write_bytes(DIGITS.read_bytes())
+    assert onnxdfq.compress(source, method="dfmpc", bits="w6/6").path == tmp_path / "m.w6-6.onnx"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"bits": "w4a8"}, "--method dfmpc does not take --bits w4a8"),
+        ({"bits": "w2/6", "method": "dgh"}, "--method dgh does not take --bits w2/6"),
+        ({"bits": "w8/8a8", "target": "vitisai"}, "vitisai does not take that"),
+        ({"bits": "w2/8a8", "target": "qnn"}, "takes weights of 4 or 8 bits, not of 2"),
+        ({"bits": "w2/6", "tuning": "brecq"}, "closed form; leave --tuning out"),
+        ({"bits": "w1/6"}, "weights take 2 to 8 bits"),
+        ({"bits": "w2/6", "dfmpc": "papre"}, "Did you mean 'paper'"),
+    ],
+)
+def test_what_does_not_go_together(tmp_path: Path, settings: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        onnxdfq.compress(DIGITS, output=tmp_path / "q.onnx", **{"method": "dfmpc", **settings})  # type: ignore[arg-type]
+
+
+def test_more_bits_for_the_low_layers_are_warned_about(tmp_path: Path) -> None:
+    result = onnxdfq.compress(DIGITS, output=tmp_path / "q.onnx", method="dfmpc", bits="w6/2")
+    assert any("fewer bits" in note for note in result.notes)
+
+
+def test_folded_models_say_why() -> None:
+    model = load_model(DIGITS)
+    Canonicalize()(model)
+    FoldBatchNorm()(model)
+    with pytest.raises(NoBatchNorm, match="dfmpc reads the running statistics"):
+        onnxdfq.compress(model, method="dfmpc", bits="w2/6")
+
+
+def test_inspect_shows_the_pairs() -> None:
+    printed = CliRunner().invoke(main, ["inspect", str(DIGITS), "--pairs", "--json"])
+    found = json.loads(printed.stdout)
+    assert found["low"]
+    assert all(pair["paid_by"] for pair in found["low"].values() if pair["legal"])
+    lines = CliRunner().invoke(main, ["inspect", str(DIGITS), "--pairs"]).stdout.splitlines()
+    assert len(lines) == len(found["low"]) + len(found["high"])
