@@ -1,6 +1,6 @@
 """DGH's steps per second against the loop that one writes first: float32, NCHW, hooks, statistics of a second forward.
 
-Same canvases, loss, rates and schedule. The second forward buys fresher statistics, for which DGH needs a quarter more
+Same canvases, loss, rates and schedule. The second forward buys fresher statistics, for which DGH needs a sixth more
 steps to reach the same loss; the test gives it these, counts them against it in the second ratio, and demands the loss.
 """
 
@@ -22,7 +22,7 @@ from passes.canonicalize import Canonicalize
 
 pytestmark = pytest.mark.benchmark
 
-COUNT, BATCH, STEPS, MORE = 256, 64, 60, 1.25
+COUNT, BATCH, STEPS, MORE = 256, 64, 60, 1.17
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -155,4 +155,4 @@ def test_dgh_is_three_times_as_fast_as_the_plain_loop_at_the_same_loss(shared_da
     )
     assert distances[1] < 1.1 * distances[0]
     assert rates[1] > 3 * rates[0]
-    assert seconds < plain_seconds / 2
+    assert seconds < plain_seconds / 3
