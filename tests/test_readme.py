@@ -14,14 +14,17 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("script", ["accuracy.run", "synthesis.compare", "low_bits.run"])
-def test_every_figure_comes_from_a_results_file(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("script", "table"),
+    [("accuracy.run", "table"), ("synthesis.compare", "table"), ("low_bits.run", "table"), ("dfmpc.run", "summary")],
+)
+def test_every_figure_comes_from_a_results_file(script: str, table: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(REPOSITORY))
     results = json.loads((REPOSITORY / "samples" / script.split(".")[0] / "results.json").read_text())
     assert {"command", "date", "versions", "hardware"} <= set(results)
     assert results["command"] == f"python -m samples.{script}"
     assert all({"seed", "seconds"} <= set(row) for row in results["rows"])
-    assert import_module(f"samples.{script}").table(results["rows"]) in README
+    assert getattr(import_module(f"samples.{script}"), table)(results["rows"]) in README
 
 
 def test_every_option_of_the_readme_exists() -> None:

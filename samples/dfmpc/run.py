@@ -131,6 +131,20 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def summary(rows: list[dict[str, Any]]) -> str:
+    """The default and what it is compared with, as the README shows them."""
+    shown = {"direct, per layer": "direct", "paper": "paper's form", "noise probe": "dfmpc"}
+    lines = [f"| model | bits | float | {' | '.join(shown.values())} | drop |", "|---" * (4 + len(shown)) + "|"]
+    found = {(row["model"], row["bits"], row["form"]): row for row in rows if row["low_layers"] == ASSIGNMENTS[0]}
+    for model, bits in dict.fromkeys((model, bits) for model, bits, _ in found):
+        row = found[model, bits, "noise probe"]
+        cells = [found.get((model, bits, form)) for form in shown]
+        figures = " | ".join("–" if cell is None else f"{100 * cell['top1']:.2f}" for cell in cells)
+        float_top1 = f"{100 * row['top1_float']:.2f}"
+        lines.append(f"| {model} ({row['images']}) | {bits} | {float_top1} | {figures} | {row['drop_points']:.2f} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """All cases, or those whose model is named on the command line."""
     rows = [
