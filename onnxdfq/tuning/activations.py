@@ -69,7 +69,8 @@ class ActivationQuantizer(nn.Module):
     """The quantizer of one activation, per tensor.
 
     learned: whether the step has a gradient, movable: whether other powers of two may be tried. coins: where set, which
-    elements are quantized; the others keep their float value (QDrop, arXiv 2203.05740).
+    elements are quantized; the others keep their float value (QDrop, arXiv 2203.05740). open_to_change: learned or
+    movable when it was made.
     """
 
     def __init__(self, quant: TensorQuant, *, learned: bool, movable: bool) -> None:
@@ -77,6 +78,7 @@ class ActivationQuantizer(nn.Module):
         self.low, self.high = quant.range
         self.log2_scale = nn.Parameter(torch.tensor(float(quant.scale)).log2(), requires_grad=learned)
         self.movable = movable
+        self.open_to_change = learned or movable
         self.coins: Coins | None = None
 
     @property
