@@ -105,6 +105,7 @@ def test_compiles_as_one_graph(shared_data: Path, name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch about itself, while it loads the backend
 def test_compiles_with_inductor(shared_data: Path) -> None:
     model = _load(shared_data, "resnet8_cifar10")
     engine = TorchGraph(model)
