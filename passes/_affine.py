@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from passes._graph import as_float64, constant_value, is_op
+from passes._graph import FreshNames, as_float64, constant_value, is_op, set_constant_input
 
 Array = NDArray[np.float64]
 
@@ -93,3 +93,29 @@ def absorb_inputs(node: ir.Node, weight: Array, affine: ChannelAffine) -> tuple[
     scaled = features * np.repeat(affine.scale, run)[:, None]
     shift = np.repeat(affine.shift, run) @ features * node.attributes.get_float("alpha", 1.0)
     return (scaled.T if transposed else scaled), shift
+
+
+def constant_bias(layer: ir.Node, channels: int) -> Array | None:
+    """(C,): what the layer adds to each output channel, zeros without a bias; None if it is no constant per channel."""
+    value = layer.inputs[2] if len(layer.inputs) > 2 else None
+    if value is None:
+        return np.zeros(channels)
+    constant = constant_value(value)
+    if constant is None:
+        return None
+    if not is_op(layer, "Gemm"):
+        return as_float64(constant)
+    vector = channel_vector(constant, 2, channels)
+    return None if vector is None else vector * layer.attributes.get_float("beta", 1.0)
+
+
+def write_layer(node: ir.Node, names: FreshNames, *, weight: Array | None = None, bias: Array | None = None) -> None:
+    """Gives the layer new numbers in the weight's dtype; `bias` as `constant_bias` reads it."""
+    old = constant_value(node.inputs[1])
+    assert old is not None
+    if weight is not None:
+        set_constant_input(node, 1, weight.astype(old.dtype), names, f"{node.name}.weight")
+    if bias is not None:
+        set_constant_input(node, 2, bias.astype(old.dtype), names, f"{node.name}.bias")
+        if is_op(node, "Gemm"):
+            node.attributes["beta"] = ir.AttrFloat32("beta", 1.0)  # the bias holds it now

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from passes._affine import Array, ChannelAffine, absorb_inputs, channel_vector, output_channels
-from passes._graph import FreshNames, as_float64, constant_value, is_op, set_constant_input, sole_consumer
+from passes._affine import Array, ChannelAffine, absorb_inputs, constant_bias, output_channels
+from passes._graph import as_float64, constant_value, is_op, sole_consumer
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm")
 
@@ -69,16 +69,7 @@ def layer_bias(node: ir.Node) -> Array | None:
     weight = layer_weight(node)
     if weight is None:
         return None
-    channels, value = output_channels(node, weight), node.inputs[2] if len(node.inputs) > 2 else None
-    if value is None:
-        return np.zeros(channels)
-    constant = constant_value(value)
-    if constant is None:
-        return None
-    if not is_op(node, "Gemm"):
-        return as_float64(constant)
-    vector = channel_vector(constant, 2, channels)
-    return None if vector is None else vector * node.attributes.get_float("beta", 1.0)
+    return constant_bias(node, output_channels(node, weight))
 
 
 def input_features(node: ir.Node) -> int | None:
@@ -108,15 +99,3 @@ def magnitudes(node: ir.Node, weight: Array, channels: int) -> Array:
     split = np.abs(weight).reshape(group, weight.shape[0] // group, weight.shape[1], -1)
     table = np.asarray(split.max(axis=3, initial=0))
     return table if is_op(node, "Conv") else table.transpose(0, 2, 1)
-
-
-def write_layer(node: ir.Node, names: FreshNames, *, weight: Array | None = None, bias: Array | None = None) -> None:
-    """Gives the layer new numbers in the weight's dtype; `bias` as `layer_bias` reads it."""
-    old = constant_value(node.inputs[1])
-    assert old is not None
-    if weight is not None:
-        set_constant_input(node, 1, weight.astype(old.dtype), names, f"{node.name}.weight")
-    if bias is not None:
-        set_constant_input(node, 2, bias.astype(old.dtype), names, f"{node.name}.bias")
-        if is_op(node, "Gemm"):
-            node.attributes["beta"] = ir.AttrFloat32("beta", 1.0)  # the bias holds it now

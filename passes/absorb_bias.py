@@ -6,8 +6,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from passes._affine import ChannelAffine, absorb_inputs
-from passes._channel_paths import ChannelPath, channel_paths, layer_bias, layer_weight, write_layer
+from passes._affine import ChannelAffine, absorb_inputs, write_layer
+from passes._channel_paths import ChannelPath, channel_paths, layer_bias, layer_weight
 from passes._graph import FreshNames, is_op
 from passes.moments import Moments
 

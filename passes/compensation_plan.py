@@ -8,8 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from passes._affine import Array
-from passes._channel_paths import write_layer
+from passes._affine import Array, write_layer
 from passes._graph import FreshNames, as_float64, constant_value, set_constant_input
 from passes.low_bit import Integers, channels_first, rows_as_weight, weight_rows
 from passes.quant_plan import TensorQuant

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from passes._affine import Array, scale_outputs
+from passes._affine import Array, scale_outputs, write_layer
 from passes._channel_paths import (
     ChannelPath,
     channel_paths,
@@ -15,7 +15,6 @@ from passes._channel_paths import (
     layer_weight,
     magnitudes,
     scale_inputs,
-    write_layer,
 )
 from passes._graph import FreshNames, constant_value, is_op, scalar_value
 

@@ -3,18 +3,17 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 
 from passes._affine import (
-    Array,
     ChannelAffine,
     absorb_inputs,
     batch_norm_affine,
-    channel_vector,
+    constant_bias,
     elementwise_affine,
     output_channels,
     scale_outputs,
+    write_layer,
 )
 from passes._graph import (
     FreshNames,
@@ -25,7 +24,6 @@ from passes._graph import (
     is_op,
     rank,
     replace_with,
-    set_constant_input,
     sole_consumer,
     substitute,
 )
@@ -118,11 +116,11 @@ def _fold_backward(node: ir.Node, names: FreshNames) -> bool:
         affine = elementwise_affine(node, layer.outputs[0], weight.ndim, output_channels(layer, weight))
     if affine is None:
         return False
-    bias = _bias(layer, affine.scale.size)
+    bias = constant_bias(layer, affine.scale.size)
     assert bias is not None
     layer = _with_bias_slot(layer, names)
     scaled = scale_outputs(layer, as_float64(weight), affine.scale)
-    _write(layer, scaled, bias * affine.scale + affine.shift, weight.dtype, names)
+    write_layer(layer, names, weight=scaled, bias=bias * affine.scale + affine.shift)
     substitute(node.outputs[0], layer.outputs[0])
     discard(node)
     return True
@@ -166,7 +164,7 @@ def _weight_obstacle(layer: ir.Node) -> str | None:
         return f"the weight of {title} is no constant"
     if is_op(layer, "MatMul") and (weight.ndim != 2 or 2 not in (rank(layer.outputs[0]), rank(layer.inputs[0]))):
         return f"{title} is not known to have two axes"
-    if _bias(layer, output_channels(layer, weight)) is None:
+    if constant_bias(layer, output_channels(layer, weight)) is None:
         return f"the bias of {title} is no constant per channel"
     return None
 
@@ -183,13 +181,13 @@ def _fold_forward(node: ir.Node, names: FreshNames) -> bool:
     weight = constant_value(layer.inputs[1])
     assert weight is not None
     scaled, added = absorb_inputs(layer, as_float64(weight), affine)
-    bias = _bias(layer, added.size)
+    bias = constant_bias(layer, added.size)
     assert bias is not None
     if added.any():
         layer = _with_bias_slot(layer, names)
-        _write(layer, scaled, bias + added, weight.dtype, names)
+        write_layer(layer, names, weight=scaled, bias=bias + added)
     else:
-        set_constant_input(layer, 1, scaled.astype(weight.dtype), names, f"{layer.name}.weight")
+        write_layer(layer, names, weight=scaled)
     data = node.inputs[0]
     assert data is not None
     node.outputs[0].replace_all_uses_with(data)
@@ -237,20 +235,6 @@ def _forward_obstacle(node: ir.Node, affine: ChannelAffine) -> str | None:
 # ---- the layer's own numbers
 
 
-def _bias(layer: ir.Node, channels: int) -> Array | None:
-    """(C,): what the layer adds to each output channel, zeros without a bias; None if it is no constant per channel."""
-    value = layer.inputs[2] if len(layer.inputs) > 2 else None
-    if value is None:
-        return np.zeros(channels)
-    constant = constant_value(value)
-    if constant is None:
-        return None
-    if not is_op(layer, "Gemm"):
-        return as_float64(constant)
-    vector = channel_vector(constant, 2, channels)
-    return None if vector is None else vector * layer.attributes.get_float("beta", 1.0)
-
-
 def _with_bias_slot(layer: ir.Node, names: FreshNames) -> ir.Node:
     """The layer itself, or the Gemm that takes the place of a MatMul."""
     if not is_op(layer, "MatMul"):
@@ -258,10 +242,3 @@ def _with_bias_slot(layer: ir.Node, names: FreshNames) -> ir.Node:
     gemm = ir.node("Gemm", layer.inputs, name=layer.name)
     replace_with(layer, gemm)
     return gemm
-
-
-def _write(layer: ir.Node, weight: Array, bias: Array, dtype: np.dtype[np.generic], names: FreshNames) -> None:
-    set_constant_input(layer, 1, weight.astype(dtype), names, f"{layer.name}.weight")
-    set_constant_input(layer, 2, bias.astype(dtype), names, f"{layer.name}.bias")
-    if is_op(layer, "Gemm"):
-        layer.attributes["beta"] = ir.AttrFloat32("beta", 1.0)  # the bias holds it now

@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from passes._affine import Array
+from passes._affine import Array, write_layer
 from passes._channel_paths import (
     ChannelPath,
     channel_paths,
@@ -15,7 +15,6 @@ from passes._channel_paths import (
     layer_bias,
     layer_weight,
     magnitudes,
-    write_layer,
 )
 from passes._graph import FreshNames, add_initializer, is_op
 from passes.power_of_two import covering_power_of_two, scale_of

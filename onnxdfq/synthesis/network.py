@@ -62,7 +62,7 @@ class TappedNetwork:
         )
         computed, taps = _folded(model, batch_norms)
         self._centres = [self._vector(tap.centre) for tap in taps]
-        self._units = [self._vector(tap.unit) for tap in taps]
+        self._units = torch.cat([self._vector(tap.unit) for tap in taps])
         names = list(dict.fromkeys(tap.value for tap in taps))  # two layers may normalise one value
         self._tap_of_layer = [names.index(tap.value) for tap in taps]
         outputs = [str(value.name) for value in model.graph.outputs if value.dtype and value.dtype.is_floating_point()]
@@ -99,13 +99,13 @@ class TappedNetwork:
         """(2, S): first and second moment of the input of each BatchNormalization, centred at its running mean."""
         pairs = [centred_moments(tap, centre) for tap, centre in zip(taps, self._centres, strict=True)]
         first, second = (torch.cat(part) for part in zip(*pairs, strict=True))
-        units = torch.cat(self._units)
-        return torch.stack([first * units, second * units.square()])
+        return torch.stack([first * self._units, second * self._units.square()])
 
     def image_moments(self, taps: list[Tensor], layer: int) -> tuple[Tensor, Tensor]:
         """The same of one layer for each image by itself: each (N, C_l)."""
         first, second = image_moments(taps[layer], self._centres[layer])
-        return first * self._units[layer], second * self._units[layer].square()
+        unit = self.targets.layers(self._units)[layer]
+        return first * unit, second * unit.square()
 
     def _vector(self, array: NDArray[np.floating[Any]]) -> Tensor:
         return torch.tensor(array, dtype=torch.float32, device=self.device)
