@@ -1,6 +1,6 @@
 """The way of a layer's output channels to the one layer that reads them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,3 +99,16 @@ def magnitudes(node: ir.Node, weight: Array, channels: int) -> Array:
     split = np.abs(weight).reshape(group, weight.shape[0] // group, weight.shape[1], -1)
     table = np.asarray(split.max(axis=3, initial=0))
     return table if is_op(node, "Conv") else table.transpose(0, 2, 1)
+
+
+def layers_beside(
+    model: ir.Model, named: Mapping[str, Array]
+) -> Iterator[tuple[ir.Node, Array, Array | None, Array | None]]:
+    """The layers whose output or input `named` speaks of: (layer, weight, entry of the output, entry of the input)."""
+    for node in model.graph:
+        weight, source = layer_weight(node), node.inputs[0] if node.inputs else None
+        if weight is None or source is None:
+            continue
+        after, before = named.get(node.outputs[0].name or ""), named.get(source.name or "")
+        if after is not None or before is not None:
+            yield node, weight, after, before

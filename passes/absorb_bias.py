@@ -7,7 +7,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from passes._affine import ChannelAffine, absorb_inputs, write_layer
-from passes._channel_paths import ChannelPath, channel_paths, layer_bias, layer_weight
+from passes._channel_paths import ChannelPath, channel_paths, layer_bias, layers_beside
 from passes._graph import FreshNames, is_op
 from passes.moments import Moments
 
@@ -51,13 +51,7 @@ class AbsorbHighBias(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Edit `model` in place."""
         names, count = FreshNames(model.graph), 0
-        for node in model.graph:
-            weight, source = layer_weight(node), node.inputs[0] if node.inputs else None
-            if weight is None or source is None:
-                continue
-            after, before = self.amounts.get(node.outputs[0].name or ""), self.amounts.get(source.name or "")
-            if after is None and before is None:
-                continue
+        for node, weight, after, before in layers_beside(model, self.amounts):
             bias = layer_bias(node)
             assert bias is not None
             if before is not None:

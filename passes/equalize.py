@@ -13,6 +13,7 @@ from passes._channel_paths import (
     input_features,
     layer_bias,
     layer_weight,
+    layers_beside,
     magnitudes,
     scale_inputs,
 )
@@ -79,13 +80,7 @@ class EqualizeChannels(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Edit `model` in place."""
         names, count = FreshNames(model.graph), 0
-        for node in model.graph:
-            weight, source = layer_weight(node), node.inputs[0] if node.inputs else None
-            if weight is None or source is None:
-                continue
-            after, before = self.scales.get(node.outputs[0].name or ""), self.scales.get(source.name or "")
-            if after is None and before is None:
-                continue
+        for node, weight, after, before in layers_beside(model, self.scales):
             bias = layer_bias(node)
             assert bias is not None
             if before is not None:

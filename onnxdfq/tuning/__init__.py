@@ -128,9 +128,9 @@ class Tuning:
     ) -> Outcome:
         roundings = {name: graph.rounding(name) for name in block.weights}
         unit = TunedBlock(graph, block, roundings, quantizers, dtype=data.dtype).to(data.device)
-        unit.choose_steps(data)
-        outcome = self.reconstruction.run(unit, data, generator)
-        unit.choose_steps(data)
+        before = unit.choose_steps(data, unit.settled_error(data))
+        outcome = self.reconstruction.run(unit, data, before, generator)
+        after = unit.choose_steps(data, outcome.after)
         graph.write(
             {name: rounding.integers() for name, rounding in roundings.items()},
             {key: quantizer.step for key, quantizer in unit.quantizers.items() if quantizer.open_to_change},
@@ -138,7 +138,7 @@ class Tuning:
         )
         for quantizer in unit.quantizers.values():
             quantizer.freeze()
-        return replace(outcome, after=unit.settled_error(data))
+        return replace(outcome, after=after)
 
     def _blocks(self, model: ir.Model) -> Sequence[Block]:
         return find_blocks(model) if self.by_block else find_layers(model)

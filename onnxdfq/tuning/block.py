@@ -106,9 +106,11 @@ class TunedBlock(nn.Module):
         return total / count
 
     @torch.no_grad()
-    def choose_steps(self, data: BlockData) -> None:
-        """Power-of-two steps by reconstruction error: each activation tries half and twice its step."""
-        best = self.settled_error(data)
+    def choose_steps(self, data: BlockData, best: float) -> float:
+        """Power-of-two steps by reconstruction error: each activation tries half and twice its step.
+
+        best: the settled error as it is; returns what it is then.
+        """
         for quantizer in self.quantizers.values():
             if not quantizer.movable:
                 continue
@@ -118,6 +120,7 @@ class TunedBlock(nn.Module):
                 if (error := self.settled_error(data)) < best:
                     best, found = error, quantizer.log2_scale.clone()
             quantizer.log2_scale.copy_(found)
+        return best
 
 
 def reconstruction_error(output: Tensor, target: Tensor) -> Tensor:

@@ -42,9 +42,9 @@ class Reconstruction:
     warm_up: float = 0.2
     drop: float = 0.0
 
-    def run(self, block: TunedBlock, data: BlockData, generator: torch.Generator) -> Outcome:
-        """Tune in place; the roundings end settled. A block that did not improve is put back to nearest rounding."""
-        before = block.settled_error(data)
+    def run(self, block: TunedBlock, data: BlockData, before: float, generator: torch.Generator) -> Outcome:
+        """Tune in place; the roundings end settled. A block that did not improve on `before`, its settled error as it
+        is, is put back to nearest rounding."""
         biases = list(block.biases.values())
         steps = [q.log2_scale for q in block.quantizers.values() if q.log2_scale.requires_grad]
         roundings = [rounding.v for rounding in block.roundings]
