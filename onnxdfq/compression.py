@@ -18,13 +18,14 @@ from onnxdfq.errors import InputError
 from onnxdfq.job import File, Job, ProgressFactory, for_target
 from onnxdfq.layer_bits import read_layer_bits
 from onnxdfq.recipe import Recipe
+from onnxdfq.refusals import refuse_early
 from onnxdfq.result import Result, Written
 from onnxdfq.targets import load_target
 
 DEVICES = ("auto", "cpu", "cuda")
 
 SYNTHESIS_STEPS: tuple[Callable[[Job], None], ...] = (
-    steps.refuse_early,
+    refuse_early,
     steps.load,
     steps.canonicalize,
     steps.make_images,

@@ -37,8 +37,8 @@ class Job:
     decided on it; each of `files` then has a graph of its own.
 
     images: None where the method makes none. pixel_range: what the image input takes, for a method that sees no image.
-    compensation: what DF-MPC decided. known: moments by value name, which
-    BatchNormalization told before it was folded.
+    compensation: what DF-MPC decided; reference: the model without it, towards which it is tuned. known: moments by
+    value name, which BatchNormalization told before it was folded.
     """
 
     source: Path
@@ -60,15 +60,16 @@ class Job:
     pixel_range: InputRange | None = None
     known: Mapping[str, Moments] = field(default_factory=dict)
     compensation: CompensationPlan | None = None
+    reference: ir.Model | None = None
     notes: list[str] = field(default_factory=list)
     metrics: dict[str, float | int | None] = field(default_factory=dict)
 
     @property
     def by_batch_norm(self) -> bool:
         """Whether no image is looked at: all numbers come from the weights and from BatchNormalization."""
-        weights_only = Bits.parse(self.recipe.bits).activation == 32
-        method = self.recipe.method
-        return self.calibration is None and (method == DFQ or (method == DFMPC and weights_only))
+        recipe = self.recipe
+        closed_form = Bits.parse(recipe.bits).activation == 32 and recipe.tuning in (None, "none")
+        return self.calibration is None and (recipe.method == DFQ or (recipe.method == DFMPC and closed_form))
 
     def plan_path(self, file: File) -> Path:
         """Where the bits of each layer are written for one target."""

@@ -12,7 +12,6 @@ from onnxdfq.choices import one_of
 from onnxdfq.errors import InputError
 from passes.quant_plan import QuantPlan
 from passes.quant_points import QuantPoints, data_input
-from passes.shift_negative import shifted_name
 
 WEIGHT_BITS = range(2, 9)
 ACTIVATION_BITS = (*range(2, 9), 16)
@@ -77,8 +76,7 @@ def bits_of_plan(model: ir.Model, plan: QuantPlan, points: QuantPoints) -> dict[
     found = {}
     for use in points.weights:
         source = data_input(nodes[use.node], use)
-        read = shifted_name(source) if source in plan.shifts else plan.same_as.get(source, source)
-        quant = plan.activations.get(read)
+        quant = plan.read_quant(source)
         found[use.node] = LayerBits(
             weight=plan.weights[use.initializer].bits, activation=None if quant is None else quant.bits
         )

@@ -1,15 +1,18 @@
-"""Runs the noise probe of `passes.noise_probe` in ONNX Runtime."""
+"""Runs the noise probe of `passes.noise_probe` in ONNX Runtime; and, in its place, images of the user's own."""
 
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from onnxdfq.evaluation import Session
 from onnxdfq.model_file import image_input
 from passes.batch_norm import read_batch_norms
-from passes.noise_probe import Covariance, input_covariances, noise_fields, probe_model
+from passes.moments import Moments
+from passes.noise_probe import Covariance, input_covariances, model_of_layer_inputs, noise_fields, probe_model
 
-PIXELS = 2**18  # of all noise together: 64 fields for small images, at least 8 for large ones
+PIXELS = 2**18  # of all noise or images together: of noise 64 fields at most, of either 8 at least
 MOST, LEAST = 64, 8
 FREE_SIDE = 64  # of the noise where the model takes images of any size
 
@@ -31,3 +34,23 @@ def probed_covariances(model: ir.Model, path: Path, *, seed: int) -> dict[str, C
     session = Session(path, probe_model(model))
     values = dict(zip(session.outputs, session.run(noise), strict=True))
     return input_covariances(model, values | {spec.name: noise})
+
+
+def shown_by_images(
+    model: ir.Model, path: Path, pixels: NDArray[np.float32]
+) -> tuple[dict[str, Covariance], dict[str, Moments]]:
+    """How what filters see varies together, by layer name, and the moments of what layers read, by value name.
+
+    model: float, in canonical form, with BatchNormalizations or without. path: what errors call it. pixels:
+    (N, C, H, W) in the model's input units, of which the first are taken. Raises ModelFileError, DataError.
+    """
+    name = image_input(model).name
+    images = pixels[: image_input(model).shape[0] or max(PIXELS // pixels[0, 0].size, LEAST)]
+    session = Session(path, model_of_layer_inputs(model))
+    values = dict(zip(session.outputs, session.run(images), strict=True)) | {name: images}
+    moments = {}
+    for read, value in values.items():
+        axes = tuple(axis for axis in range(value.ndim) if axis != 1)
+        if value.ndim > 1:
+            moments[read] = Moments(mean=value.mean(axes, dtype=np.float64), std=value.std(axes, dtype=np.float64))
+    return input_covariances(model, values), moments

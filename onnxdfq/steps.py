@@ -1,6 +1,7 @@
 """The steps of a compression, in the order of `compression.STEPS`. Each reads and fills in the job."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import version
 
@@ -11,18 +12,18 @@ from onnxdfq.calibration import Calibration
 from onnxdfq.calibration.equalization import equalize
 from onnxdfq.calibration.from_batch_norm import image_spread, observations_from_batch_norm
 from onnxdfq.calibration.observation import Observations
-from onnxdfq.choices import one_of
 from onnxdfq.dataset import Dataset, Normalization, load_dataset
 from onnxdfq.errors import InputError, ModelFileError
 from onnxdfq.evaluation import Session, evaluate, load_evaluation_data
 from onnxdfq.job import File, Job
-from onnxdfq.layer_bits import WEIGHT_BITS, bits_of_plan, check_layers, layer_bits_toml
-from onnxdfq.model_file import atomic_write, check_writable, image_input, load_model, model_hash, save_model
-from onnxdfq.probing import probed_covariances
+from onnxdfq.layer_bits import bits_of_plan, check_layers, layer_bits_toml
+from onnxdfq.model_file import atomic_write, image_input, load_model, model_hash, save_model
+from onnxdfq.probing import probed_covariances, shown_by_images
 from onnxdfq.recipe import DFMPC, DFQ, Bits
-from onnxdfq.synthesis import METHODS, Images, evaluate_images, input_range, method_named
+from onnxdfq.settings import calibration_of, tuning_of
+from onnxdfq.synthesis import Images, evaluate_images, input_range, method_named
 from onnxdfq.synthesis.network import no_batch_norm
-from onnxdfq.tuning import Tuning, tuning_for
+from onnxdfq.threshold_choice import thresholds_by_outputs
 from passes.batch_norm import read_batch_norms
 from passes.canonicalize import Canonicalize
 from passes.compensate import Compensation, plan_compensation
@@ -30,7 +31,7 @@ from passes.compensation_plan import CompensateWeights, quantized_weights
 from passes.fold_batch_norm import FoldBatchNorm, unfolded_batch_norms
 from passes.moments import Moments, batch_norm_moments, changed
 from passes.provenance import WriteProvenance, read_provenance
-from passes.quant_plan import QuantPlan, same_numbers
+from passes.quant_plan import QuantPlan, TensorQuant, same_numbers
 from passes.quant_points import find_quant_points
 from passes.set_opset import SetOpset
 from passes.split_channels import SplitChannels, channel_splits, widened_values
@@ -39,60 +40,6 @@ from passes.write_for_target import WriteForTarget
 PLAN_COMMENT = """Bits of each layer's weight, and of the activation that it reads.
 Change a line and give the file back with --plan; layers that it leaves out take --bits, or what --budget allows."""
 CALIBRATION_IMAGES = 512  # of the user's own, when the recipe names no count
-
-
-def refuse_early(job: Job) -> None:
-    """What can be wrong about paths and names is found before minutes of work, not after."""
-    one_of("method", job.recipe.method, (*METHODS, DFQ, DFMPC))
-    low = Bits.parse(job.recipe.bits).low
-    for file in job.files:
-        _calibration(job).check(file.target)
-        if low is not None:
-            replace(_calibration(job), weight_bits=low).check(file.target)
-        if job.recipe.method == DFMPC and (file.target.power_of_two or not file.target.per_channel_weights):
-            raise InputError(
-                f"dfmpc gives each output channel a scale of its own, no power of two; the target {file.target.name} "
-                "does not take that. Choose another --target."
-            )
-    if job.recipe.method == DFMPC and job.recipe.tuning not in (None, "none"):
-        raise InputError("dfmpc finds its integers in closed form; leave --tuning out, or choose --method dgh.")
-    if job.by_batch_norm:
-        _refuse_what_needs_images(job)
-    tuning = _tuning(job)
-    if tuning is not None and job.recipe.images is not None:
-        tuning.check(job.recipe.images)
-    outputs = [("-o", file.path) for file in job.files]
-    given = {
-        "the model itself": job.source,
-        "the calibration data": job.calibration,
-        "the labelled data": job.evaluation,
-    }
-    if job.save_plan is not None:
-        outputs += [("--save-plan", job.plan_path(file)) for file in job.files]
-    for option, path in outputs + ([] if job.save_images is None else [("--save-images", job.save_images)]):
-        for what, source in given.items():
-            if source is not None and path.exists() and source.exists() and path.samefile(source):
-                raise InputError(f"{path} is {what}; give another name with {option}.")
-        check_writable(path, force=job.force)
-    for _, path in outputs:
-        if job.save_images is not None and path.resolve() == job.save_images.resolve():
-            raise InputError(f"{path} cannot take both the model and the images; give another name with -o.")
-    for data in (job.calibration, job.evaluation):
-        if data is not None and not data.exists():
-            raise InputError(f"{data}: there is no such file or folder.")
-
-
-def _refuse_what_needs_images(job: Job) -> None:
-    wanted = {
-        "--budget": job.recipe.budget is not None,
-        "--save-images": job.save_images is not None,
-        "synthesize": not job.files,
-        f"--tuning {job.recipe.tuning}": job.recipe.tuning not in (None, "none"),
-    }
-    for option, given in wanted.items():
-        if given:
-            method = job.recipe.method
-            raise InputError(f"--method {method} makes no images, and {option} needs some; choose --method dgh.")
 
 
 def load(job: Job) -> None:
@@ -115,7 +62,7 @@ def canonicalize(job: Job) -> None:
     for file in job.files:
         check_layers(job.pins, find_quant_points(job.model, file.target))
         if job.recipe.budget is not None:
-            check_budget(job.model, _calibration(job), file.target, Budget.parse(job.recipe.budget))
+            check_budget(job.model, calibration_of(job), file.target, Budget.parse(job.recipe.budget))
 
 
 def make_images(job: Job) -> None:
@@ -159,18 +106,23 @@ def compensate(job: Job) -> None:
     bits = Bits.parse(job.recipe.bits)
     if job.recipe.method != DFMPC or bits.low is None:
         return
+    settings, shown = Compensation(low_bits=bits.low, high_bits=bits.weight), None
+    known: Mapping[str, Moments] = {}
+    if job.calibration is not None and job.images is not None:
+        shown, known = shown_by_images(job.model, job.source, job.images.pixels)
     if job.recipe.dfmpc == "paper":
         settings, shown = Compensation.paper(low_bits=bits.low, high_bits=bits.weight), None
-    else:
-        settings = Compensation(low_bits=bits.low, high_bits=bits.weight)
+    elif shown is None:
         shown = probed_covariances(job.model, job.source, seed=job.recipe.seed)
     if bits.low > bits.weight:
         job.notes.append(f"--bits {bits}: the layers that pay have fewer bits than those that they pay for.")
     try:
-        job.compensation = plan_compensation(job.model, settings, shown=shown)
+        job.compensation = plan_compensation(job.model, settings, known=known, shown=shown)
     except ValueError as error:
         raise InputError(str(error)) from error
     job.notes.extend(job.compensation.notes)
+    if tuning_of(job) is not None:
+        job.reference = job.model.clone()
     CompensateWeights(job.compensation)(job.model)
 
 
@@ -178,6 +130,8 @@ def fold_batch_norms(job: Job) -> None:
     before = len(read_batch_norms(job.model))
     job.known = batch_norm_moments(job.model)
     FoldBatchNorm()(job.model)
+    if job.reference is not None:
+        FoldBatchNorm()(job.reference)
     left = unfolded_batch_norms(job.model)
     job.metrics["batch_norms_folded"] = before - len(left)
     job.notes.extend(found.reason for found in left)
@@ -207,21 +161,9 @@ def equalize_channels(job: Job) -> None:
         job.metrics["layers_split"] = len(splits)
 
 
-def _calibration(job: Job) -> Calibration:
-    recipe, bits = job.recipe, Bits.parse(job.recipe.bits)
-    return Calibration(
-        weight_bits=bits.weight,
-        activation_bits=bits.activation,
-        scheme=recipe.scheme,
-        clipping=recipe.clipping,
-        shift_negative=recipe.shift_negative,
-        layer_bits=job.pins,
-    )
-
-
 def calibrate(job: Job) -> None:
     """One look at the images, and each target decides by it."""
-    calibration = _calibration(job)
+    calibration = calibration_of(job)
     decided = {} if job.compensation is None else quantized_weights(job.model, job.compensation)
     quants = {name: weight.quant for name, weight in decided.items()}
     integers = {name: weight.integers for name, weight in decided.items()}
@@ -230,32 +172,52 @@ def calibrate(job: Job) -> None:
             file.plan = QuantPlan(activations={}, weights=quants, integers=integers)
         return
     observations = _observations(job, calibration)
+    measured: dict[frozenset[tuple[object, ...]], dict[str, TensorQuant]] = {}
     for file in job.files:
-        own = calibration
-        if job.recipe.budget is not None and job.images is not None:
-            chosen = choose_bits(
-                job.model,
-                job.images.pixels,
-                observations,
-                calibration,
-                file.target,
-                Budget.parse(job.recipe.budget),
-                device=job.device,
-                progress=job.progress("measuring layers"),
+        own = calibration if job.recipe.budget is None else _within_budget(job, file, calibration, observations)
+        plan = own.decide(job.model, observations, file.target, decided=quants)
+        if job.images is not None and job.recipe.scheme != "free":
+            steps = frozenset(
+                (name, float(quant.scale), quant.signed, quant.range) for name, quant in plan.activations.items()
             )
-            own = replace(calibration, layer_bits=chosen.layers)
-            file.metrics |= {"weight_bytes": round(chosen.size), "bit_operations": chosen.bops}
-            containers = {bits: file.target.weight_container(bits) for bits in set(chosen.weight_bits.values())}
-            if wider := sorted({name for bits, name in containers.items() if name != f"int{bits}"}):
-                job.notes.append(
-                    f"--budget counts weights at their bits; the target {file.target.name} keeps some of them in "
-                    f"{' and '.join(wider)}, so its file is larger."
+            if steps not in measured:
+                measured[steps] = thresholds_by_outputs(
+                    job.model,
+                    plan,
+                    job.images.pixels,
+                    device=job.device,
+                    progress=job.progress("choosing thresholds"),
                 )
-        file.plan = replace(own.decide(job.model, observations, file.target, decided=quants), integers=integers)
+            plan = own.decide(job.model, observations, file.target, decided=quants | measured[steps])
+        kept = {name: found for name, found in integers.items() if plan.weights[name] is quants[name]}
+        file.plan = replace(plan, integers=kept)
         if job.save_plan is not None:
             bits = bits_of_plan(job.model, file.plan, find_quant_points(job.model, file.target))
             with atomic_write(job.plan_path(file), force=job.force) as temporary:
                 temporary.write_text(layer_bits_toml(bits, comment=PLAN_COMMENT), encoding="utf-8")
+
+
+def _within_budget(job: Job, file: File, calibration: Calibration, observations: Observations) -> Calibration:
+    assert job.images is not None
+    assert job.recipe.budget is not None
+    chosen = choose_bits(
+        job.model,
+        job.images.pixels,
+        observations,
+        calibration,
+        file.target,
+        Budget.parse(job.recipe.budget),
+        device=job.device,
+        progress=job.progress("measuring layers"),
+    )
+    file.metrics |= {"weight_bytes": round(chosen.size), "bit_operations": chosen.bops}
+    containers = {bits: file.target.weight_container(bits) for bits in set(chosen.weight_bits.values())}
+    if wider := sorted({name for bits, name in containers.items() if name != f"int{bits}"}):
+        job.notes.append(
+            f"--budget counts weights at their bits; the target {file.target.name} keeps some of them in "
+            f"{' and '.join(wider)}, so its file is larger."
+        )
+    return replace(calibration, layer_bits=chosen.layers)
 
 
 def _observations(job: Job, calibration: Calibration) -> Observations:
@@ -273,22 +235,9 @@ def _observations(job: Job, calibration: Calibration) -> Observations:
     )
 
 
-def _tuning(job: Job) -> Tuning | None:
-    recipe = job.recipe
-    if job.by_batch_norm or recipe.method == DFMPC:
-        return None
-    asked = [Bits.parse(recipe.bits).weight, *(pin.weight for pin in job.pins.values() if pin.weight is not None)]
-    return tuning_for(
-        recipe.tuning,
-        weight_bits=min(asked) if recipe.budget is None else min(WEIGHT_BITS),
-        learn_steps=recipe.scheme == "free",
-        effort=recipe.effort,
-    )
-
-
 def tune(job: Job) -> None:
     """Roundings, steps and biases by reconstruction; once for all targets whose plans are the same."""
-    recipe, tuning = job.recipe, _tuning(job)
+    recipe, tuning = job.recipe, tuning_of(job)
     if tuning is None or job.images is None:
         return
     done: list[tuple[QuantPlan, QuantPlan]] = []
@@ -302,6 +251,7 @@ def tune(job: Job) -> None:
             plan,
             file.target,
             job.images.pixels,
+            reference=job.reference,
             seed=recipe.seed,
             device=job.device,
             progress=job.progress("tuning"),

@@ -114,8 +114,14 @@ def quantized_weights(model: ir.Model, plan: CompensationPlan) -> dict[str, Quan
             )
         integers *= np.sign(scale)[:, None]
         scale = np.where(scale == 0, 1.0, np.abs(scale))
-        axis = int(not channels_first(node))
-        quant = TensorQuant(bits=planned.bits, signed=True, axis=axis, threshold=scale * 2.0 ** (planned.bits - 1))
+        axis, greatest = int(not channels_first(node)), 2 ** (planned.bits - 1) - 1
+        quant = TensorQuant(
+            bits=planned.bits,
+            signed=True,
+            axis=axis,
+            threshold=scale * (greatest + 1.0),
+            clip=(-greatest, greatest),  # two bits are ternary, and a channel may have changed its sign
+        )
         written = rows_as_weight(node, integers.astype(np.int8), weight.shape)
         found[value.name or ""] = QuantizedWeight(quant=quant, integers=written)
     return found

@@ -10,7 +10,7 @@ takes what came out.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
+from math import inf, prod
 
 import numpy as np
 import onnx_ir as ir
@@ -41,18 +41,29 @@ class Covariance:
 def probe_model(model: ir.Model) -> ir.Model:
     """A copy whose BatchNormalizations normalize by the batch, and whose outputs are what its layers read."""
     copy = model.clone()
-    graph, names = copy.graph, FreshNames(copy.graph)
-    layers = [node for node in graph if has_weight(node) and filter_size(node) <= LARGEST]
-    for node in graph:
+    names = FreshNames(copy.graph)
+    for node in copy.graph:
         if is_op(node, "BatchNormalization") and all(constant_value(value) is not None for value in node.inputs[1:3]):
             _by_the_batch(node, names)
+    _return_layer_inputs(copy.graph, LARGEST)
+    return copy
+
+
+def model_of_layer_inputs(model: ir.Model) -> ir.Model:
+    """A copy whose outputs are what its layers read: for images, which need no other statistics than their own."""
+    copy = model.clone()
+    _return_layer_inputs(copy.graph)
+    return copy
+
+
+def _return_layer_inputs(graph: ir.Graph, largest: float = inf) -> None:
+    layers = [node for node in graph if has_weight(node) and filter_size(node) <= largest]
     read = dict.fromkeys(value for node in layers if (value := node.inputs[0]) is not None)
     graph.outputs.clear()
     graph.outputs.extend(value for value in read if not value.is_graph_input())
     for node in reversed(graph):
         discard(node)
     drop_unused_initializers(graph)
-    return copy
 
 
 def noise_fields(count: int, channels: int, size: tuple[int, int], seed: int) -> Single:

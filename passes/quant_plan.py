@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from passes.power_of_two import integer_range, scale_of
+from passes.shift_negative import shifted_name
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,6 +76,11 @@ class QuantPlan:
     bias_quants: Mapping[str, TensorQuant] = field(default_factory=dict)
     shifts: Mapping[str, float] = field(default_factory=dict)
     integers: Mapping[str, NDArray[np.int8]] = field(default_factory=dict)
+
+    def read_quant(self, value: str) -> TensorQuant | None:
+        """How readers of `value` see it quantized: shifted, or by what it shares with another; None where in float."""
+        name = shifted_name(value) if value in self.shifts else self.same_as.get(value, value)
+        return self.activations.get(name)
 
     def weight_integers(self, name: str, weight: ArrayLike) -> NDArray[np.int64]:
         """What is written for the initializer `name`, whose float values are `weight`; same shape."""

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -69,14 +70,33 @@ def test_default_name_holds_no_slash(tmp_path: Path) -> None:
         ({"bits": "w2/6", "method": "dgh"}, "--method dgh does not take --bits w2/6"),
         ({"bits": "w8/8a8", "target": "vitisai"}, "vitisai does not take that"),
         ({"bits": "w2/8a8", "target": "qnn"}, "takes weights of 4 or 8 bits, not of 2"),
-        ({"bits": "w2/6", "tuning": "brecq"}, "closed form; leave --tuning out"),
+        ({"bits": "w2/6", "equalize": True}, "leave --equalize out"),
+        ({"bits": "w2/6a8", "split_channels": 0.1}, "leave --split-channels out"),
+        ({"bits": "w2/6a8", "budget": "size=9KB"}, "leave --budget out"),
         ({"bits": "w1/6"}, "weights take 2 to 8 bits"),
         ({"bits": "w2/6", "dfmpc": "papre"}, "Did you mean 'paper'"),
     ],
 )
-def test_what_does_not_go_together(tmp_path: Path, settings: dict[str, str], message: str) -> None:
+def test_what_does_not_go_together(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        onnxdfq.compress(DIGITS, output=tmp_path / "q.onnx", **{"method": "dfmpc", **settings})  # type: ignore[arg-type]
+        onnxdfq.compress(DIGITS, output=tmp_path / "q.onnx", **{"method": "dfmpc", **settings})
+
+
+def test_pins_of_weights_are_refused(tmp_path: Path) -> None:
+    pins = tmp_path / "pins.toml"
+    pins.write_text("[layers]\n'/stages/stages.0/conv2/Conv' = 'w4'\n")
+    with pytest.raises(InputError, match="leave --plan with bits of weights out"):
+        onnxdfq.compress(DIGITS, output=tmp_path / "q.onnx", method="dfmpc", bits="w2/6", plan=pins)
+
+
+def test_blocks_are_reconstructed_behind_the_closed_form(tmp_path: Path) -> None:
+    common: dict[str, Any] = {"method": "dfmpc", "bits": "w2/6", "images": 64, "steps": 60, "evaluate": TEST}
+    tuned = onnxdfq.compress(DIGITS, output=tmp_path / "t.onnx", tuning="brecq", **common)
+    closed = onnxdfq.compress(DIGITS, output=tmp_path / "c.onnx", tuning="none", **common)
+    assert closed.images is None
+    assert tuned.metrics["sqnr_db"] > closed.metrics["sqnr_db"]  # type: ignore[operator]
+    spans = [(int(array.min()), int(array.max())) for array in integers(tuned.model)]
+    assert spans.count((-1, 1)) == [(int(a.min()), int(a.max())) for a in integers(closed.model)].count((-1, 1))
 
 
 def test_more_bits_for_the_low_layers_are_warned_about(tmp_path: Path) -> None:
@@ -90,6 +110,20 @@ def test_folded_models_say_why() -> None:
     FoldBatchNorm()(model)
     with pytest.raises(NoBatchNorm, match="dfmpc reads the running statistics"):
         onnxdfq.compress(model, method="dfmpc", bits="w2/6")
+
+
+@pytest.mark.parametrize("bits", ["w2/6", "w2/6a8"])
+def test_folded_models_are_quantized_by_images_of_the_users_own(tmp_path: Path, bits: str) -> None:
+    images = tmp_path / "images.npz"
+    onnxdfq.synthesize(DIGITS, output=images, images=64, steps=60)
+    model = load_model(DIGITS)
+    Canonicalize()(model)
+    FoldBatchNorm()(model)
+    result = onnxdfq.compress(model, method="dfmpc", bits=bits, calibration=images, evaluate=TEST)
+    assert result.metrics["top1"] > result.metrics["top1_float"] - 0.1  # type: ignore[operator]
+    assert [(int(array.min()), int(array.max())) for array in integers(result.model)].count((-1, 1)) >= 2
+    with pytest.raises(InputError, match="No pair is legal: of no low layer"):
+        onnxdfq.compress(model, method="dfmpc", bits=bits, calibration=images, dfmpc="paper")
 
 
 def test_inspect_shows_the_pairs() -> None:

@@ -15,7 +15,6 @@ from onnxdfq.engine import TorchGraph
 from onnxdfq.errors import InputError
 from passes._graph import FreshNames, set_constant_input
 from passes.quant_plan import QuantPlan, TensorQuant
-from passes.shift_negative import shifted_name
 
 Values = dict[str, Tensor]
 
@@ -46,7 +45,8 @@ def measure_sensitivity(
     """Quantize one thing at a time and run what comes behind it. The model is float, BatchNormalization folded.
 
     weights: node name → bits → the plan whose weight and bias that layer takes. activations: value name → bits → the
-    plan whose grid the value takes. step: called after each measurement. Memory: what all of `pixels` (N, C, H, W) are
+    plan whose grid the value takes. (Any number that tells plans apart will do for bits.) step: called after each
+    measurement. Memory: what all of `pixels` (N, C, H, W) are
     at one point of the graph. Raises InputError where the model has no float output.
     """
     sweep = _Sweep(_with_biases(model, weights), pixels, batch_size, device)
@@ -170,7 +170,8 @@ def _of_activation(
     losses = {}
     for bits, plan in plans.items():
         shift = plan.shifts.get(name, 0.0)
-        quant = plan.activations[shifted_name(name) if name in plan.shifts else name]
+        quant = plan.read_quant(name)
+        assert quant is not None
         losses[bits] = sweep.loss(behind, {}, partial(_rounded, name=name, quant=quant, shift=shift))
         step("activations")
     return losses

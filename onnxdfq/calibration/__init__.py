@@ -1,6 +1,6 @@
 """HPTQ calibration: images in, a frozen QuantPlan out. (Habi et al., arXiv 2109.09113.)"""
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
@@ -112,7 +112,8 @@ class Calibration:
     ) -> QuantPlan:
         """The plan for the graph that was observed. No image is looked at again, and nothing is edited.
 
-        decided: by initializer, how weights are quantized that lie on their grids already.
+        decided: what is settled elsewhere; by initializer, of weights that lie on their grids already (a grid that
+        leaves no room for its bias is widened none the less), and by value name, of activations.
         Raises InputError when the target refuses the bits, the scheme or the shift to grids without sign, and when
         `layer_bits` names what is no layer, or gives one activation two widths.
         """
@@ -126,7 +127,8 @@ class Calibration:
         producers = {value.name: node for node in model.graph for value in node.outputs}
         images = {value.name for value in model.graph.inputs}
         activations = {
-            name: self._activation(
+            name: decided.get(name)
+            or self._activation(
                 observed.histograms[name], producers.get(name), target, activation_bits[name], image=name in images
             )
             for name in points.activations
@@ -137,7 +139,7 @@ class Calibration:
         plan = QuantPlan(activations=activations, weights=weights, same_as=same_as, shifts=shifts)
         if target.bias == "int8":
             return self._with_short_biases(model, layers, observed, plan, target)
-        return self._with_biases(layers, observed, plan, decided)
+        return self._with_biases(layers, observed, plan)
 
     def check(self, target: Target) -> None:
         """Raises InputError when the target refuses the bits, the scheme or the shift to grids without sign."""
@@ -197,23 +199,19 @@ class Calibration:
         clip = (least + 1, greatest) if narrow else None
         return TensorQuant(bits=bits, signed=True, axis=axis, threshold=thresholds, clip=clip)
 
-    def _with_biases(
-        self, layers: list[ir.Node], observed: Observations, plan: QuantPlan, decided: Container[str]
-    ) -> QuantPlan:
+    def _with_biases(self, layers: list[ir.Node], observed: Observations, plan: QuantPlan) -> QuantPlan:
         """Biases on the grid of the accumulator, which the weights' steps leave room for."""
         weights, biases = dict(plan.weights), {}
         for node in layers:
             source, weight = _name(node.inputs[0]), _name(node.inputs[1])
             bias = self._bias(node, observed, weights[weight], plan)
-            read = shifted_name(source) if source in plan.shifts else plan.same_as.get(source, source)
-            if read in plan.activations:
-                roomy = with_room_for_bias(weights[weight], bias, plan.activations[read])
-                if (
-                    roomy is not weights[weight] and weight not in decided
-                ):  # other steps, another rounding error to correct
+            read = plan.read_quant(source)
+            if read is not None:
+                roomy = with_room_for_bias(weights[weight], bias, read)
+                if roomy is not weights[weight]:
                     weights[weight] = roomy
-                    bias = self._bias(node, observed, roomy, plan)
-                bias = on_accumulator_grid(node, bias, plan.activations[read], weights[weight])
+                    bias = self._bias(node, observed, roomy, plan)  # other steps, another rounding error to correct
+                bias = on_accumulator_grid(node, bias, read, weights[weight])
             biases[node.name or ""] = bias
         return replace(plan, weights=weights, biases=biases)
 

@@ -72,6 +72,7 @@ class Tuning:
         target: Target,
         pixels: NDArray[np.float32],
         *,
+        reference: ir.Model | None = None,
         seed: int = 0,
         device: str = "cpu",
         progress: Progress | None = None,
@@ -79,19 +80,21 @@ class Tuning:
         """The tuned plan, and what became of each block in graph order.
 
         model: the float graph that the plan is for; it is only read. pixels: (N, C, H, W) in the model's input units.
-        Blocks are tuned in graph order, each on what the tuned blocks before it make of the images, towards what the
-        float network makes of them. Raises InputError when there are fewer images than a batch takes.
+        reference: the float network that is approximated, where `model` holds integers of the plan already: the same
+        nodes, other numbers. Blocks are tuned in graph order, each on what the tuned blocks before it make of the
+        images, towards what the float network makes of them. Raises InputError when there are fewer images than a
+        batch takes.
         """
         self.check(len(pixels))
         blocks = [block for block in self._blocks(model) if set(block.weights) <= plan.weights.keys()]
         where, dtype = torch.device(device), resolve_precision(torch.device(device), "auto")
-        graph = QdqGraph(model, plan, target)
+        graph = QdqGraph(model, plan, target, reference=reference)
         tied = bool(plan.bias_quants)  # all scales of such a plan hang together
         quantizers = {key: self._quantizer(quant, tied).to(where) for key, quant in plan.activations.items()}
         generator = torch.Generator().manual_seed(seed)
         parts: list[TunedPart] = []
         with Cache() as cache:
-            floats, tuned = (Prefix(part, pixels, cache, where) for part in (model, graph.model))
+            floats, tuned = (Prefix(part, pixels, cache, where) for part in (reference or model, graph.model))
             waiting = deque(blocks)
             while waiting:
                 block = waiting.popleft()

@@ -12,7 +12,8 @@ from onnxdfq.calibration.bias_correction import on_accumulator_grid
 from onnxdfq.tuning.rounding import WeightRounding
 from passes.insert_qdq import InsertQdq
 from passes.quant_plan import QuantPlan
-from passes.shift_negative import ShiftNegative, shifted_name
+from passes.quant_points import weight_uses
+from passes.shift_negative import ShiftNegative
 from passes.target import Target
 
 
@@ -32,11 +33,14 @@ class QdqGraph:
 
     model: the QDQ graph. sites: its activation quantizers, by the value that consumers read.
     Targets differ in containers, not in numbers, so what is tuned here holds for all that share the plan.
+    reference: the network of the same nodes whose weights are rounded; by default `model` itself.
     """
 
-    def __init__(self, model: ir.Model, plan: QuantPlan, target: Target) -> None:
+    def __init__(self, model: ir.Model, plan: QuantPlan, target: Target, *, reference: ir.Model | None = None) -> None:
         self._plan = plan
-        self._float = model
+        self._layer_of = {use.initializer: use.node for node in model.graph for use in weight_uses(node)}
+        own = (reference or model).graph
+        self._weights = {use.node: own.initializers[use.initializer] for node in own for use in weight_uses(node)}
         self._layers = {node.name or "": node for node in model.graph}
         self.model = model.clone()
         ShiftNegative(plan.shifts)(self.model)
@@ -75,9 +79,9 @@ class QdqGraph:
 
     def rounding(self, weight: str) -> WeightRounding:
         """The float weight of this name, to be rounded on its grid."""
-        value = self._float.graph.initializers[weight].const_value
+        value = self._weights[self._layer_of[weight]].const_value
         assert value is not None
-        return WeightRounding(value.numpy(), self._plan.weights[weight])
+        return WeightRounding(value.numpy(), self._plan.weights[weight], self._plan.integers.get(weight))
 
     def write(
         self,
@@ -124,9 +128,9 @@ class QdqGraph:
         for layer, bias in plan.biases.items():
             node = self._layers[layer]
             source, weight = _name(node.inputs[0]), _name(node.inputs[1])
-            read = shifted_name(source) if source in plan.shifts else plan.same_as.get(source, source)
-            if read in plan.activations and not plan.bias_quants:
-                bias = on_accumulator_grid(node, bias, plan.activations[read], plan.weights[weight])
+            read = plan.read_quant(source)
+            if read is not None and not plan.bias_quants:
+                bias = on_accumulator_grid(node, bias, read, plan.weights[weight])
             biases[layer] = bias
         return replace(plan, biases=biases)
 

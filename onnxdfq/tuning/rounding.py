@@ -15,19 +15,27 @@ class WeightRounding(nn.Module):
     """One weight on its grid: scale * clip(floor(w / scale) + h(V)), with h from 0 (down) to 1 (up).
 
     weight: any shape, float. quant: its grid, whose range clips. V starts so that the value is the float weight's.
+    integers: same shape, where better ones than the nearest are known: each is then one of the two, the other is its
+    neighbour on the side of the float weight, and V starts half way between the integer and the float weight.
     """
 
     floor: Tensor
     scale: Tensor
 
-    def __init__(self, weight: NDArray[np.float32], quant: TensorQuant) -> None:
+    def __init__(
+        self, weight: NDArray[np.float32], quant: TensorQuant, integers: NDArray[np.int8] | None = None
+    ) -> None:
         super().__init__()
         shape = [-1 if axis == quant.axis else 1 for axis in range(weight.ndim)]
         scale = torch.from_numpy(np.array(quant.scale, np.float32)).reshape(shape if quant.axis is not None else [])
         scaled = torch.from_numpy(np.array(weight, np.float32)) / scale
+        known = None if integers is None else torch.from_numpy(np.array(integers, np.float32))
+        floor = scaled.floor() if known is None else torch.where(scaled >= known, known, known - 1)
+        up = (scaled - floor).clamp(0.01, 0.99)  # on the grid already: leave it a gradient
+        if known is not None:
+            up = (up + known - floor) / 2
         self.register_buffer("scale", scale)
-        self.register_buffer("floor", scaled.floor())
-        up = (scaled - self.floor).clamp(0.01, 0.99)  # on the grid already: leave it a gradient
+        self.register_buffer("floor", floor)
         self.v = nn.Parameter(-torch.log(STRETCH / (up - SHIFT) - 1))
         self.range = quant.range
 

@@ -43,3 +43,16 @@ def test_gradient_is_the_step_times_that_of_h() -> None:
     expected = torch.tensor([[1.0], [2.0]]) * 1.2 * sigmoid * (1 - sigmoid)
     expected[1, 1] = 0  # clipped
     torch.testing.assert_close(gradient, expected)
+
+
+def test_known_integers_are_kept_until_something_moves() -> None:
+    integers = np.array([[1, -1, 2], [3, -4, -1]], np.int8)  # not the nearest ones
+    rounding = WeightRounding(WEIGHT, QUANT, integers)
+    assert rounding.integers().tolist() == integers.tolist()
+    # half way between the integer and the float weight, which an integer and its neighbour may not reach
+    torch.testing.assert_close(
+        rounding().detach(), torch.tensor([[0.65, -0.85, 1.505], [5.6, -8.0, -1.01]]), atol=1e-5, rtol=0
+    )
+    with torch.no_grad():
+        rounding.v.neg_()
+    assert rounding.integers().tolist() == [[0, 0, 1], [2, -4, 0]]  # the neighbours on the float weight's side

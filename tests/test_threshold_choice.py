@@ -1,0 +1,86 @@
+"""Thresholds by what they cost the outputs: worked out by hand on a network that does not look at its outliers."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+import onnxdfq
+from onnxdfq.calibration import Calibration
+from onnxdfq.targets import load_target
+from onnxdfq.threshold_choice import thresholds_by_outputs
+from passes.quant_plan import QuantPlan
+
+ORT = load_target("ort")
+SAMPLE = Path(__file__).resolve().parents[1] / "samples" / "digits" / "digits.onnx"
+
+
+def network(weight_of_outliers: float) -> ir.Model:
+    """Channel 0 carries outliers, which the output sees with this weight; channel 1 carries what it is about."""
+    proto = onnx.parser.parse_model(
+        f"""
+        <ir_version: 10, opset_import: ["" : 21]>
+        agraph (float[N, 2, 4, 4] x) => (float[N, 1, 4, 4] y)
+            <float[2, 2, 1, 1] w = {{1, 0, 0, 1}}, float[1, 2, 1, 1] v = {{{weight_of_outliers:f}, 1}}> {{
+            [first] h = Conv(x, w)
+            [relu] r = Relu(h)
+            [last] y = Conv(r, v)
+        }}
+        """
+    )
+    return ir.from_proto(onnx.shape_inference.infer_shapes(proto))
+
+
+def pixels() -> np.ndarray:
+    random = np.random.default_rng(0)
+    images = random.uniform(0, 1, (32, 2, 4, 4)).astype(np.float32)
+    images[:, 0, 0, 0] = 7.5
+    return images
+
+
+@pytest.mark.parametrize("weight", [1e-4, 1.0])
+def test_outliers_count_as_far_as_the_output_sees_them(weight: float) -> None:
+    model, images = network(weight), pixels()
+    plan = Calibration().plan(model, images, ORT)
+    assert float(plan.activations["r"].threshold) == 8
+    found = thresholds_by_outputs(model, plan, images)
+    if weight == 1.0:
+        assert "r" not in found
+    else:
+        assert float(found["r"].threshold) == 4
+        assert found["r"].signed == plan.activations["r"].signed
+    assert "x" not in found, "the image's range is known"
+
+
+def test_few_bits_are_left_to_the_tuning() -> None:
+    model, images = network(1e-4), pixels()
+    plan = Calibration(activation_bits=4).plan(model, images, ORT)
+    assert set(thresholds_by_outputs(model, plan, images)) <= {"y"} - plan.activations.keys()
+
+
+def test_the_pipeline_takes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    value = "/Relu_output_0"
+    common = {"images": 32, "steps": 20, "force": True, "output": tmp_path / "q.onnx"}
+
+    def scales(**settings: str) -> dict[str, float]:
+        model = onnxdfq.compress(SAMPLE, **common, **settings).model  # type: ignore[arg-type]
+        return {
+            node.inputs[0].name or "": float(node.inputs[1].const_value.numpy())  # type: ignore[union-attr]
+            for node in model.graph
+            if node.op_type == "QuantizeLinear"
+        }
+
+    def doubled(model: ir.Model, plan: QuantPlan, images: np.ndarray, **_: object) -> dict[str, object]:
+        quant = plan.activations[value]
+        return {value: type(quant)(bits=8, signed=quant.signed, threshold=quant.threshold * 2)}
+
+    monkeypatch.setattr("onnxdfq.steps.thresholds_by_outputs", lambda *_, **__: {})
+    plain, free = scales(), scales(scheme="free")
+    monkeypatch.setattr("onnxdfq.steps.thresholds_by_outputs", doubled)
+    moved = scales()
+    changed = {name for name, scale in moved.items() if scale != plain[name]}
+    assert changed == {value}
+    assert moved[value] == 2 * plain[value]
+    assert scales(scheme="free") == free
