@@ -176,7 +176,7 @@ def calibrate(job: Job) -> None:
     for file in job.files:
         own = calibration if job.recipe.budget is None else _within_budget(job, file, calibration, observations)
         plan = own.decide(job.model, observations, file.target, decided=quants)
-        if job.images is not None and job.recipe.scheme != "free":
+        if job.images is not None and job.recipe.scheme != "free" and job.recipe.clipping == "mse":
             steps = frozenset(
                 (name, float(quant.scale), quant.signed, quant.range) for name, quant in plan.activations.items()
             )

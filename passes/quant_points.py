@@ -54,6 +54,8 @@ def find_quant_points(model: ir.Model, target: Target) -> QuantPoints:
             source = node.inputs[0]
             if not (value.uses() or value.is_graph_output()) or is_fused(value, target):
                 continue
+            if target.fused_sums and is_summed_in_kernel(value):
+                continue
             if node.op_type in MOVES and source in data and source is not None and not is_fused(source, target):
                 same_as[_name(value)] = same_as.get(_name(source), _name(source))
             else:
@@ -70,6 +72,27 @@ def is_fused(value: ir.Value, target: Target) -> bool:
         return False
     source = producer.inputs[0] if producer.op_type in target.fused_activations else None
     return source is None or not is_fused(source, target)  # one function is computed together with a layer, not two
+
+
+def is_summed_in_kernel(value: ir.Value) -> bool:
+    """Whether a Conv computes `value` for nothing but a sum of two values of one shape, which it can compute itself.
+
+    Of two such convolutions it is the later one: what the earlier computed is then there.
+    """
+    conv, uses = value.producer(), list(value.uses())
+    if conv is None or conv.op_type != "Conv" or len(uses) != 1 or value.is_graph_output():
+        return False
+    add = uses[0].node
+    other = add.inputs[1 - uses[0].idx] if add.op_type == "Add" else None
+    if other is None or other.is_initializer() or other.shape is None or value.shape is None:
+        return False
+    if other.shape[1:] != value.shape[1:]:
+        return False
+    rival = other.producer()
+    if rival is None or rival.op_type != "Conv" or len(tuple(other.uses())) != 1 or other.is_graph_output():
+        return True
+    order = list(add.graph or ())
+    return order.index(conv) > order.index(rival)
 
 
 def weight_uses(node: ir.Node) -> list[WeightUse]:

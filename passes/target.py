@@ -34,6 +34,7 @@ class Target:
     shift_limits: the scales are shifts of a hardware with limits (`onnxdfq/calibration/shift_limits.py`).
     fused_activations: operators that the runtime merges into the one before when the range of the following
         QuantizeLinear makes them redundant, so that nothing is materialised between the two.
+    fused_sums: a Conv adds the other operand of a sum to its own accumulator, which nothing rounds.
     operators: operator → what the target makes of it.
     """
 
@@ -58,6 +59,7 @@ class Target:
     bias: Literal["float", "int32", "int8"]
     shift_limits: bool
     fused_activations: tuple[str, ...]
+    fused_sums: bool
     operators: Mapping[str, OperatorRule] = field(default_factory=dict)
 
     def weight_container(self, bits: int) -> str:

@@ -23,18 +23,23 @@ pytestmark = pytest.mark.slow
     ("name", "images", "normalize"),
     [
         ("resnet20_cifar10jpeg", "cifar10_test932", "imagenet"),
-        pytest.param(
-            "resnet8_cifar10",
-            "cifar10_test932",
-            "0/0.00392156862745098",
-            marks=pytest.mark.xfail(reason="98.4 to 98.8 %: not known yet where OpenVINO rounds otherwise"),
-        ),
+        ("resnet8_cifar10", "cifar10_test932", "0/0.00392156862745098"),
         ("mobilenetv1_vww", "vww_coco256", "none"),
     ],
 )
 def test_openvino_decides_as_the_engine_does(
-    shared_data: Path, tmp_path: Path, name: str, images: str, normalize: str, target: str, bits: str
+    shared_data: Path,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    name: str,
+    images: str,
+    normalize: str,
+    target: str,
+    bits: str,
 ) -> None:
+    if (name, target) == ("resnet8_cifar10", "ort"):
+        reason = "98.4 to 98.8 %: OpenVINO does not round between a Conv and a sum; its own target does not ask it to"
+        request.applymarker(pytest.mark.xfail(reason=reason))
     onnxdfq.compress(
         shared_data / "models" / f"{name}.onnx",
         output=tmp_path / "q.onnx",
@@ -56,3 +61,5 @@ def test_openvino_decides_as_the_engine_does(
     compiled = openvino.Core().compile_model(str(tmp_path / "q.onnx"), "CPU")
     found = np.concatenate([compiled(pixels[start : start + 64])[0] for start in range(0, len(pixels), 64)])
     assert (found.argmax(1) == engine.numpy().argmax(1)).mean() >= 0.99
+    if target == "openvino" and name != "mobilenetv1_vww":
+        assert (found == engine.numpy()).mean() > 0.999
