@@ -126,6 +126,21 @@ def test_folded_models_are_quantized_by_images_of_the_users_own(tmp_path: Path, 
         onnxdfq.compress(model, method="dfmpc", bits=bits, calibration=images, dfmpc="paper")
 
 
+def test_a_dead_channel_leaves_room_for_its_bias(tmp_path: Path) -> None:
+    """Gamma of nearly zero: steps of the weights, and the accumulator's with them, far below what the channel adds."""
+    model = load_model(DIGITS)
+    Canonicalize()(model)
+    norm = next(node for node in model.graph if node.op_type == "BatchNormalization")
+    for index, number in ((1, 1e-10), (2, 3.0)):
+        value = norm.inputs[index]
+        assert value is not None and value.const_value is not None
+        array = value.const_value.numpy().copy()
+        array[0] = number
+        value.const_value = ir.Tensor(array, name=value.name)
+    result = onnxdfq.compress(model, method="dfmpc", bits="w2/6a8", images=32, steps=10)
+    assert result.metrics["sqnr_db_images"] > 8  # type: ignore[operator]
+
+
 def test_inspect_shows_the_pairs() -> None:
     printed = CliRunner().invoke(main, ["inspect", str(DIGITS), "--pairs", "--json"])
     found = json.loads(printed.stdout)
