@@ -77,10 +77,11 @@ def test_the_pipeline_takes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         return {value: type(quant)(bits=8, signed=quant.signed, threshold=quant.threshold * 2)}
 
     monkeypatch.setattr("onnxdfq.steps.thresholds_by_outputs", lambda *_, **__: {})
-    plain, free = scales(), scales(scheme="free")
+    plain, free, widest = scales(), scales(scheme="free"), scales(clipping="max")
     monkeypatch.setattr("onnxdfq.steps.thresholds_by_outputs", doubled)
     moved = scales()
     changed = {name for name, scale in moved.items() if scale != plain[name]}
     assert changed == {value}
     assert moved[value] == 2 * plain[value]
     assert scales(scheme="free") == free
+    assert scales(clipping="max") == widest, "no clipping means none"
