@@ -46,6 +46,8 @@ def thresholds_by_outputs(
         }
         for name, quant in _open(model, plan)
     }
+    if not tried:
+        return {}
     fixed = image_input(model).shape[0]
     count = max(min(PIXELS // pixels[0, 0].size, MOST), LEAST, fixed or 0)
     measured = measure_sensitivity(
