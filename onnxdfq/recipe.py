@@ -59,8 +59,8 @@ class Recipe:
     """Everything that decides the written bytes, beside the model itself and images of the user's own.
 
     target: one, or several between commas. images, steps, batch_size: of the synthesis, None leaves them to the effort
-    preset. tuning: None means by method and bits (see `settings.tuning_of`). equalize, split_channels: edits of the float
-    graph before numbers are decided. clipping: see `calibration.thresholds`. normalize: None means not told (see
+    preset. tuning: None means by method and bits (see `settings.tuning_of`). equalize, split_channels: edits of the
+    float graph before numbers are decided. clipping: see `calibration.thresholds`. normalize: None means not told (see
     `dataset`).
     dfmpc: "paper" for its very equations, "best" for what measured best.
     budget: "size=0.5MB" or "bops=1.2G": each layer gets bits of its own, `bits` at most (see `budget`).
