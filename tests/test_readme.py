@@ -16,7 +16,13 @@ README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 @pytest.mark.parametrize(
     ("script", "table"),
-    [("accuracy.run", "table"), ("synthesis.compare", "table"), ("low_bits.run", "table"), ("dfmpc.run", "summary")],
+    [
+        ("accuracy.run", "table"),
+        ("synthesis.compare", "table"),
+        ("low_bits.run", "table"),
+        ("dfmpc.run", "summary"),
+        ("detection.run", "table"),
+    ],
 )
 def test_every_figure_comes_from_a_results_file(script: str, table: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(REPOSITORY))
