@@ -188,7 +188,8 @@ def calibrate(job: Job) -> None:
                     device=job.device,
                     progress=job.progress("choosing thresholds"),
                 )
-            plan = own.decide(job.model, observations, file.target, decided=quants | measured[steps])
+            if measured[steps]:
+                plan = own.decide(job.model, observations, file.target, decided=quants | measured[steps])
         kept = {name: found for name, found in integers.items() if plan.weights[name] is quants[name]}
         file.plan = replace(plan, integers=kept)
         if job.save_plan is not None:
