@@ -1,7 +1,7 @@
 """The optimisation of one block: AdaRound's over whatever the block holds, with QDrop's mixing."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,12 @@ from onnxdfq.tuning.activations import Coins
 from onnxdfq.tuning.block import BlockData, TunedBlock, reconstruction_error
 
 FIRST_EXPONENT, LAST_EXPONENT = 20.0, 2.0
-CHECKS = 20  # looks at whether every weight is rounded already
+CHECKS = 20  # looks at whether the weights are rounded already
+# A block stops when no more of its weights than this are undecided: what it gains after that is below 1 % of its error.
+# That the error stands still is no sign before: until the exponent is small it often does, or rises, and a block that
+# stopped then would lose most of what it gains (ResNet-20, w4a4: 0.98 to 1.04 of the start for three quarters of the
+# steps, 0.84 at the end).
+UNDECIDED = 5e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +68,7 @@ class Reconstruction:
             for group, rate in falling:
                 group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * share))
             self._step(block, data, optimizer, share, torch.randperm(len(data), generator=generator)[: self.batch_size])
-            if step % every == 0 and _settled(roundings):
+            if step % every == 0 and _undecided(roundings) <= UNDECIDED:
                 break  # biases and steps could still move, but no longer by much
         for quantizer in block.quantizers.values():
             quantizer.coins = None
@@ -99,6 +104,6 @@ def _size(tensor: Tensor) -> float:
 
 
 @torch.no_grad()
-def _settled(roundings: Iterable[Tensor]) -> bool:
-    """Whether every weight is rounded already: h(V) is 0 or 1 beyond |V| = log(11)."""
-    return all(bool((v.abs() > math.log(11)).all()) for v in roundings)
+def _undecided(roundings: Sequence[Tensor]) -> float:
+    """The share of weights that are not rounded yet: h(V) is 0 or 1 beyond |V| = log(11)."""
+    return float((torch.cat([v.flatten() for v in roundings]).abs() <= math.log(11)).float().mean())

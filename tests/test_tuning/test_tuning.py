@@ -117,9 +117,17 @@ def test_a_block_that_gets_worse_is_put_back(model: ir.Model, images: NDArray[np
         assert np.abs(plan.integers[name] - nearest).max() <= (nearest != plan.integers[name]).mean() < 0.01
 
 
-def test_it_stops_when_every_weight_is_rounded(model: ir.Model, images: NDArray[np.float32]) -> None:
-    _, parts = tuned(model, images, "power-of-two", steps=400, penalty=1.0)
-    assert min(part.outcome.steps for part in parts) < 400
+def test_it_stops_once_hardly_a_weight_is_undecided(
+    model: ir.Model, images: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(share: float) -> list[int]:
+        monkeypatch.setattr("onnxdfq.tuning.reconstruction.UNDECIDED", share)
+        return [part.outcome.steps for part in tuned(model, images, "power-of-two", steps=400, penalty=0.1)[1]]
+
+    all_decided, most_decided = stopped(0.0), stopped(0.2)
+    assert set(stopped(1.0)) == {20}  # the first look
+    assert all(20 < some <= every <= 400 for some, every in zip(most_decided, all_decided, strict=True))
+    assert sum(most_decided) < sum(all_decided)
 
 
 SHUFFLE = """<ir_version: 10, opset_import: ["" : 21]>
