@@ -1,5 +1,6 @@
 """Runs the noise probe of `passes.noise_probe` in ONNX Runtime; and, in its place, images of the user's own."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -36,21 +37,23 @@ def probed_covariances(model: ir.Model, path: Path, *, seed: int) -> dict[str, C
     return input_covariances(model, values | {spec.name: noise})
 
 
-def shown_by_images(
-    model: ir.Model, path: Path, pixels: NDArray[np.float32]
-) -> tuple[dict[str, Covariance], dict[str, Moments]]:
-    """How what filters see varies together, by layer name, and the moments of what layers read, by value name.
+def layer_inputs_of_images(model: ir.Model, path: Path, pixels: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    """What layers read, by value name, for the first images.
 
     model: float, in canonical form, with BatchNormalizations or without. path: what errors call it. pixels:
-    (N, C, H, W) in the model's input units, of which the first are taken. Raises ModelFileError, DataError.
+    (N, C, H, W) in the model's input units. Raises ModelFileError, DataError.
     """
     name = image_input(model).name
     images = pixels[: image_input(model).shape[0] or max(PIXELS // pixels[0, 0].size, LEAST)]
     session = Session(path, model_of_layer_inputs(model))
-    values = dict(zip(session.outputs, session.run(images), strict=True)) | {name: images}
+    return dict(zip(session.outputs, session.run(images), strict=True)) | {name: images}
+
+
+def channel_moments(values: Mapping[str, NDArray[np.float32]]) -> dict[str, Moments]:
+    """Mean and deviation of each channel (axis 1), by value name."""
     moments = {}
-    for read, value in values.items():
+    for name, value in values.items():
         axes = tuple(axis for axis in range(value.ndim) if axis != 1)
         if value.ndim > 1:
-            moments[read] = Moments(mean=value.mean(axes, dtype=np.float64), std=value.std(axes, dtype=np.float64))
-    return input_covariances(model, values), moments
+            moments[name] = Moments(mean=value.mean(axes, dtype=np.float64), std=value.std(axes, dtype=np.float64))
+    return moments

@@ -18,7 +18,7 @@ from onnxdfq.evaluation import Session, evaluate, load_evaluation_data
 from onnxdfq.job import File, Job
 from onnxdfq.layer_bits import bits_of_plan, check_layers, layer_bits_toml
 from onnxdfq.model_file import atomic_write, image_input, load_model, model_hash, save_model
-from onnxdfq.probing import probed_covariances, shown_by_images
+from onnxdfq.probing import channel_moments, layer_inputs_of_images, probed_covariances
 from onnxdfq.recipe import DFMPC, DFQ, Bits
 from onnxdfq.settings import calibration_of, tuning_of
 from onnxdfq.synthesis import Images, evaluate_images, input_range, method_named
@@ -30,6 +30,7 @@ from passes.compensate import Compensation, plan_compensation
 from passes.compensation_plan import CompensateWeights, quantized_weights
 from passes.fold_batch_norm import FoldBatchNorm, unfolded_batch_norms
 from passes.moments import Moments, batch_norm_moments, changed
+from passes.noise_probe import Covariance, input_covariances
 from passes.provenance import WriteProvenance, read_provenance
 from passes.quant_plan import QuantPlan, TensorQuant, same_numbers
 from passes.quant_points import find_quant_points
@@ -106,16 +107,16 @@ def compensate(job: Job) -> None:
     bits = Bits.parse(job.recipe.bits)
     if job.recipe.method != DFMPC or bits.low is None:
         return
-    settings, shown = Compensation(low_bits=bits.low, high_bits=bits.weight), None
+    paper = job.recipe.dfmpc == "paper"
+    settings = (Compensation.paper if paper else Compensation)(low_bits=bits.low, high_bits=bits.weight)
     known: Mapping[str, Moments] = {}
+    shown: Mapping[str, Covariance] | None = None
     if job.calibration is not None and job.images is not None:
-        shown, known = shown_by_images(job.model, job.source, job.images.pixels)
-    if job.recipe.dfmpc == "paper":
-        settings, shown = Compensation.paper(low_bits=bits.low, high_bits=bits.weight), None
-    elif shown is None:
+        values = layer_inputs_of_images(job.model, job.source, job.images.pixels)
+        known = channel_moments(values)
+        shown = None if paper else input_covariances(job.model, values)
+    elif not paper:
         shown = probed_covariances(job.model, job.source, seed=job.recipe.seed)
-    if bits.low > bits.weight:
-        job.notes.append(f"--bits {bits}: the layers that pay have fewer bits than those that they pay for.")
     try:
         job.compensation = plan_compensation(job.model, settings, known=known, shown=shown)
     except ValueError as error:

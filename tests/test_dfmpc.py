@@ -101,7 +101,7 @@ def test_blocks_are_reconstructed_behind_the_closed_form(tmp_path: Path) -> None
 
 def test_more_bits_for_the_low_layers_are_warned_about(tmp_path: Path) -> None:
     result = onnxdfq.compress(DIGITS, output=tmp_path / "q.onnx", method="dfmpc", bits="w6/2")
-    assert any("fewer bits" in note for note in result.notes)
+    assert sum("2 bits, fewer than the 6" in note for note in result.notes) == 1
 
 
 def test_folded_models_say_why() -> None:
