@@ -17,29 +17,24 @@ openvino = pytest.importorskip("openvino", reason="openvino is not installed")
 pytestmark = pytest.mark.slow
 
 
+NETWORKS = (
+    ("resnet20_cifar10jpeg", "cifar10_test932", "imagenet"),
+    ("resnet56_cifar10", "cifar10_test932", "imagenet"),
+    ("resnet8_cifar10", "cifar10_test932", "0/0.00392156862745098"),
+    ("convmixer_cifar10", "cifar10_test932", "cifar10"),
+    ("mobilenetv1_vww", "vww_coco256", "none"),
+)
+# Where the processor has bfloat16 units, OpenVINO computes what is float in bfloat16 if it is not told to keep float32:
+# ConvMixer's Gelu and BatchNormalization, and 2 % of its classes are others then.
+FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}
+
+
 @pytest.mark.parametrize("bits", ["w8a8", "w4a8"])
 @pytest.mark.parametrize("target", ["ort", "openvino"])
-@pytest.mark.parametrize(
-    ("name", "images", "normalize"),
-    [
-        ("resnet20_cifar10jpeg", "cifar10_test932", "imagenet"),
-        ("resnet8_cifar10", "cifar10_test932", "0/0.00392156862745098"),
-        ("mobilenetv1_vww", "vww_coco256", "none"),
-    ],
-)
+@pytest.mark.parametrize(("name", "images", "normalize"), NETWORKS)
 def test_openvino_decides_as_the_engine_does(
-    shared_data: Path,
-    tmp_path: Path,
-    request: pytest.FixtureRequest,
-    name: str,
-    images: str,
-    normalize: str,
-    target: str,
-    bits: str,
+    shared_data: Path, tmp_path: Path, name: str, images: str, normalize: str, target: str, bits: str
 ) -> None:
-    if (name, target) == ("resnet8_cifar10", "ort"):
-        reason = "98.4 to 98.8 %: OpenVINO does not round between a Conv and a sum; its own target does not ask it to"
-        request.applymarker(pytest.mark.xfail(reason=reason))
     onnxdfq.compress(
         shared_data / "models" / f"{name}.onnx",
         output=tmp_path / "q.onnx",
@@ -55,11 +50,16 @@ def test_openvino_decides_as_the_engine_does(
     data = load_dataset(
         shared_data / f"{images}.npz", spec=image_input(model), normalization=Normalization.parse(normalize)
     )
-    pixels = next(data.batches(256))
-    with torch.no_grad():
-        (engine,) = TorchGraph(model)(torch.from_numpy(pixels))
-    compiled = openvino.Core().compile_model(str(tmp_path / "q.onnx"), "CPU")
-    found = np.concatenate([compiled(pixels[start : start + 64])[0] for start in range(0, len(pixels), 64)])
-    assert (found.argmax(1) == engine.numpy().argmax(1)).mean() >= 0.99
+    compiled = openvino.Core().compile_model(str(tmp_path / "q.onnx"), "CPU", FLOAT32)
+    runs = []
+    for pixels in data.batches(64):
+        with torch.no_grad():
+            (engine,) = TorchGraph(model)(torch.from_numpy(pixels))
+        runs.append((engine.numpy(), compiled(pixels)[0]))
+    engine_outputs, outputs = (np.concatenate(values) for values in zip(*runs, strict=True))
+    # Outputs are integers, so the two best classes of an image may tie; then either is the engine's decision. In an
+    # `ort` file OpenVINO leaves out the rounding between a Conv and a sum, which tells such ties apart.
+    chosen = np.take_along_axis(engine_outputs, outputs.argmax(1, keepdims=True), 1)[:, 0]
+    assert (chosen == engine_outputs.max(1)).mean() >= 0.99
     if target == "openvino" and name != "mobilenetv1_vww":
-        assert (found == engine.numpy()).mean() > 0.999
+        assert (outputs == engine_outputs).mean() > 0.999
