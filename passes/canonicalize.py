@@ -6,6 +6,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveInitializersFromInputsPass, RemoveUnusedNodesPass
 
 from passes._activations import fuse_gelu, fuse_hard_sigmoid, fuse_hard_swish
+from passes._arithmetic import plain_arithmetic
 from passes._convolutions import make_convolutions_explicit, merge_pads
 from passes._graph import FreshNames, add_initializer, constant_value, discard, is_op, substitute
 from passes._heads import flatten_reshapes, fuse_gemm, plain_gemms, pool_globally
@@ -32,7 +33,8 @@ class Canonicalize(ir.passes.InPlacePass):
     11. x/2 * (1 + erf(x/sqrt 2)), in any order, becomes Gelu (opset 20), so that one activation is quantized, not five.
     12. x * clip(x + 3, 0, 6) / 6 becomes HardSwish.
     13. clip(x + 3, 0, 6) / 6 becomes HardSigmoid.
-    14. Nodes and initializers that no graph output needs go.
+    14. Sub of a constant becomes Add, Div by one Mul: for these integer kernels exist.
+    15. Nodes and initializers that no graph output needs go.
 
     Value names that stay keep their name and meaning. Subgraphs (If, Loop, Scan) are read, not rewritten.
     """
@@ -163,4 +165,5 @@ REWRITES: tuple[Callable[[ir.Graph], int], ...] = (
     fuse_gelu,
     fuse_hard_swish,
     fuse_hard_sigmoid,
+    plain_arithmetic,
 )

@@ -46,6 +46,7 @@ class FoldBatchNorm(ir.passes.InPlacePass):
     3. Forward: BatchNormalization that only a Conv without padding reads (with padding only if it shifts nothing: the
        padded zeros lie behind the normalization), or a Gemm, or a MatMul of two axes; GlobalAveragePool, AveragePool
        and Flatten may stand between.
+    4. Forward: Mul, Div, Add, Sub by a constant per channel, likewise: what scales pixels goes into the first layer.
 
     A bias that had to be made is named `<layer>.bias`. What cannot fold stays: `unfolded_batch_norms` says why.
     keep: names of BatchNormalization nodes that are to stay.
@@ -65,8 +66,8 @@ class FoldBatchNorm(ir.passes.InPlacePass):
         count = 0
         for node in model.graph:
             count += node.name not in self.keep and _fold_backward(node, names)
-        for node in model.graph:
-            count += node.name not in self.keep and is_op(node, "BatchNormalization") and _fold_forward(node, names)
+        for node in reversed(list(model.graph)):  # of a chain the last first: the one before it then meets the layer
+            count += node.name not in self.keep and _fold_forward(node, names)
         count += drop_unused_initializers(model.graph)
         return ir.passes.PassResult(model, modified=bool(count))
 
@@ -173,8 +174,8 @@ def _weight_obstacle(layer: ir.Node) -> str | None:
 
 
 def _fold_forward(node: ir.Node, names: FreshNames) -> bool:
-    affine = batch_norm_affine(node)
-    if affine is None or _forward_obstacle(node, affine) is not None:
+    data, affine = _affine_of_data(node)
+    if data is None or affine is None or _forward_obstacle(node, affine) is not None:
         return False
     _, layer = _layer_after(node)
     assert layer is not None
@@ -188,11 +189,19 @@ def _fold_forward(node: ir.Node, names: FreshNames) -> bool:
         write_layer(layer, names, weight=scaled, bias=bias + added)
     else:
         write_layer(layer, names, weight=scaled)
-    data = node.inputs[0]
-    assert data is not None
     node.outputs[0].replace_all_uses_with(data)
     discard(node)
     return True
+
+
+def _affine_of_data(node: ir.Node) -> tuple[ir.Value | None, ChannelAffine | None]:
+    """What `node` reads that is no constant, and what it does to it; a None where it is no such node."""
+    if is_op(node, "BatchNormalization"):
+        return node.inputs[0], batch_norm_affine(node)
+    data = next((value for value in node.inputs if value is not None and constant_value(value) is None), None)
+    if data is None or data.shape is None or len(data.shape) < 2 or not isinstance(data.shape[1], int):
+        return None, None
+    return data, elementwise_affine(node, data, len(data.shape), data.shape[1])
 
 
 def _layer_after(node: ir.Node) -> tuple[ir.Value, ir.Node | None]:

@@ -21,7 +21,9 @@ class InsertQdq(ir.passes.InPlacePass):
        integer kernels still accept).
     5. A float Clip that cuts the grid moves onto the integers, which frees its producer for fusion. Rounding is
        monotone, so rounding the bounds and clipping the integers gives what clipping and then rounding gave.
-    6. Biases that the plan corrects are replaced, or added where there was none; where the target wants integers, they
+    6. A constant that an element-wise operator combines with activations becomes integers in their container and a
+       DequantizeLinear that bears its name.
+    7. Biases that the plan corrects are replaced, or added where there was none; where the target wants integers, they
        become integers and a DequantizeLinear as well.
 
     Raises ValueError where the plan asks for what the target has no form for: a sign, a width, a range.
@@ -35,7 +37,7 @@ class InsertQdq(ir.passes.InPlacePass):
         """Every name of the plan must stand in the graph."""
         values = {value.name for node in model.graph for value in node.outputs} | {v.name for v in model.graph.inputs}
         missing = (set(self.plan.activations) | set(self.plan.same_as)) - values
-        missing |= set(self.plan.weights) - set(model.graph.initializers)
+        missing |= {*self.plan.weights, *self.plan.constants} - set(model.graph.initializers)
         missing |= set(self.plan.biases) - {node.name for node in model.graph}
         if missing:
             raise ir.passes.PreconditionError(f"the plan names what the graph lacks: {sorted(missing)}")
@@ -49,6 +51,8 @@ class InsertQdq(ir.passes.InPlacePass):
         for name in self.plan.weights:
             container = self.target.weight_container(self.plan.weights[name].bits)
             _quantize_weight(graph, names, name, self.plan, ir.DataType[container.upper()])
+        for name, quant in self.plan.constants.items():
+            _quantize_constant(graph, names, name, quant, self.target)
         values = {value.name: value for node in graph for value in node.outputs} | {v.name: v for v in graph.inputs}
         quants = dict(self.plan.activations)
         quants |= {name: self.plan.activations[source] for name, source in self.plan.same_as.items()}
@@ -65,19 +69,44 @@ class InsertQdq(ir.passes.InPlacePass):
 
 
 def _quantize_weight(graph: ir.Graph, names: FreshNames, name: str, plan: QuantPlan, container: ir.DataType) -> None:
-    weight, quant = graph.initializers[name], plan.weights[name]
-    if weight.const_value is None:
-        raise ValueError(f"the initializer {name} has no data")
-    integers = plan.weight_integers(name, weight.const_value.numpy()).astype(container.numpy())
+    quant, floats = plan.weights[name], _floats(graph, name)
     zero = np.zeros(quant.threshold.shape, container.numpy())
-    uses = list(weight.uses())
+    scale = quant.scale.astype(np.float32)
+    _dequantize(graph, names, name, quant, plan.weight_integers(name, floats).astype(zero.dtype), scale, zero)
+
+
+def _quantize_constant(graph: ir.Graph, names: FreshNames, name: str, quant: TensorQuant, target: Target) -> None:
+    zero = _zero_point(name, quant, target)
+    integers = (quant.integers(_floats(graph, name)) + int(zero)).astype(zero.dtype)
+    _dequantize(graph, names, name, quant, integers, quant.scale.astype(np.float32), zero)
+
+
+def _floats(graph: ir.Graph, name: str) -> NDArray[np.float32]:
+    tensor = graph.initializers[name].const_value
+    if tensor is None:
+        raise ValueError(f"the initializer {name} has no data")
+    return tensor.numpy()
+
+
+def _dequantize(
+    graph: ir.Graph,
+    names: FreshNames,
+    name: str,
+    quant: TensorQuant,
+    integers: NDArray[np.integer],
+    scale: NDArray[np.float32],
+    zero: NDArray[np.integer],
+) -> None:
+    """Put the integers and a DequantizeLinear in the place of an initializer."""
+    value = graph.initializers[name]
+    uses = list(value.uses())
     first = min((use.node for use in uses), key=list(graph).index)
-    kept = weight.is_graph_output()  # under its own name, in float
+    kept = value.is_graph_output()  # under its own name, in float
     if not kept:
         del graph.initializers[name]
     inputs = [
         add_initializer(graph, names(f"{name}_quantized"), integers),
-        add_initializer(graph, names(f"{name}_scale"), quant.scale.astype(np.float32)),
+        add_initializer(graph, names(f"{name}_scale"), scale),
         add_initializer(graph, names(f"{name}_zero_point"), zero),
     ]
     attributes = {} if quant.axis is None else {"axis": quant.axis}
@@ -86,7 +115,7 @@ def _quantize_weight(graph: ir.Graph, names: FreshNames, name: str, plan: QuantP
     )
     output = node.outputs[0]
     output.name = names(f"{name}_dequantized") if kept else name
-    output.type, output.shape = weight.type, weight.shape
+    output.type, output.shape = value.type, value.shape
     graph.insert_before(first, node)
     for use in uses:
         use.node.replace_input_with(use.idx, output)

@@ -62,8 +62,9 @@ class TensorQuant:
 class QuantPlan:
     """All numbers that quantization writes into the graph.
 
-    activations: by value name. weights: by initializer name. same_as: a value that only moves numbers about (MaxPool,
-    Reshape, ...) to the value whose quantization it takes over. biases: by node name, the node's new bias.
+    activations: by value name. weights: by initializer name. constants: by initializer name, of what element-wise
+    operators combine with activations. same_as: a value that only moves numbers about (MaxPool, Reshape, ...) to the
+    value whose quantization it takes over. biases: by node name, the node's new bias.
     bias_quants: by node name, where the target wants biases on 8-bit grids of their own.
     shifts: value name → what `ShiftNegative` adds to it; activations then names the shifted value. integers: by
     initializer name, where tuning has found better integers than the nearest ones.
@@ -71,6 +72,7 @@ class QuantPlan:
 
     activations: Mapping[str, TensorQuant]
     weights: Mapping[str, TensorQuant]
+    constants: Mapping[str, TensorQuant] = field(default_factory=dict)
     same_as: Mapping[str, str] = field(default_factory=dict)
     biases: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     bias_quants: Mapping[str, TensorQuant] = field(default_factory=dict)
@@ -104,7 +106,7 @@ def _numbers(plan: QuantPlan) -> dict[str, object]:
         "shifts": dict(plan.shifts),
         **{
             table: {name: of(quant) for name, quant in getattr(plan, table).items()}
-            for table in ("activations", "weights", "bias_quants")
+            for table in ("activations", "weights", "constants", "bias_quants")
         },
         **{
             table: {name: array.tobytes() for name, array in getattr(plan, table).items()}

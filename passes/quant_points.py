@@ -1,10 +1,13 @@
 """Where a fully quantized graph needs Quantize/Dequantize: all weights, all activations that hardware materialises."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
+from passes._graph import constant_value, is_op
+from passes.operator_kinds import ELEMENTWISE
 from passes.target import Target
 
 # These move numbers about or pick among them, so their output lies on the grid of their first input.
@@ -29,11 +32,15 @@ class WeightUse:
 
 @dataclass(frozen=True, kw_only=True)
 class QuantPoints:
-    """activations: values with parameters of their own, in graph order. same_as: value → whose parameters it shares."""
+    """activations: values with parameters of their own, in graph order. same_as: value → whose parameters it shares.
+
+    constants: initializers that element-wise operators combine with activations, as far as the target wants integers.
+    """
 
     activations: tuple[str, ...]
     same_as: Mapping[str, str]
     weights: tuple[WeightUse, ...]
+    constants: tuple[str, ...] = ()
 
 
 def find_quant_points(model: ir.Model, target: Target) -> QuantPoints:
@@ -60,7 +67,15 @@ def find_quant_points(model: ir.Model, target: Target) -> QuantPoints:
                 same_as[_name(value)] = same_as.get(_name(source), _name(source))
             else:
                 activations.append(_name(value))
-    return QuantPoints(activations=tuple(activations), same_as=same_as, weights=tuple(weights))
+    quantized = {*activations, *same_as}
+    constants = [
+        _name(value)
+        for value in model.graph.initializers.values()
+        if value.uses() and all(_is_combined(value, use.node, quantized, target) for use in value.uses())
+    ]
+    return QuantPoints(
+        activations=tuple(activations), same_as=same_as, weights=tuple(weights), constants=tuple(constants)
+    )
 
 
 def is_fused(value: ir.Value, target: Target) -> bool:
@@ -72,6 +87,24 @@ def is_fused(value: ir.Value, target: Target) -> bool:
         return False
     source = producer.inputs[0] if producer.op_type in target.fused_activations else None
     return source is None or not is_fused(source, target)  # one function is computed together with a layer, not two
+
+
+def _is_combined(constant: ir.Value, node: ir.Node, quantized: Set[str], target: Target) -> bool:
+    """Whether `node` is an element-wise operator on `constant` and a quantized value, and the target's kernel for it
+    takes no floats."""
+    if not is_op(node, *ELEMENTWISE) or constant.dtype != ACTIVATION_DTYPE or constant.is_graph_output():
+        return False
+    if target.format == "qoperator":
+        wanted = node.op_type in ("Add", "Mul")  # there are QLinearAdd and QLinearMul
+    else:
+        rule = target.operators.get(node.op_type)
+        wanted = rule is not None and bool(rule.containers) and not any("float" in taken for taken in rule.containers)
+    if not wanted:
+        return False
+    array = constant_value(constant)
+    if array is None or not array.size or not np.isfinite(array).all():
+        return False
+    return any(value is not None and value.name in quantized for value in node.inputs)
 
 
 def is_summed_in_kernel(value: ir.Value) -> bool:

@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 import numpy as np
 import onnx_ir as ir
+import torch
 from numpy.typing import NDArray
 
 from onnxdfq.calibration.bias_correction import (
@@ -34,6 +35,7 @@ __all__ = ["Calibration", "Clipping", "Scheme"]
 FLOAT_BITS = 32
 BIAS_BITS = 8  # where biases have grids of their own
 IMAGE_BITS = 8  # images are bytes; fewer bits would spoil what every layer sees
+CONSTANT_BITS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,8 +137,9 @@ class Calibration:
             if name in observed.histograms
         }
         same_as = dict(points.same_as) if activations else {}
+        constants = {name: self._constant(_array(model, name), target) for name in points.constants if activations}
         shifts = self._shifts(model, observed, activations, same_as)
-        plan = QuantPlan(activations=activations, weights=weights, same_as=same_as, shifts=shifts)
+        plan = QuantPlan(activations=activations, weights=weights, constants=constants, same_as=same_as, shifts=shifts)
         if target.bias == "int8":
             return self._with_short_biases(model, layers, observed, plan, target)
         return self._with_biases(layers, observed, plan)
@@ -198,6 +201,14 @@ class Calibration:
         least, greatest = integer_range(bits, signed=True)
         clip = (least + 1, greatest) if narrow else None
         return TensorQuant(bits=bits, signed=True, axis=axis, threshold=thresholds, clip=clip)
+
+    def _constant(self, array: NDArray[np.float32], target: Target) -> TensorQuant:
+        """Of at least 8 bits, as images: there are few constants, and all that passes meets them."""
+        histogram, bits = Histogram(), max(self.activation_bits, CONSTANT_BITS)
+        histogram.add(torch.from_numpy(array.copy()))
+        signed = histogram.least < 0 or target.unsigned_activations == "none"
+        threshold = activation_threshold(histogram, bits, self.scheme, signed=signed, limit=None)
+        return TensorQuant(bits=bits, signed=signed, threshold=np.asarray(threshold))
 
     def _with_biases(self, layers: list[ir.Node], observed: Observations, plan: QuantPlan) -> QuantPlan:
         """Biases on the grid of the accumulator, which the weights' steps leave room for."""

@@ -46,7 +46,7 @@ def within_shift_limits(model: ir.Model, plan: QuantPlan, target: Target) -> Qua
 
 
 class _Positions:
-    """Positions of activations, weights (by initializer) and biases (by node); names of a kind never clash."""
+    """Positions of activations, weights and constants by initializer, biases by node; names of a kind never clash."""
 
     def __init__(self, model: ir.Model, plan: QuantPlan, target: Target) -> None:
         self._plan, self._target = plan, target
@@ -110,7 +110,10 @@ class _Positions:
         if is_fused(value, self._target):  # quantized behind the activation function
             (use,) = value.uses()
             return self._key(use.node.outputs[0])
-        name = self._plan.same_as.get(value.name or "", value.name or "")
+        name = value.name or ""
+        if name in self._plan.constants:
+            return "constant", name
+        name = self._plan.same_as.get(name, name)
         return ("activation", name) if name in self._plan.activations else None
 
     def written(self, plan: QuantPlan) -> QuantPlan:
@@ -119,7 +122,13 @@ class _Positions:
             kind: {name: _at(quant, self._of[kind, name]) for name, quant in quants.items()}
             for kind, quants in _kinds(plan).items()
         }
-        return replace(plan, activations=changed["activation"], weights=changed["weight"], bias_quants=changed["bias"])
+        return replace(
+            plan,
+            activations=changed["activation"],
+            weights=changed["weight"],
+            constants=changed["constant"],
+            bias_quants=changed["bias"],
+        )
 
 
 def position(quant: TensorQuant) -> int:
@@ -133,7 +142,12 @@ def _at(quant: TensorQuant, wanted: int) -> TensorQuant:
 
 
 def _kinds(plan: QuantPlan) -> dict[str, Mapping[str, TensorQuant]]:
-    return {"activation": plan.activations, "weight": plan.weights, "bias": plan.bias_quants}
+    return {
+        "activation": plan.activations,
+        "weight": plan.weights,
+        "constant": plan.constants,
+        "bias": plan.bias_quants,
+    }
 
 
 def _made_by(value: ir.Value, *op_types: str) -> bool:

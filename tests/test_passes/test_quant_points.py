@@ -1,5 +1,6 @@
-"""Which values a target that adds within its convolutions leaves unquantized."""
+"""Which values a target that adds within its convolutions leaves unquantized, and which constants have integers."""
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
@@ -41,3 +42,25 @@ def test_a_convolution_adds_what_is_there_already(body: str, left: set[str]) -> 
 
 def test_an_output_of_the_network_is_quantized() -> None:
     assert points("a = Conv(x, w) y = Add(a, x)", "float[N, 2, 4, 4] y, float[N, 2, 4, 4] a") == set()
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        ("a = Relu(x) y = Mul(a, flat)", {"flat"}),
+        ("a = Relu(x) y = Add(flat, a)", {"flat"}),
+        ("a = Relu(x) b = Mul(a, flat) y = Add(b, flat)", {"flat"}),
+        ("a = Conv(x, w) b = Mul(a, w) y = Conv(b, w)", set()),  # a layer multiplies with it, too
+        ("a = Relu(x) y = Add(a, mask)", set()),
+        ("a = Relu(x) y = Max(a, flat)", set()),
+        ("y = Sub(x, flat)", set()),  # ONNX Runtime has no integer kernel for that
+    ],
+)
+def test_constants_of_elementwise_operators(body: str, found: set[str]) -> None:
+    proto = onnx.parser.parse_model(
+        f'<ir_version: 10, opset_import: ["" : 21]> g (float[N, 2, 1, 1] x) => (float[N, 2, 1, 1] y) <{WEIGHTS}, '
+        f"float[2, 1, 1] mask = {{0, 1}}> {{ {body} }}"
+    )
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(proto))
+    model.graph.initializers["mask"].const_value = ir.tensor(np.array([[[0]], [[-np.inf]]], np.float32))
+    assert set(find_quant_points(model, load_target("ort")).constants) == found

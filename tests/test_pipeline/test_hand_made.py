@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 import onnxdfq
 from onnxdfq.dataset import Dataset
 from onnxdfq.evaluation import Session, evaluate
+from onnxdfq.linting import lint
 
 from .conftest import Level, compressed, run
 
@@ -180,3 +181,46 @@ def test_outputs_whose_number_of_rows_depends_on_the_image(tmp_path: Path) -> No
     images = np.random.default_rng(0).normal(size=(4, 3, 8, 8)).astype(np.float32)
     found = evaluate(Session(paths[0]), Dataset(images=images), against=Session(paths[1]))
     assert (found.count, found.agreement, found.sqnr_db) == (4, 1.0, None)
+
+
+SCALED = [
+    helper.make_node("Sub", ["x", "mean"], ["centred"]),
+    helper.make_node("Div", ["centred", "deviation"], ["unit"]),
+    conv("unit", "w", "a"),
+    helper.make_node("Relu", ["a"], ["r"]),
+    helper.make_node("Mul", ["r", "gains"], ["m"]),
+    helper.make_node("Add", ["m", "offset"], ["s"]),
+    helper.make_node("MaxPool", ["s"], ["y"], kernel_shape=[2, 2]),
+]
+CONSTANTS = {
+    "mean": np.array([0.485, 0.456, 0.406], np.float32).reshape(3, 1, 1),
+    "deviation": np.array([0.229, 0.224, 0.225], np.float32).reshape(3, 1, 1),
+    "w": weight(8, 3, 3, 3),
+    "gains": np.linspace(-1, 2, 8, dtype=np.float32).reshape(8, 1, 1),
+    "offset": np.array(0.3, np.float32),
+}
+
+
+@pytest.mark.parametrize("scheme", ["power-of-two", "free"])
+def test_constants_of_sums_and_products_are_integers(tmp_path: Path, scheme: str) -> None:
+    path = write(tmp_path / "m.onnx", SCALED, CONSTANTS, outputs={"y": ["N", 8, 7, 7]})
+    kinds = compressed(path, tmp_path, sqnr=25.0, scheme=scheme)
+    assert kinds["QLinearAdd"] == 2  # the mean stays in front of the padding; the deviation went into the weights
+    assert kinds["QLinearMul"] == kinds["QLinearConv"] == 1
+    assert not {"Add", "Mul", "Sub", "Div"} & set(kinds)
+
+
+@pytest.mark.parametrize("target", ["ort", "qnn", "vitisai", "tflite", "compact", "generic"])
+def test_every_target_that_takes_constants_as_integers_gets_them(tmp_path: Path, target: str) -> None:
+    path = write(tmp_path / "m.onnx", SCALED, CONSTANTS, outputs={"y": ["N", 8, 7, 7]})
+    result = onnxdfq.compress(
+        path, output=tmp_path / "q.onnx", target=target, method="noise", images=8, bits="w8a8", tuning="none"
+    )
+    assert {found.verdict for found in lint(tmp_path / "q.onnx", target=target).findings} == {"integer"}
+    assert result.metrics["sqnr_db_images"] > 25  # type: ignore[operator]
+
+
+def test_a_target_that_takes_float_constants_keeps_them_exact(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.onnx", SCALED, CONSTANTS, outputs={"y": ["N", 8, 7, 7]})
+    result = onnxdfq.compress(path, target="openvino", method="noise", images=8, tuning="none")
+    assert {"gains", "offset"} <= set(result.model.graph.initializers)

@@ -136,7 +136,34 @@ def test_5_a_parameter_that_a_subgraph_reads_stays_with_that(build):
     assert only(model, "Conv").inputs[1].name == "w.Conv_a"
 
 
-def test_14_what_no_output_needs_goes(build, assert_same, operators):
+@pytest.mark.parametrize(("expression", "becomes"), [("Sub(x, c)", "Add"), ("Div(x, c)", "Mul")])
+def test_14_differences_and_quotients(build, assert_same, operators, expression, becomes):
+    model = build(
+        f"(float[N,3,2,2] x) => (float[N,3,2,2] y, float[3,1,1] z) {{ y = {expression} z = Identity(c) }}",
+        c=rand(3, 1, 1),
+    )
+    assert_same(model, Canonicalize())
+    assert operators(model)[becomes] == 1
+    assert "c" in model.graph.initializers  # somebody else reads it
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        "(float[N,3] x) => (float[N,3] y) { y = Sub(c, x) }",
+        "(float[N,3] x) => (float[N,3] y) { y = Div(c, x) }",
+        "(float[N,3] x) => (float[N,3] y) { y = Div(x, zero) }",
+        "(int64[N,3] x) => (int64[N,3] y) { y = Div(x, two) }",
+        "(float[N,3] x, float[N,3] z) => (float[N,3] y) { y = Sub(x, z) }",
+    ],
+)
+def test_14_other_differences_and_quotients_stay(build, graph):
+    constants = {"c": f32(2), "zero": f32([1, 0, 2]), "two": i64(2)}
+    model = build(graph, **{name: array for name, array in constants.items() if name in graph})
+    assert not Canonicalize()(model).modified
+
+
+def test_15_what_no_output_needs_goes(build, assert_same, operators):
     model = build(
         "(float[N,3] x) => (float[N,3] y) { a = Mul(x, w) b = Sigmoid(a) y = Relu(x) }", w=rand(3), unread=rand(4)
     )

@@ -258,6 +258,37 @@ def test_3_backward_is_preferred(build, assert_same, operators):
 
 
 @pytest.mark.parametrize(
+    ("layer", "left"),
+    [
+        ("Conv(b, w)", {"Conv": 1}),
+        ("Conv <pads = [1, 1, 1, 1]> (b, w)", {"Sub": 1, "Conv": 1}),  # the padded zeros are pixels of the mean
+    ],
+)
+def test_4_what_scales_the_pixels(build, assert_same, operators, layer, left):
+    model = build(
+        f"(float[N,3,8,8] x) => (float[N,6,h,w2] y) {{ a = Sub(x, m) b = Div(a, d) y = {layer} }}",
+        w=rand(6, 3, 3, 3),
+        m=rand(3, 1, 1),
+        d=np.abs(rand(3, 1, 1)) + 0.5,
+    )
+    assert_same(model, FoldBatchNorm())
+    assert operators(model) == left
+
+
+@pytest.mark.parametrize(
+    ("expression", "constant"),
+    [("Mul(x, k)", (1, 8)), ("Sub(k, x)", (3, 1, 1)), ("Mul(x, x)", None), ("Mul(x, k)", (2, 3, 1, 1))],
+)
+def test_4_other_arithmetic_stays(build, expression, constant):
+    model = build(
+        f"(float[2,3,8,8] x) => (float[2,6,8,8] y) {{ a = {expression} y = Conv(a, w) }}",
+        w=rand(6, 3, 1, 1),
+        **({} if constant is None else {"k": rand(*constant)}),
+    )
+    assert not FoldBatchNorm()(model).modified
+
+
+@pytest.mark.parametrize(
     ("name", "left"),
     [
         ("resnet8_cifar10", 0),
