@@ -25,6 +25,7 @@ from onnxdfq.synthesis import Images, evaluate_images, input_range, method_named
 from onnxdfq.synthesis.network import no_batch_norm
 from onnxdfq.threshold_choice import thresholds_by_outputs
 from passes.batch_norm import read_batch_norms
+from passes.batch_norm_to_conv import BatchNormToConv
 from passes.canonicalize import Canonicalize
 from passes.compensate import Compensation, plan_compensation
 from passes.compensation_plan import CompensateWeights, quantized_weights
@@ -60,10 +61,12 @@ def canonicalize(job: Job) -> None:
             SetOpset(target.opset).requires(job.model)
         except ir.passes.PreconditionError as error:
             raise InputError(f"The target {target.name} reads opset {target.opset} and older. {error}") from error
+    folded = job.model.clone()
+    _fold(job, folded)
     for file in job.files:
-        check_layers(job.pins, find_quant_points(job.model, file.target))
+        check_layers(job.pins, find_quant_points(folded, file.target))
         if job.recipe.budget is not None:
-            check_budget(job.model, calibration_of(job), file.target, Budget.parse(job.recipe.budget))
+            check_budget(folded, calibration_of(job), file.target, Budget.parse(job.recipe.budget))
 
 
 def make_images(job: Job) -> None:
@@ -130,12 +133,26 @@ def compensate(job: Job) -> None:
 def fold_batch_norms(job: Job) -> None:
     before = len(read_batch_norms(job.model))
     job.known = batch_norm_moments(job.model)
-    FoldBatchNorm()(job.model)
+    rewritten = _fold(job, job.model)
     if job.reference is not None:
-        FoldBatchNorm()(job.reference)
+        _fold(job, job.reference)
     left = unfolded_batch_norms(job.model)
-    job.metrics["batch_norms_folded"] = before - len(left)
+    job.metrics["batch_norms_folded"] = before - rewritten - len(left)
+    if rewritten:
+        job.notes.append(
+            f"{rewritten} BatchNormalization that no layer can take in became Conv of one tap per channel."
+        )
     job.notes.extend(found.reason for found in left)
+
+
+def _fold(job: Job, model: ir.Model) -> int:
+    """BatchNormalizations into the layers beside them, or into layers of their own. How many of the latter."""
+    FoldBatchNorm()(model)
+    left = len(unfolded_batch_norms(model))
+    quantized = Bits.parse(job.recipe.bits).activation < 32
+    if quantized and any(file.target.batch_norm == "convolution" for file in job.files):
+        BatchNormToConv()(model)
+    return left - len(unfolded_batch_norms(model))
 
 
 def equalize_channels(job: Job) -> None:

@@ -35,6 +35,8 @@ class Target:
     fused_activations: operators that the runtime merges into the one before when the range of the following
         QuantizeLinear makes them redundant, so that nothing is materialised between the two.
     fused_sums: a Conv adds the other operand of a sum to its own accumulator, which nothing rounds.
+    batch_norm: what becomes of a BatchNormalization that no layer can take in: a "convolution" of one tap per channel,
+        or "kept", where the runtime computes it along with the layer before.
     operators: operator → what the target makes of it.
     """
 
@@ -60,6 +62,7 @@ class Target:
     shift_limits: bool
     fused_activations: tuple[str, ...]
     fused_sums: bool
+    batch_norm: Literal["convolution", "kept"]
     operators: Mapping[str, OperatorRule] = field(default_factory=dict)
 
     def weight_container(self, bits: int) -> str:

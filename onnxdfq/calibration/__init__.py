@@ -193,11 +193,13 @@ class Calibration:
 
     def _weight(self, model: ir.Model, use: WeightUse, target: Target) -> TensorQuant:
         axis, narrow = use.axis if target.per_channel_weights else None, target.narrow_weights
-        pin = self.layer_bits.get(use.node)
-        bits = self.weight_bits if pin is None or pin.weight is None else pin.weight
-        thresholds = weight_thresholds(
-            _array(model, use.initializer), bits, self.scheme, axis=axis, narrow=narrow, clipping=self.clipping
-        )
+        pin, weight = self.layer_bits.get(use.node), _array(model, use.initializer)
+        bits = self.weight_bits
+        if pin is not None and pin.weight is not None:
+            bits = pin.weight
+        elif use.axis is not None and weight.size == weight.shape[use.axis]:  # a number per channel: a mere scale
+            bits = max(bits, CONSTANT_BITS)
+        thresholds = weight_thresholds(weight, bits, self.scheme, axis=axis, narrow=narrow, clipping=self.clipping)
         least, greatest = integer_range(bits, signed=True)
         clip = (least + 1, greatest) if narrow else None
         return TensorQuant(bits=bits, signed=True, axis=axis, threshold=thresholds, clip=clip)

@@ -37,8 +37,8 @@ CASES = {
     "resnet56_cifar10jpeg": Case(normalize="imagenet", **JPEG),
     "resnet20_cifar10": Case(normalize="imagenet", evaluate="cifar10_test932", reference=None),
     "resnet56_cifar10": Case(normalize="imagenet", evaluate="cifar10_test932", reference=None),
-    "convmixer_cifar10": Case(normalize="cifar10", evaluate="cifar10_test932", reference=None),
-    "resnet8_cifar10": Case(normalize=RAW, evaluate="cifar10_test932", reference=None),
+    "convmixer_cifar10": Case(normalize="cifar10", evaluate="cifar10_test932", reference=None, seeds=3),
+    "resnet8_cifar10": Case(normalize=RAW, evaluate="cifar10_test932", reference=None, seeds=3),
     "mobilenetv1_vww": Case(normalize="none", evaluate="vww_coco256", reference=None, seeds=3),
 }
 PLAIN: dict[str, Any] = {"bits": "w8a8", "method": "dgh"}

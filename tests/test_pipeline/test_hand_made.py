@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 import onnxdfq
 from onnxdfq.dataset import Dataset
 from onnxdfq.evaluation import Session, evaluate
+from onnxdfq.layer_bits import read_layer_bits
 from onnxdfq.linting import lint
 
 from .conftest import Level, compressed, run
@@ -224,3 +225,42 @@ def test_a_target_that_takes_float_constants_keeps_them_exact(tmp_path: Path) ->
     path = write(tmp_path / "m.onnx", SCALED, CONSTANTS, outputs={"y": ["N", 8, 7, 7]})
     result = onnxdfq.compress(path, target="openvino", method="noise", images=8, tuning="none")
     assert {"gains", "offset"} <= set(result.model.graph.initializers)
+
+
+DENSE = [
+    conv("x", "w", "a"),
+    helper.make_node("Relu", ["a"], ["b"]),
+    conv("b", "v", "c"),
+    helper.make_node("Concat", ["b", "c"], ["d"], axis=1),
+    helper.make_node("BatchNormalization", ["d", "gamma", "beta", "mean", "var"], ["n"], name="norm"),
+    helper.make_node("Relu", ["n"], ["r"]),
+    conv("r", "u", "y"),
+]
+DENSE_WEIGHTS = {
+    "w": weight(8, 3, 3, 3),
+    "v": weight(8, 8, 3, 3, seed=1),
+    "gamma": np.linspace(-0.5, 2, 16, dtype=np.float32),
+    "beta": np.linspace(1, -1, 16, dtype=np.float32),
+    "mean": np.linspace(-0.1, 0.2, 16, dtype=np.float32),
+    "var": np.linspace(0.1, 2, 16, dtype=np.float32),
+    "u": weight(8, 16, 3, 3, seed=2),
+}
+
+
+@pytest.mark.parametrize("bits", ["w8a8", "w4a8"])
+def test_a_normalization_that_nothing_takes_in_is_an_integer_convolution(tmp_path: Path, bits: str) -> None:
+    path = write(tmp_path / "m.onnx", DENSE, DENSE_WEIGHTS, outputs={"y": ["N", 8, 8, 8]})
+    plan = tmp_path / "plan.toml"
+    kinds = compressed(path, tmp_path, bits=bits, save_plan=plan, sqnr=25.0 if bits == "w8a8" else 12.0)
+    assert kinds["QLinearConv"] == 4
+    assert "BatchNormalization" not in kinds
+    assert read_layer_bits(plan)["norm"].weight == 8
+    assert compressed(path, tmp_path, bits=bits, plan=plan)["QLinearConv"] == 4
+
+
+def test_a_normalization_stays_where_the_runtime_computes_it_along(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.onnx", DENSE, DENSE_WEIGHTS, outputs={"y": ["N", 8, 8, 8]})
+    settings = {"method": "noise", "images": 8, "tuning": "none"}
+    for target, stays in (("openvino", 1), ("openvino,ort", 0)):  # one graph for all files of a run
+        result = onnxdfq.compress(path, target=target, **settings)
+        assert [node.op_type for node in result.model.graph].count("BatchNormalization") == stays
