@@ -23,11 +23,13 @@ ACTIVATION_DTYPE = ir.DataType.FLOAT
 
 @dataclass(frozen=True, kw_only=True)
 class WeightUse:
-    """An initializer that a linear operator multiplies with. axis: its output channels, None for a vector."""
+    """An initializer that a linear operator multiplies with. axis: its output channels, None for a vector. scales: it
+    holds one number per output channel, which scales that."""
 
     initializer: str
     node: str
     axis: int | None
+    scales: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +150,10 @@ def weight_uses(node: ir.Node) -> list[WeightUse]:
                 axis = rank - 1 if index == 1 else rank - 2
             case _:
                 continue
-        found.append(WeightUse(initializer=_name(value), node=node.name or "", axis=axis if rank > 1 else None))
+        scales = rank > 1 and all(size == 1 for place, size in enumerate(value.shape) if place != axis)
+        found.append(
+            WeightUse(initializer=_name(value), node=node.name or "", axis=axis if rank > 1 else None, scales=scales)
+        )
     return found
 
 

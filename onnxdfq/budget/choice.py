@@ -77,10 +77,10 @@ def choose_bits(
     """The widths with the least summed sensitivity within `budget`: the best of all choices, not a good one.
 
     model: float, BatchNormalization folded, as it was observed. Weights take any width of the target up to
-    `calibration.weight_bits`; the activations that layers read any up to `calibration.activation_bits` where the budget
-    counts operations, else that. What `calibration.layer_bits` pins is not touched. Of `pixels` (N, C, H, W) the first
-    64 are used. Raises InputError when the budget is below the least that is possible, and as
-    `Calibration.decide` does for pins that cannot be.
+    `calibration.weight_bits`, and those of one number per channel keep 8; the activations that layers read take any up
+    to `calibration.activation_bits` where the budget counts operations, else that. What `calibration.layer_bits` pins
+    is not touched. Of `pixels` (N, C, H, W) the first 64 are used. Raises InputError when the budget is below the least
+    that is possible, and as `Calibration.decide` does for pins that cannot be.
     """
     layers, groups = _read(model, calibration, target, budget)
     batch_size = image_input(model).shape[0] or calibration.batch_size
@@ -152,7 +152,11 @@ def _groups(
     groups = []
     for source, members in by_source.items():
         pins = [calibration.layer_bits.get(layer.node, LayerBits()) for layer in members]
-        weights = tuple(_open(pin.weight, calibration.weight_bits, target.weight_bits) for pin in pins)
+        fixed = [
+            calibration.default_bits(scales=True) if pin.weight is None and layer.only_scales else pin.weight
+            for layer, pin in zip(members, pins, strict=True)
+        ]
+        weights = tuple(_open(bits, calibration.weight_bits, target.weight_bits) for bits in fixed)
         most = calibration.activation_bits
         activations: tuple[int, ...]
         if source is None or most == FLOAT_BITS:

@@ -20,7 +20,8 @@ SCALE_BITS = 32
 class Layer:
     """An operator with a weight. weights, scales: how many numbers. macs: multiplications and additions per image.
 
-    source: the value with quantization parameters that the layer reads; None for one that stays float.
+    only_scales: the weight holds one number per channel. source: the value with quantization parameters that the layer
+    reads; None for one that stays float.
     """
 
     node: str
@@ -29,6 +30,7 @@ class Layer:
     weights: int
     scales: int
     macs: int
+    only_scales: bool = False
 
     def bits_at(self, width: int) -> int:
         """The weight packed at so many bits a number, and its scales as float32."""
@@ -55,6 +57,7 @@ def read_layers(model: ir.Model, target: Target) -> tuple[Layer, ...]:
                 weights=int(np.prod(shape)),
                 scales=1 if use.axis is None or not target.per_channel_weights else shape[use.axis],
                 macs=round(_macs(node, use, shape, sizes[source], sizes[node.outputs[0].name or ""])),
+                only_scales=use.scales,
             )
         )
     return tuple(found)

@@ -35,7 +35,7 @@ __all__ = ["Calibration", "Clipping", "Scheme"]
 FLOAT_BITS = 32
 BIAS_BITS = 8  # where biases have grids of their own
 IMAGE_BITS = 8  # images are bytes; fewer bits would spoil what every layer sees
-CONSTANT_BITS = 8
+CONSTANT_BITS = 8  # of what scales or shifts a whole channel; there is little of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,21 +191,23 @@ class Calibration:
             bits[root] = pin.activation
         return bits
 
+    def default_bits(self, *, scales: bool) -> int:
+        """Of a weight that nothing pins; one that holds a number per channel is a constant more than a weight."""
+        return max(self.weight_bits, CONSTANT_BITS) if scales else self.weight_bits
+
     def _weight(self, model: ir.Model, use: WeightUse, target: Target) -> TensorQuant:
         axis, narrow = use.axis if target.per_channel_weights else None, target.narrow_weights
-        pin, weight = self.layer_bits.get(use.node), _array(model, use.initializer)
-        bits = self.weight_bits
-        if pin is not None and pin.weight is not None:
-            bits = pin.weight
-        elif use.axis is not None and weight.size == weight.shape[use.axis]:  # a number per channel: a mere scale
-            bits = max(bits, CONSTANT_BITS)
-        thresholds = weight_thresholds(weight, bits, self.scheme, axis=axis, narrow=narrow, clipping=self.clipping)
+        pin = self.layer_bits.get(use.node)
+        bits = self.default_bits(scales=use.scales) if pin is None or pin.weight is None else pin.weight
+        thresholds = weight_thresholds(
+            _array(model, use.initializer), bits, self.scheme, axis=axis, narrow=narrow, clipping=self.clipping
+        )
         least, greatest = integer_range(bits, signed=True)
         clip = (least + 1, greatest) if narrow else None
         return TensorQuant(bits=bits, signed=True, axis=axis, threshold=thresholds, clip=clip)
 
     def _constant(self, array: NDArray[np.float32], target: Target) -> TensorQuant:
-        """Of at least 8 bits, as images: there are few constants, and all that passes meets them."""
+        """One grid for the whole of what an element-wise operator combines with activations."""
         histogram, bits = Histogram(), max(self.activation_bits, CONSTANT_BITS)
         histogram.add(torch.from_numpy(array.copy()))
         signed = histogram.least < 0 or target.unsigned_activations == "none"

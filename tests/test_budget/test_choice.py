@@ -170,3 +170,21 @@ def test_resnet20_gains_over_one_width_for_all(shared_data: Path) -> None:
         return float((TorchGraph(quantized)(torch.from_numpy(pixels))[0] - wanted).square().sum())
 
     assert noise(replace(calibration, layer_bits=chosen.layers)) < 0.5 * noise(replace(calibration, weight_bits=4))
+
+
+def test_a_number_per_channel_keeps_eight_bits(build: Callable[..., ir.Model]) -> None:
+    random = np.random.default_rng(0)
+    model = build(
+        """(float[N,2,4,4] x) => (float[N,4,4,4] y) {
+        h = Conv <kernel_shape=[3,3], pads=[1,1,1,1], strides=[1,1], dilations=[1,1], group=1> (x, w)
+        y = Conv <kernel_shape=[1,1], pads=[0,0,0,0], strides=[1,1], dilations=[1,1], group=4> (h, s)
+    }""",
+        w=random.normal(size=(4, 2, 3, 3)).astype("f4"),
+        s=random.normal(size=(4, 1, 1, 1)).astype("f4"),
+    )
+    least = 4 * 2 * 9 * 2 // 8 + 4 + 2 * 4 * 4  # bytes of the first at 2 bits, of the second at 8, and of the scales
+    assert choose(model, f"size={least}B", Calibration()).weight_bits == {"Conv_h": 2, "Conv_y": 8}
+    with pytest.raises(InputError, match="cannot be met"):
+        check_budget(model, Calibration(), FEW, Budget.parse(f"size={least - 1}B"))
+    pinned = Calibration(layer_bits={"Conv_y": LayerBits(weight=4)})
+    assert choose(model, f"size={least}B", pinned).weight_bits["Conv_y"] == 4
