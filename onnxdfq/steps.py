@@ -191,6 +191,7 @@ def calibrate(job: Job) -> None:
         return
     observations = _observations(job, calibration)
     measured: dict[frozenset[tuple[object, ...]], dict[str, TensorQuant]] = {}
+    tails = [0]
     for file in job.files:
         own = calibration if job.recipe.budget is None else _within_budget(job, file, calibration, observations)
         plan = own.decide(job.model, observations, file.target, decided=quants)
@@ -208,12 +209,17 @@ def calibrate(job: Job) -> None:
                 )
             if measured[steps]:
                 plan = own.decide(job.model, observations, file.target, decided=quants | measured[steps])
+        if not own.shift_negative and file.target.unsigned_activations != "none":
+            tails.append(own.shiftable(job.model, observations, plan))
         kept = {name: found for name, found in integers.items() if plan.weights[name] is quants[name]}
         file.plan = replace(plan, integers=kept)
         if job.save_plan is not None:
             bits = bits_of_plan(job.model, file.plan, find_quant_points(job.model, file.target))
             with atomic_write(job.plan_path(file), force=job.force) as temporary:
                 temporary.write_text(layer_bits_toml(bits, comment=PLAN_COMMENT), encoding="utf-8")
+    if count := max(tails):
+        what = "activation has" if count == 1 else "activations have"
+        job.notes.append(f"{count} {what} a small negative tail, which costs a bit; --shift-negative gives it back.")
 
 
 def _within_budget(job: Job, file: File, calibration: Calibration, observations: Observations) -> Calibration:

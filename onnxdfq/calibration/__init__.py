@@ -167,6 +167,11 @@ class Calibration:
                 f"The target {target.name} has no grids without sign, and --shift-negative is for these; leave it out."
             )
 
+    def shiftable(self, model: ir.Model, observed: Observations, plan: QuantPlan) -> int:
+        """How many activations `shift_negative` would take to a grid without sign that are on one with a sign."""
+        able = replace(self, shift_negative=True)
+        return len(able._shifts(model, observed, dict(plan.activations), dict(plan.same_as)))
+
     def activation_widths(self, model: ir.Model, points: QuantPoints) -> dict[str, int]:
         """Value name → bits, as `layer_bits` asks for what layers read; an image input may get more.
 

@@ -264,3 +264,15 @@ def test_a_normalization_stays_where_the_runtime_computes_it_along(tmp_path: Pat
     for target, stays in (("openvino", 1), ("openvino,ort", 0)):  # one graph for all files of a run
         result = onnxdfq.compress(path, target=target, **settings)
         assert [node.op_type for node in result.model.graph].count("BatchNormalization") == stays
+
+
+def test_small_negative_tails_are_pointed_out(tmp_path: Path) -> None:
+    nodes = [conv("x", "w", "a"), helper.make_node("HardSwish", ["a"], ["b"]), conv("b", "v", "y")]
+    weights = {"w": weight(8, 3, 3, 3), "v": weight(8, 8, 3, 3, seed=1)}
+    path = write(tmp_path / "m.onnx", nodes, weights, outputs={"y": ["N", 8, 8, 8]})
+    hint = "1 activation has a small negative tail, which costs a bit; --shift-negative gives it back."
+    for target, shifted, wanted in (("ort,qnn", False, 1), ("ort", True, 0), ("tensorrt", False, 0)):
+        result = onnxdfq.compress(
+            path, target=target, shift_negative=shifted, method="noise", images=8, tuning="none", force=True
+        )
+        assert result.notes.count(hint) == wanted
