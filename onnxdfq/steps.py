@@ -34,7 +34,7 @@ from passes.moments import Moments, batch_norm_moments, changed
 from passes.noise_probe import Covariance, input_covariances
 from passes.provenance import WriteProvenance, read_provenance
 from passes.quant_plan import QuantPlan, TensorQuant, same_numbers
-from passes.quant_points import find_quant_points
+from passes.quant_points import find_quant_points, weight_uses
 from passes.set_opset import SetOpset
 from passes.split_channels import SplitChannels, channel_splits, widened_values
 from passes.write_for_target import WriteForTarget
@@ -284,7 +284,8 @@ def tune(job: Job) -> None:
         done.append((plan, file.plan))
         file.metrics |= {"blocks_tuned": len(parts)}
         job.notes.extend(dict.fromkeys(part.block.fallback for part in parts if part.block.fallback))
-        if untuned := plan.weights.keys() - file.plan.integers.keys():
+        scales = {use.initializer for node in job.model.graph for use in weight_uses(node) if use.scales}
+        if untuned := plan.weights.keys() - file.plan.integers.keys() - scales:
             job.notes.append(
                 f"{len(untuned)} weights lie in no block with one way in and one way out, and keep "
                 f"nearest rounding: {', '.join(sorted(untuned)[:3])}{', ...' if len(untuned) > 3 else ''}."

@@ -32,8 +32,9 @@ class Block:
 
     entry, exit: value names; others may read the entry too, nobody outside reads what lies between. nodes: names in
     graph order; these and initializers are all that is needed to compute the exit from the entry (arithmetic on
-    constants may so belong to several blocks). weights: the initializers that its linear operators multiply with.
-    fallback: a sentence why this part of the graph gave single layers instead of a larger block; empty if it did not.
+    constants may so belong to several blocks). weights: the initializers that its linear operators multiply with, but
+    for those that scale channels. fallback: a sentence why this part of the graph gave single layers instead of a
+    larger block; empty if it did not.
     """
 
     entry: str
@@ -66,7 +67,7 @@ def find_layers(model: ir.Model) -> tuple[Block, ...]:
     """One block for each operator with a weight, with the activation function that alone reads it; in graph order.
 
     The model is a float graph in canonical form, BatchNormalization folded. An operator that reads two computed values
-    (a Gemm that adds one) is none.
+    (a Gemm that adds one) is none, and one that only scales channels is taken for a normalization.
     """
     flow = Flow(model.graph)
     return tuple(_block(flow, _with_activation(flow, part)) for part in _layers(flow))
@@ -85,7 +86,7 @@ def find_blocks(model: ir.Model) -> tuple[Block, ...]:
     """
     flow = Flow(model.graph)
     regions = flow.regions()
-    weighted = [region for region in regions if any(map(weight_uses, region.nodes))]
+    weighted = [region for region in regions if any(map(_is_layer, region.nodes))]
     parts: list[_Part] = []
     refused: list[tuple[Region, str]] = []
     taken: set[ir.Node] = set()
@@ -96,7 +97,7 @@ def find_blocks(model: ir.Model) -> tuple[Block, ...]:
             refused.append((region, reason))
             continue
         taken.update(region.nodes)
-        layers = tuple(node for node in region.nodes if weight_uses(node))
+        layers = tuple(node for node in region.nodes if _is_layer(node))
         parts.append(
             _Part(
                 entry=region.entry,
@@ -131,7 +132,7 @@ def _obstacle(flow: Flow, region: Region, regions: Sequence[Region]) -> str | No
         return f"{title}: {region.leak}."
     if (missing := flow.support(region.entry, region.nodes)[1]) is not None:
         return f"{title}: {missing}."
-    layers = sum(bool(weight_uses(node)) for node in region.nodes)
+    layers = sum(map(_is_layer, region.nodes))
     if layers > MOST_LAYERS:
         return f"{title}: it has {layers} layers, and a block has at most {MOST_LAYERS}."
     members = set(region.nodes)
@@ -151,7 +152,7 @@ def _layers(flow: Flow) -> list[_Part]:
     found = []
     for node in flow.nodes:
         sources = flow.sources(node)
-        if weight_uses(node) and len(sources) == 1:
+        if _is_layer(node) and len(sources) == 1:
             found.append(_Part(entry=sources[0], exit=node.outputs[0], nodes=(node,), layers=(node,)))
     return found
 
@@ -183,7 +184,16 @@ def _with_tail(flow: Flow, part: _Part, tails: Sequence[Region]) -> _Part:
 
 
 def _is_pointwise(nodes: Iterable[ir.Node], *more: str) -> bool:
-    return all(is_op(node, *_POINTWISE, *more) for node in nodes)
+    return all(is_op(node, *_POINTWISE, *more) or _scales(node) for node in nodes)
+
+
+def _is_layer(node: ir.Node) -> bool:
+    return bool(weight_uses(node)) and not _scales(node)
+
+
+def _scales(node: ir.Node) -> bool:
+    """Whether it does to channels what a normalization does; how it is rounded is not worth a choice."""
+    return any(use.scales for use in weight_uses(node))
 
 
 def _grown(flow: Flow, part: _Part, nodes: Sequence[ir.Node], exit: ir.Value) -> _Part | None:

@@ -24,7 +24,7 @@ ACTIVATION_DTYPE = ir.DataType.FLOAT
 @dataclass(frozen=True, kw_only=True)
 class WeightUse:
     """An initializer that a linear operator multiplies with. axis: its output channels, None for a vector. scales: it
-    holds one number per output channel, which scales that."""
+    is that of a convolution which scales each channel by one number."""
 
     initializer: str
     node: str
@@ -150,7 +150,8 @@ def weight_uses(node: ir.Node) -> list[WeightUse]:
                 axis = rank - 1 if index == 1 else rank - 2
             case _:
                 continue
-        scales = rank > 1 and all(size == 1 for place, size in enumerate(value.shape) if place != axis)
+        channels, *taps = value.shape
+        scales = node.op_type == "Conv" and node.attributes.get_int("group", 1) == channels and set(taps) == {1}
         found.append(
             WeightUse(initializer=_name(value), node=node.name or "", axis=axis if rank > 1 else None, scales=scales)
         )

@@ -204,8 +204,10 @@ class Calibration:
         axis, narrow = use.axis if target.per_channel_weights else None, target.narrow_weights
         pin = self.layer_bits.get(use.node)
         bits = self.default_bits(scales=use.scales) if pin is None or pin.weight is None else pin.weight
+        # of one number every step is as good that happens to hit it; the least leaves the bias the finest grid
+        clipping = "max" if use.scales else self.clipping
         thresholds = weight_thresholds(
-            _array(model, use.initializer), bits, self.scheme, axis=axis, narrow=narrow, clipping=self.clipping
+            _array(model, use.initializer), bits, self.scheme, axis=axis, narrow=narrow, clipping=clipping
         )
         least, greatest = integer_range(bits, signed=True)
         clip = (least + 1, greatest) if narrow else None

@@ -72,10 +72,18 @@ class QdqGraph:
         return value if value in self.sites else self._output_of.get(value, value)
 
     def bias_names(self, nodes: tuple[str, ...]) -> dict[str, str]:
-        """Layer → the initializer that it adds, for those whose bias the plan sets and may set anew."""
+        """Layer → the initializer that it adds, for those whose bias the plan sets and may set anew.
+
+        Not those that scale single channels: there each of the few values that come in gives one value, training stops
+        where that just rounds to the other side, and the accumulator's grid takes it back.
+        """
         if self._plan.bias_quants:  # on grids of their own, which belong to these very biases
             return {}
-        return {node: _name(self._nodes[node].inputs[2]) for node in nodes if node in self._plan.biases}
+        return {
+            node: _name(self._nodes[node].inputs[2])
+            for node in nodes
+            if node in self._plan.biases and not any(use.scales for use in weight_uses(self._layers[node]))
+        }
 
     def rounding(self, weight: str) -> WeightRounding:
         """The float weight of this name, to be rounded on its grid."""
