@@ -276,3 +276,18 @@ def test_small_negative_tails_are_pointed_out(tmp_path: Path) -> None:
             path, target=target, shift_negative=shifted, method="noise", images=8, tuning="none", force=True
         )
         assert result.notes.count(hint) == wanted
+
+
+def test_biases_of_scales_are_not_tuned(tmp_path: Path) -> None:
+    """Nor is it said that their weights were forgotten."""
+    path = write(tmp_path / "m.onnx", DENSE, DENSE_WEIGHTS, outputs={"y": ["N", 8, 8, 8]})
+    settings = {"bits": "w4a8", "method": "noise", "images": 32, "force": True}
+    plain, tuned = (onnxdfq.compress(path, tuning=tuning, **settings) for tuning in ("none", "brecq"))
+    assert tuned.metrics["blocks_tuned"] == 3
+    assert not any("nearest rounding" in note for note in tuned.notes)
+    first, second = (
+        {name: value.const_value.numpy() for name, value in result.model.graph.initializers.items()}  # type: ignore[union-attr]
+        for result in (plain, tuned)
+    )
+    np.testing.assert_array_equal(first["norm.bias"], second["norm.bias"])
+    assert any(np.any(first[name] != second[name]) for name in first.keys() & second.keys() if "quantized" in name)

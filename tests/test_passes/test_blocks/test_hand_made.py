@@ -45,6 +45,18 @@ def test_a_plain_run_comes_layer_by_layer(build: Build, assert_blocks: Check) ->
     assert find_layers(model)[0].nodes == ("Conv_a", "Relu_b")
 
 
+def test_a_convolution_that_scales_channels_is_a_normalization(build: Build, assert_blocks: Check) -> None:
+    body = conv("a", "x", "w1", 3) + "b = Gelu (a)\n" + conv("n", "b", "scales", group=4) + conv("y", "n", "w2", 3)
+    model = build(
+        f"(float[N,3,8,8] x) => (float[N,5,8,8] y) {{ {body} }}",
+        w1=weight(4, 3, 3, 3), scales=weight(4, 1, 1, 1), w2=weight(5, 4, 3, 3),
+    )  # fmt: skip
+    blocks = find_blocks(model)
+    assert seen(blocks) == [("plain", "x", "n", ("w1",)), ("plain", "n", "y", ("w2",))]
+    assert_blocks(model, blocks)
+    assert seen(find_layers(model)) == [("plain", "x", "b", ("w1",)), ("plain", "n", "y", ("w2",))]
+
+
 def test_basic_blocks_take_the_activation_after_the_sum(build: Build, assert_blocks: Check) -> None:
     body = conv("s", "x", "stem", 3) + "a = Relu (s)\n"
     body += conv("b", "a", "w1", 3) + "c = Relu (b)\n" + conv("d", "c", "w2", 3) + "e = Add (d, a)\n f = Relu (e)\n"
