@@ -34,7 +34,7 @@ from passes.moments import Moments, batch_norm_moments, changed
 from passes.noise_probe import Covariance, input_covariances
 from passes.provenance import WriteProvenance, read_provenance
 from passes.quant_plan import QuantPlan, TensorQuant, same_numbers
-from passes.quant_points import find_quant_points, weight_uses
+from passes.quant_points import find_quant_points
 from passes.set_opset import SetOpset
 from passes.split_channels import SplitChannels, channel_splits, widened_values
 from passes.write_for_target import WriteForTarget
@@ -61,7 +61,9 @@ def canonicalize(job: Job) -> None:
             SetOpset(target.opset).requires(job.model)
         except ir.passes.PreconditionError as error:
             raise InputError(f"The target {target.name} reads opset {target.opset} and older. {error}") from error
-    folded = job.model.clone()
+    if not job.pins and job.recipe.budget is None:
+        return
+    folded = job.model.clone()  # its layers are those that bits are given to
     _fold(job, folded)
     for file in job.files:
         check_layers(job.pins, find_quant_points(folded, file.target))
@@ -133,12 +135,12 @@ def compensate(job: Job) -> None:
 def fold_batch_norms(job: Job) -> None:
     before = len(read_batch_norms(job.model))
     job.known = batch_norm_moments(job.model)
-    rewritten = _fold(job, job.model)
+    unfolded = _fold(job, job.model)
     if job.reference is not None:
         _fold(job, job.reference)
     left = unfolded_batch_norms(job.model)
-    job.metrics["batch_norms_folded"] = before - rewritten - len(left)
-    if rewritten:
+    job.metrics["batch_norms_folded"] = before - unfolded
+    if rewritten := unfolded - len(left):
         job.notes.append(
             f"{rewritten} BatchNormalization that no layer can take in became Conv of one tap per channel."
         )
@@ -146,13 +148,13 @@ def fold_batch_norms(job: Job) -> None:
 
 
 def _fold(job: Job, model: ir.Model) -> int:
-    """BatchNormalizations into the layers beside them, or into layers of their own. How many of the latter."""
+    """BatchNormalizations into the layers beside them, else into layers of their own. How many no layer took in."""
     FoldBatchNorm()(model)
-    left = len(unfolded_batch_norms(model))
+    unfolded = len(unfolded_batch_norms(model))
     quantized = Bits.parse(job.recipe.bits).activation < 32
     if quantized and any(file.target.batch_norm == "convolution" for file in job.files):
         BatchNormToConv()(model)
-    return left - len(unfolded_batch_norms(model))
+    return unfolded
 
 
 def equalize_channels(job: Job) -> None:
@@ -191,7 +193,7 @@ def calibrate(job: Job) -> None:
         return
     observations = _observations(job, calibration)
     measured: dict[frozenset[tuple[object, ...]], dict[str, TensorQuant]] = {}
-    tails = [0]
+    tails = 0
     for file in job.files:
         own = calibration if job.recipe.budget is None else _within_budget(job, file, calibration, observations)
         plan = own.decide(job.model, observations, file.target, decided=quants)
@@ -210,16 +212,16 @@ def calibrate(job: Job) -> None:
             if measured[steps]:
                 plan = own.decide(job.model, observations, file.target, decided=quants | measured[steps])
         if not own.shift_negative and file.target.unsigned_activations != "none":
-            tails.append(own.shiftable(job.model, observations, plan))
+            tails = max(tails, own.shiftable(job.model, observations, plan))
         kept = {name: found for name, found in integers.items() if plan.weights[name] is quants[name]}
         file.plan = replace(plan, integers=kept)
         if job.save_plan is not None:
             bits = bits_of_plan(job.model, file.plan, find_quant_points(job.model, file.target))
             with atomic_write(job.plan_path(file), force=job.force) as temporary:
                 temporary.write_text(layer_bits_toml(bits, comment=PLAN_COMMENT), encoding="utf-8")
-    if count := max(tails):
-        what = "activation has" if count == 1 else "activations have"
-        job.notes.append(f"{count} {what} a small negative tail, which costs a bit; --shift-negative gives it back.")
+    if tails:
+        what = "activation has" if tails == 1 else "activations have"
+        job.notes.append(f"{tails} {what} a small negative tail, which costs a bit; --shift-negative gives it back.")
 
 
 def _within_budget(job: Job, file: File, calibration: Calibration, observations: Observations) -> Calibration:
@@ -284,7 +286,8 @@ def tune(job: Job) -> None:
         done.append((plan, file.plan))
         file.metrics |= {"blocks_tuned": len(parts)}
         job.notes.extend(dict.fromkeys(part.block.fallback for part in parts if part.block.fallback))
-        scales = {use.initializer for node in job.model.graph for use in weight_uses(node) if use.scales}
+        uses = find_quant_points(job.model, file.target).weights
+        scales = {use.initializer for use in uses if use.scales}
         if untuned := plan.weights.keys() - file.plan.integers.keys() - scales:
             job.notes.append(
                 f"{len(untuned)} weights lie in no block with one way in and one way out, and keep "

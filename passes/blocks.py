@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from passes._flow import Flow, Region
 from passes._graph import is_op, static_dims
-from passes.quant_points import weight_uses
+from passes.quant_points import scales_channels, weight_uses
 
 Kind = Literal["residual", "inverted residual", "dense", "plain", "transformer"]
 
@@ -184,16 +184,12 @@ def _with_tail(flow: Flow, part: _Part, tails: Sequence[Region]) -> _Part:
 
 
 def _is_pointwise(nodes: Iterable[ir.Node], *more: str) -> bool:
-    return all(is_op(node, *_POINTWISE, *more) or _scales(node) for node in nodes)
+    return all(is_op(node, *_POINTWISE, *more) or scales_channels(node) for node in nodes)
 
 
 def _is_layer(node: ir.Node) -> bool:
-    return bool(weight_uses(node)) and not _scales(node)
-
-
-def _scales(node: ir.Node) -> bool:
-    """Whether it does to channels what a normalization does; how it is rounded is not worth a choice."""
-    return any(use.scales for use in weight_uses(node))
+    """How the weights that scale channels are rounded is not worth a choice."""
+    return bool(weight_uses(node)) and not scales_channels(node)
 
 
 def _grown(flow: Flow, part: _Part, nodes: Sequence[ir.Node], exit: ir.Value) -> _Part | None:

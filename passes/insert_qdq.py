@@ -71,14 +71,13 @@ class InsertQdq(ir.passes.InPlacePass):
 def _quantize_weight(graph: ir.Graph, names: FreshNames, name: str, plan: QuantPlan, container: ir.DataType) -> None:
     quant, floats = plan.weights[name], _floats(graph, name)
     zero = np.zeros(quant.threshold.shape, container.numpy())
-    scale = quant.scale.astype(np.float32)
-    _dequantize(graph, names, name, quant, plan.weight_integers(name, floats).astype(zero.dtype), scale, zero)
+    _dequantize(graph, names, name, quant, plan.weight_integers(name, floats).astype(zero.dtype), zero)
 
 
 def _quantize_constant(graph: ir.Graph, names: FreshNames, name: str, quant: TensorQuant, target: Target) -> None:
     zero = _zero_point(name, quant, target)
     integers = (quant.integers(_floats(graph, name)) + int(zero)).astype(zero.dtype)
-    _dequantize(graph, names, name, quant, integers, quant.scale.astype(np.float32), zero)
+    _dequantize(graph, names, name, quant, integers, zero)
 
 
 def _floats(graph: ir.Graph, name: str) -> NDArray[np.float32]:
@@ -94,7 +93,6 @@ def _dequantize(
     name: str,
     quant: TensorQuant,
     integers: NDArray[np.integer],
-    scale: NDArray[np.float32],
     zero: NDArray[np.integer],
 ) -> None:
     """Put the integers and a DequantizeLinear in the place of an initializer."""
@@ -106,7 +104,7 @@ def _dequantize(
         del graph.initializers[name]
     inputs = [
         add_initializer(graph, names(f"{name}_quantized"), integers),
-        add_initializer(graph, names(f"{name}_scale"), scale),
+        add_initializer(graph, names(f"{name}_scale"), quant.scale.astype(np.float32)),
         add_initializer(graph, names(f"{name}_zero_point"), zero),
     ]
     attributes = {} if quant.axis is None else {"axis": quant.axis}

@@ -158,6 +158,11 @@ def weight_uses(node: ir.Node) -> list[WeightUse]:
     return found
 
 
+def scales_channels(node: ir.Node) -> bool:
+    """Whether it is a layer that does no more to channels than a normalization does."""
+    return any(use.scales for use in weight_uses(node))
+
+
 def data_input(node: ir.Node, use: WeightUse) -> str:
     """The name of what `node` multiplies the weight of `use` with."""
     return next(value.name or "" for value in node.inputs[:2] if value is not None and value.name != use.initializer)

@@ -138,7 +138,7 @@ class Calibration:
         }
         same_as = dict(points.same_as) if activations else {}
         constants = {name: self._constant(_array(model, name), target) for name in points.constants if activations}
-        shifts = self._shifts(model, observed, activations, same_as)
+        shifts = self._shifts(model, observed, activations, same_as) if self.shift_negative else {}
         plan = QuantPlan(activations=activations, weights=weights, constants=constants, same_as=same_as, shifts=shifts)
         if target.bias == "int8":
             return self._with_short_biases(model, layers, observed, plan, target)
@@ -169,8 +169,7 @@ class Calibration:
 
     def shiftable(self, model: ir.Model, observed: Observations, plan: QuantPlan) -> int:
         """How many activations `shift_negative` would take to a grid without sign that are on one with a sign."""
-        able = replace(self, shift_negative=True)
-        return len(able._shifts(model, observed, dict(plan.activations), dict(plan.same_as)))
+        return len(self._shifts(model, observed, dict(plan.activations), dict(plan.same_as)))
 
     def activation_widths(self, model: ir.Model, points: QuantPoints) -> dict[str, int]:
         """Value name → bits, as `layer_bits` asks for what layers read; an image input may get more.
@@ -216,7 +215,7 @@ class Calibration:
     def _constant(self, array: NDArray[np.float32], target: Target) -> TensorQuant:
         """One grid for the whole of what an element-wise operator combines with activations."""
         histogram, bits = Histogram(), max(self.activation_bits, CONSTANT_BITS)
-        histogram.add(torch.from_numpy(array.copy()))
+        histogram.add(torch.tensor(array))
         signed = histogram.least < 0 or target.unsigned_activations == "none"
         threshold = activation_threshold(histogram, bits, self.scheme, signed=signed, limit=None)
         return TensorQuant(bits=bits, signed=signed, threshold=np.asarray(threshold))
@@ -270,8 +269,6 @@ class Calibration:
     ) -> dict[str, float]:
         """Value → shift; `activations` and `same_as` then speak of the shifted values instead."""
         shifts: dict[str, float] = {}
-        if not self.shift_negative:
-            return shifts
         for value in [value for node in model.graph for value in node.outputs if value.name in activations]:
             name, reader = _name(value), reader_of_shiftable(value)
             found = None if reader is None else best_shift(observed.histograms[name], activations[name], self.scheme)

@@ -12,7 +12,7 @@ from onnxdfq.calibration.bias_correction import on_accumulator_grid
 from onnxdfq.tuning.rounding import WeightRounding
 from passes.insert_qdq import InsertQdq
 from passes.quant_plan import QuantPlan
-from passes.quant_points import weight_uses
+from passes.quant_points import scales_channels, weight_uses
 from passes.shift_negative import ShiftNegative
 from passes.target import Target
 
@@ -82,7 +82,7 @@ class QdqGraph:
         return {
             node: _name(self._nodes[node].inputs[2])
             for node in nodes
-            if node in self._plan.biases and not any(use.scales for use in weight_uses(self._layers[node]))
+            if node in self._plan.biases and not scales_channels(self._layers[node])
         }
 
     def rounding(self, weight: str) -> WeightRounding:
