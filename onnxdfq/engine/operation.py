@@ -13,6 +13,7 @@ from onnxdfq.engine.dtypes import to_torch, torch_dtype
 from onnxdfq.engine.host import Host, host_inputs
 from onnxdfq.engine.ops import OPERATORS
 from onnxdfq.engine.quant import float_carriers
+from onnxdfq.engine.runtime import LAST_BITS, AsRuntime
 from onnxdfq.errors import InputError, UnsupportedOperator
 
 TYPE_ATTRIBUTES = frozenset({"dtype", "output_dtype", "precision", "softmax_precision", "to"})
@@ -64,7 +65,8 @@ def read_operations(
             wanted.update({value.name for value in node.inputs if value is not None and value.name} - set(given))
     nodes.reverse()
     carriers = float_carriers(nodes, {value_name(value) for value in graph.outputs})
-    made = (_operation(node, carries_float=node in carriers) for node in nodes)
+    quantized = any(node.op_type == "QuantizeLinear" for node in nodes)
+    made = (_operation(node, carries_float=node in carriers, as_runtime=quantized) for node in nodes)
     return tuple(next(made) if operation is None else operation for operation in reversed(found))
 
 
@@ -86,7 +88,7 @@ def value_name(value: ir.Value) -> str:
     return value.name
 
 
-def _operation(node: ir.Node, *, carries_float: bool) -> Operation:
+def _operation(node: ir.Node, *, carries_float: bool, as_runtime: bool) -> Operation:
     label = f"{node.op_type} node {node.name or value_name(node.outputs[0])!r}"
     if node.domain not in ("", "ai.onnx") or node.op_type not in OPERATORS:
         raise UnsupportedOperator(
@@ -113,10 +115,13 @@ def _operation(node: ir.Node, *, carries_float: bool) -> Operation:
             keywords[attribute.name] = _attribute_value(attribute)
         except UnsupportedOperator as error:
             raise UnsupportedOperator(f"{label}: {error}") from None
+    bound: Callable[..., Any] = partial(function, **keywords) if keywords else function
+    if as_runtime and node.op_type in LAST_BITS and node.graph is not None:
+        bound = AsRuntime(node, bound, opset=node.graph.opset_imports[""])
     return Operation(
         label=label,
         op_type=node.op_type,
-        function=partial(function, **keywords) if keywords else function,
+        function=bound,
         inputs=tuple((value.name or "") if value is not None else "" for value in node.inputs),
         outputs=outputs,
         host=host_inputs(function),

@@ -4,12 +4,14 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from onnxdfq.model_file.through_proto import through_proto
+from onnxdfq.model_file.through_proto import infer_shapes, through_proto
 
 
 def simplify(model: ir.Model) -> ir.Model:
-    """onnxsim's result with BatchNormalization kept, or the model itself where onnxsim fails."""
+    """onnxsim's result with BatchNormalization kept, or `model` where onnxsim fails, each CastLike in it a Cast."""
     import onnxsim  # takes over a second
+
+    _name_types(model)
 
     def run(proto: onnx.ModelProto) -> onnx.ModelProto:
         # Merging equal initializers would tie parameters that are folded and tuned apart from each other.
@@ -26,6 +28,17 @@ def simplify(model: ir.Model) -> ir.Model:
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(result)
     common.RemoveUnusedNodesPass()(result)
     return result
+
+
+def _name_types(model: ir.Model) -> None:
+    """CastLike of a known type becomes Cast, which, of a constant, is one: torch writes attention's scale with it."""
+    infer_shapes(model, strict=False)
+    for node in model.graph.all_nodes():
+        like = node.inputs[1] if node.op_type == "CastLike" and node.domain in ("", "ai.onnx") else None
+        if like is not None and like.dtype is not None:
+            node.op_type = "Cast"
+            node.resize_inputs(1)
+            node.attributes["to"] = ir.AttrInt64("to", int(like.dtype))
 
 
 def _adopt_boundary(source: ir.Model, target: ir.Model) -> None:

@@ -1,11 +1,20 @@
 """Activation quantizers while they are tuned: learned or chosen steps, and QDrop's mixing."""
 
+import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from passes.quant_plan import TensorQuant
+
+
+def one_over_whole(step: float) -> float:
+    """The float32 nearest to `step` that is 1 / n for a whole n, or just below that: its reciprocal is at least n."""
+    whole = max(1, round(1 / step))
+    nearest = np.float32(1 / whole)
+    return float(nearest if float(nearest) * whole <= 1 else np.nextafter(nearest, np.float32(0)))
 
 
 class FakeQuantize(torch.autograd.Function):
@@ -70,24 +79,28 @@ class ActivationQuantizer(nn.Module):
 
     learned: whether the step has a gradient, movable: whether other powers of two may be tried. coins: where set, which
     elements are quantized; the others keep their float value (QDrop, arXiv 2203.05740). open_to_change: learned or
-    movable when it was made.
+    movable when it was made. whole_reciprocal: the step is to be one over a whole number in the end.
     """
 
-    def __init__(self, quant: TensorQuant, *, learned: bool, movable: bool) -> None:
+    def __init__(self, quant: TensorQuant, *, learned: bool, movable: bool, whole_reciprocal: bool = False) -> None:
         super().__init__()
         self.low, self.high = quant.range
         self.log2_scale = nn.Parameter(torch.tensor(float(quant.scale)).log2(), requires_grad=learned)
         self.movable = movable
         self.open_to_change = learned or movable
+        self._whole_reciprocal = whole_reciprocal
         self.coins: Coins | None = None
 
     @property
     def step(self) -> float:
-        """The scale as it is now."""
-        return float(self.log2_scale.detach().exp2())
+        """The scale as it is now, or the nearest that is allowed."""
+        step = float(self.log2_scale.detach().exp2())
+        return one_over_whole(step) if self._whole_reciprocal else step
 
     def freeze(self) -> None:
         """Another block has settled the step."""
+        if self._whole_reciprocal:
+            self.log2_scale.data.fill_(math.log2(self.step))
         self.log2_scale.requires_grad_(False)
         self.movable = False
 

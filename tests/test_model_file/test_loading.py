@@ -196,6 +196,18 @@ def test_a_computed_target_becomes_a_constant(tmp_path: Path) -> None:
     assert_same_function(path, model, 3, 8, 8)
 
 
+def test_a_scale_of_attention_becomes_a_constant(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("CastLike", ["width", "x"], ["float_width"]),
+        helper.make_node("Sqrt", ["float_width"], ["root"]),
+        helper.make_node("Div", ["x", "root"], ["y"]),
+    ]
+    path = saved(build(nodes, {"width": np.array(16)}), tmp_path)
+    model = load_model(path)
+    assert [node.op_type for node in model.graph] == ["Div"]
+    assert_same_function(path, model, 3, 8, 8)
+
+
 def test_functions_are_inlined(tmp_path: Path) -> None:
     proto = conv_net()
     body = [helper.make_node("Relu", ["a"], ["b"])]

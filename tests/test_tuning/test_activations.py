@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from onnxdfq.engine.quant import DequantizeLinear, QuantizeLinear
-from onnxdfq.tuning.activations import ActivationQuantizer, Coins
+from onnxdfq.tuning.activations import ActivationQuantizer, Coins, one_over_whole
 from passes.quant_plan import TensorQuant
 
 X = torch.linspace(-3, 3, 61)
@@ -44,6 +44,21 @@ def test_power_of_two_steps_are_exact() -> None:
     for exponent in (-9, 0, 3):
         quant = TensorQuant(bits=8, signed=True, threshold=np.asarray(2.0**exponent))
         assert ActivationQuantizer(quant, learned=False, movable=True).step == 2.0 ** (exponent - 7)
+
+
+def test_whole_reciprocals_survive_a_runtime_that_rounds_down() -> None:
+    for whole in range(1, 5000):
+        scale = np.float32(one_over_whole(1 / (whole + 0.3)))
+        assert np.floor(np.float32(1) / scale) == whole
+        assert scale == pytest.approx(1 / whole, rel=1e-6)
+
+
+def test_a_step_is_settled_at_a_whole_reciprocal() -> None:
+    quant = TensorQuant(bits=4, signed=False, threshold=np.asarray(16 / 20.7))
+    quantizer = ActivationQuantizer(quant, learned=True, movable=False, whole_reciprocal=True)
+    quantizer.freeze()
+    assert quantizer.step == pytest.approx(1 / 21, rel=1e-6)
+    assert float(quantizer(torch.tensor([0.5])).detach()) == pytest.approx(10 / 21, rel=1e-6)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
