@@ -29,6 +29,14 @@ def constant_value(value: ir.Value | None) -> NDArray[Any] | None:
     return None if tensor is None else tensor.numpy()
 
 
+def initializer_array(graph: ir.Graph, name: str) -> NDArray[np.float32]:
+    """What the float initializer of this name holds. Raises ValueError where it was loaded without its data."""
+    tensor = graph.initializers[name].const_value
+    if tensor is None:
+        raise ValueError(f"the initializer {name} has no data")
+    return tensor.numpy()
+
+
 def scalar_value(value: ir.Value | None) -> float | None:
     """The number behind a constant of one element, else None."""
     array = constant_value(value)

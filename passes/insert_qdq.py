@@ -5,7 +5,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from passes._biases import quantize_bias
-from passes._graph import FreshNames, add_initializer, set_constant_input
+from passes._graph import FreshNames, add_initializer, initializer_array, set_constant_input
 from passes.quant_plan import QuantPlan, TensorQuant
 from passes.target import Target
 
@@ -69,22 +69,15 @@ class InsertQdq(ir.passes.InPlacePass):
 
 
 def _quantize_weight(graph: ir.Graph, names: FreshNames, name: str, plan: QuantPlan, container: ir.DataType) -> None:
-    quant, floats = plan.weights[name], _floats(graph, name)
+    quant, floats = plan.weights[name], initializer_array(graph, name)
     zero = np.zeros(quant.threshold.shape, container.numpy())
     _dequantize(graph, names, name, quant, plan.weight_integers(name, floats).astype(zero.dtype), zero)
 
 
 def _quantize_constant(graph: ir.Graph, names: FreshNames, name: str, quant: TensorQuant, target: Target) -> None:
     zero = _zero_point(name, quant, target)
-    integers = (quant.integers(_floats(graph, name)) + int(zero)).astype(zero.dtype)
+    integers = (quant.integers(initializer_array(graph, name)) + int(zero)).astype(zero.dtype)
     _dequantize(graph, names, name, quant, integers, zero)
-
-
-def _floats(graph: ir.Graph, name: str) -> NDArray[np.float32]:
-    tensor = graph.initializers[name].const_value
-    if tensor is None:
-        raise ValueError(f"the initializer {name} has no data")
-    return tensor.numpy()
 
 
 def _dequantize(

@@ -1,5 +1,6 @@
 """The command line as a user meets it: what it writes, what it prints, and one sentence for every fault."""
 
+import contextlib
 import errno
 import json
 import os
@@ -7,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -143,13 +143,21 @@ def test_interrupt_leaves_nothing_behind(model: Path) -> None:
     def hear_interrupts() -> None:  # a job in the background is started deaf to them, and its children inherit that
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, preexec_fn=hear_interrupts, **pipes) as process:
-        time.sleep(8)
+    terminal, end = os.openpty()  # only a terminal is told of progress, and that tells when the work has begun
+    pipes = {"stdout": subprocess.PIPE, "stderr": end}
+    with subprocess.Popen(command, preexec_fn=hear_interrupts, **pipes) as process:
+        os.close(end)
+        said = b""
+        while b" left " not in said:
+            said += os.read(terminal, 4096)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    assert "interrupted" in err and "Traceback" not in err and out == ""
+        with contextlib.suppress(OSError):  # what Linux raises once nobody writes any more
+            while chunk := os.read(terminal, 4096):
+                said += chunk
+        out, _ = process.communicate(timeout=60)
+    os.close(terminal)
+    assert process.returncode == 130, said
+    assert b"interrupted" in said and b"Traceback" not in said and out == b""
     assert folder(model.parent) == {"digits.onnx"}
 
 

@@ -24,6 +24,7 @@ from onnxdfq.errors import InputError
 from onnxdfq.layer_bits import LayerBits, check_layers
 from onnxdfq.model_file import image_input
 from onnxdfq.progress import Progress, Steps
+from passes._graph import initializer_array
 from passes.power_of_two import covering_power_of_two, integer_range, scale_of
 from passes.quant_plan import QuantPlan, TensorQuant
 from passes.quant_points import KNOWN_RANGE, QuantPoints, WeightUse, data_input, find_quant_points, is_fused
@@ -137,7 +138,11 @@ class Calibration:
             if name in observed.histograms
         }
         same_as = dict(points.same_as) if activations else {}
-        constants = {name: self._constant(_array(model, name), target) for name in points.constants if activations}
+        constants = {
+            name: self._constant(initializer_array(model.graph, name), target)
+            for name in points.constants
+            if activations
+        }
         shifts = self._shifts(model, observed, activations, same_as) if self.shift_negative else {}
         plan = QuantPlan(activations=activations, weights=weights, constants=constants, same_as=same_as, shifts=shifts)
         if target.bias == "int8":
@@ -206,7 +211,12 @@ class Calibration:
         # of one number every step is as good that happens to hit it; the least leaves the bias the finest grid
         clipping = "max" if use.scales else self.clipping
         thresholds = weight_thresholds(
-            _array(model, use.initializer), bits, self.scheme, axis=axis, narrow=narrow, clipping=clipping
+            initializer_array(model.graph, use.initializer),
+            bits,
+            self.scheme,
+            axis=axis,
+            narrow=narrow,
+            clipping=clipping,
         )
         least, greatest = integer_range(bits, signed=True)
         clip = (least + 1, greatest) if narrow else None
@@ -346,13 +356,6 @@ def _layers_with_bias(model: ir.Model, points: QuantPoints) -> list[ir.Node]:
 def _listed(numbers: Sequence[int]) -> str:
     """[4, 8, 16] → "4, 8 or 16"."""
     return " or ".join(filter(None, (", ".join(map(str, numbers[:-1])), str(numbers[-1]))))
-
-
-def _array(model: ir.Model, name: str) -> NDArray[np.float32]:
-    tensor = model.graph.initializers[name].const_value
-    if tensor is None:
-        raise ValueError(f"the initializer {name} has no data")
-    return tensor.numpy()
 
 
 def _name(value: ir.Value | None) -> str:
