@@ -86,14 +86,29 @@ def layer_pairs(path: Path) -> dict[str, Any]:
 
 
 def _quantized(model: ir.Model, operators: Counter[str]) -> dict[str, int | bool]:
+    """Of QDQ files, and of those with QLinear operators, whose scales and integer weights are inputs of their own."""
     pairs = [node for node in model.graph if node.op_type == "DequantizeLinear"]
-    if not pairs:
+    kernels = [node for node in model.graph if node.op_type.startswith("QLinear")]
+    if not pairs and not kernels:
         return {}
-    scales = [node.inputs[1].const_value for node in pairs if node.inputs[1] is not None]
+    own = [value for node in kernels for value in node.inputs if value is not None and value.is_initializer()]
+    scales = [
+        *(node.inputs[1] for node in pairs),
+        *(value for value in own if value.dtype == ir.DataType.FLOAT),
+    ]
+    weights = [
+        *(node.inputs[0] for node in pairs if node.inputs[0] is not None and node.inputs[0].is_initializer()),
+        *(
+            value
+            for value in own
+            if value.dtype != ir.DataType.FLOAT and value.shape is not None and len(value.shape) > 1
+        ),
+    ]
+    known = [None if value is None else value.const_value for value in scales]
     return {
-        "activations": operators["QuantizeLinear"],
-        "weights": sum(node.inputs[0] is not None and node.inputs[0].is_initializer() for node in pairs),
-        "power_of_two": all(scale is not None and is_power_of_two(scale.numpy()) for scale in scales),
+        "activations": operators["QuantizeLinear"] + len(kernels),
+        "weights": len(weights),
+        "power_of_two": all(scale is not None and is_power_of_two(scale.numpy()) for scale in known),
     }
 
 

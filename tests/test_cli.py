@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,19 @@ def test_synthesized_images_calibrate_to_the_same_thresholds(cli: Cli, model: Pa
         for n in "ab"
     ]
     assert scales[0] == scales[1]
+
+
+def test_inspect_sees_weights_and_scales_of_qlinear_operators(cli: Cli, model: Path, tmp_path: Path) -> None:
+    assert cli("compress", model, *QUICK, "--target", "tflite", "-o", tmp_path / "q.onnx").exit_code == 0
+    seen = json.loads(cli("inspect", tmp_path / "q.onnx", "--json").stdout)["quantized"]
+    kinds = Counter(node.op_type for node in onnx.load(tmp_path / "q.onnx").graph.node)
+    kernels = sum(count for name, count in kinds.items() if name.startswith("QLinear"))
+    assert kinds["QLinearConv"] > 0
+    assert seen == {
+        "activations": kinds["QuantizeLinear"] + kernels,
+        "weights": kinds["QLinearConv"] + kinds["QLinearMatMul"],
+        "power_of_two": True,
+    }
 
 
 def test_help_does_not_wait_for_torch() -> None:
