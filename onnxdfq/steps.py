@@ -151,9 +151,9 @@ def _fold(job: Job, model: ir.Model) -> int:
     """BatchNormalizations into the layers beside them, else into layers of their own. How many no layer took in."""
     FoldBatchNorm()(model)
     unfolded = len(unfolded_batch_norms(model))
-    quantized = Bits.parse(job.recipe.bits).activation < 32
-    if quantized and any(file.target.batch_norm == "convolution" for file in job.files):
-        BatchNormToConv()(model)
+    wanted = {file.target.batch_norm for file in job.files} - {"kept"}
+    if wanted and Bits.parse(job.recipe.bits).activation < 32:
+        BatchNormToConv(summed="convolution" in wanted)(model)
     return unfolded
 
 

@@ -3,7 +3,15 @@
 import onnx_ir as ir
 
 from passes._affine import batch_norm_affine
-from passes._graph import FreshNames, add_initializer, constant_value, drop_unused_initializers, is_op, replace_with
+from passes._graph import (
+    FreshNames,
+    add_initializer,
+    constant_value,
+    drop_unused_initializers,
+    is_op,
+    replace_with,
+    sole_consumer,
+)
 
 
 class BatchNormToConv(ir.passes.InPlacePass):
@@ -11,14 +19,19 @@ class BatchNormToConv(ir.passes.InPlacePass):
 
     Integer kernels exist for that, while those of BatchNormalization are rare. Run it behind FoldBatchNorm. Nodes and
     values keep their names; weight and bias are `<node>.weight` (C, 1, ...) and `<node>.bias`, computed in float64.
-    What normalizes by the batch, has computed parameters, or an unknown number of axes or channels, stays.
+    What normalizes by the batch, has computed parameters, or an unknown number of axes or channels, stays; so does,
+    unless `summed`, what is only added to something.
     """
+
+    def __init__(self, *, summed: bool = True) -> None:
+        self.summed = summed
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Edit `model` in place."""
         names, count = FreshNames(model.graph), 0
         for node in list(model.graph):
-            count += is_op(node, "BatchNormalization") and _rewrite(node, names)
+            if is_op(node, "BatchNormalization") and (self.summed or not is_op(sole_consumer(node.outputs[0]), "Add")):
+                count += _rewrite(node, names)
         drop_unused_initializers(model.graph)
         return ir.passes.PassResult(model, modified=bool(count))
 

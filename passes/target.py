@@ -36,7 +36,7 @@ class Target:
         QuantizeLinear makes them redundant, so that nothing is materialised between the two.
     fused_sums: a Conv adds the other operand of a sum to its own accumulator, which nothing rounds.
     batch_norm: what becomes of a BatchNormalization that no layer can take in: a "convolution" of one tap per channel,
-        or "kept", where the runtime computes it along with the layer before.
+        a "convolution unless summed", or "kept", where the runtime computes it along with the layer before.
     operators: operator → what the target makes of it.
     """
 
@@ -62,7 +62,7 @@ class Target:
     shift_limits: bool
     fused_activations: tuple[str, ...]
     fused_sums: bool
-    batch_norm: Literal["convolution", "kept"]
+    batch_norm: Literal["convolution", "convolution unless summed", "kept"]
     operators: Mapping[str, OperatorRule] = field(default_factory=dict)
 
     def weight_container(self, bits: int) -> str:

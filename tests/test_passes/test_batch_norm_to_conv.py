@@ -35,6 +35,18 @@ def test_two_of_the_same_parameters(build, assert_same, operators):
     assert operators(model) == {"Conv": 2, "Relu": 1}
 
 
+@pytest.mark.parametrize(("summed", "left"), [(True, {"Conv": 2}), (False, {"BatchNormalization": 1, "Conv": 1})])
+def test_what_is_only_added_may_stay(build, assert_same, operators, summed, left):
+    model = build(
+        """(float[N,5,2,2] x) => (float[N,5,2,2] y) {
+        a = Relu(x) b = BatchNormalization(a, s, t, m, v) c = BatchNormalization(b, s, t, m, v) y = Add(c, x)
+    }""",
+        **statistics(5),
+    )
+    assert_same(model, BatchNormToConv(summed=summed))
+    assert operators(model) == {"Relu": 1, "Add": 1, **left}
+
+
 @pytest.mark.parametrize(
     "graph",
     [
