@@ -83,6 +83,8 @@ def find_blocks(model: ir.Model) -> tuple[Block, ...]:
        pointwise one before it that widens if the last has no activation function (an inverted residual block without
        skip). Squeeze-and-excitation goes with the layer before it.
     3. Layers between branches that make no block by 1 come one by one; `fallback` says why.
+
+    A Reshape or Transpose right before a block belongs to it: inside of a channel shuffle no axis is that of images.
     """
     flow = Flow(model.graph)
     regions = flow.regions()
@@ -270,7 +272,21 @@ def _kind(part: _Part) -> Kind:
     return "inverted residual" if depthwise and not _is_depthwise(part.layers[0]) else "plain"
 
 
+def _with_moves(flow: Flow, part: _Part) -> _Part:
+    """The part with the Reshape and Transpose that give nobody else its entry."""
+    while True:
+        producer = part.entry.producer()
+        if not is_op(producer, "Reshape", "Transpose") or flow.leaves(part.entry, part.nodes) is not None:
+            return part
+        assert producer is not None
+        sources, nodes = flow.sources(producer), (producer, *part.nodes)
+        if len(sources) != 1 or flow.support(sources[0], nodes)[1] is not None:
+            return part
+        part = replace(part, entry=sources[0], nodes=nodes)
+
+
 def _block(flow: Flow, part: _Part) -> Block:
+    part = _with_moves(flow, part)
     support, missing = flow.support(part.entry, part.nodes)
     assert missing is None, missing
     nodes = sorted({*part.nodes, *support}, key=flow.position.__getitem__)

@@ -131,7 +131,7 @@ def test_it_stops_once_hardly_a_weight_is_undecided(
 
 
 SHUFFLE = """<ir_version: 10, opset_import: ["" : 21]>
-network (float[N, 4, 6, 6] x) => (float[N, 4, 6, 6] y) {
+network (float[N, 4, 6, 6] x) => (float[N, 4, 6, 6] y{more}) {{
   a = Conv <pads = [1, 1, 1, 1]> (x, w0)
   parted = Reshape (a, split)
   halves = Transpose <perm = [2, 0, 1, 3, 4]> (parted)
@@ -141,11 +141,18 @@ network (float[N, 4, 6, 6] x) => (float[N, 4, 6, 6] y) {
   c = Relu (b)
   d = Conv <pads = [1, 1, 1, 1]> (c, w2)
   y = Concat <axis = 1> (left, d)
-}"""
+}}"""
 
 
-def test_a_block_behind_a_channel_shuffle_is_tuned_layer_by_layer() -> None:
-    proto = onnx.parser.parse_model(SHUFFLE)
+@pytest.mark.parametrize(
+    ("more", "parts"),
+    [
+        pytest.param("", [("w0",), ("w1", "w2")], id="the shuffle belongs to the block"),
+        pytest.param(", float[2, N, 2, 6, 6] halves", [("w0",), ("w1",), ("w2",)], id="no images at the entry"),
+    ],
+)
+def test_a_block_behind_a_channel_shuffle(more: str, parts: list[tuple[str, ...]]) -> None:
+    proto = onnx.parser.parse_model(SHUFFLE.format(more=more))
     random = np.random.default_rng(0)
     arrays: dict[str, np.ndarray] = {
         "w0": random.standard_normal((4, 4, 3, 3)).astype("f4"),
@@ -162,8 +169,8 @@ def test_a_block_behind_a_channel_shuffle_is_tuned_layer_by_layer() -> None:
     pixels = random.standard_normal((64, 4, 6, 6)).astype("f4")
     plan = Calibration(weight_bits=3, activation_bits=8).plan(model, pixels, ORT)
     tuning = Tuning(by_block=True, learn_steps=False, reconstruction=Reconstruction(steps=20, batch_size=16))
-    tuned, parts = tuning.tune(model, plan, ORT, pixels)
-    assert [part.block.weights for part in parts] == [("w0",), ("w1",), ("w2",)]
+    tuned, found = tuning.tune(model, plan, ORT, pixels)
+    assert [part.block.weights for part in found] == parts
     assert set(tuned.integers) == {"w0", "w1", "w2"}
 
 
