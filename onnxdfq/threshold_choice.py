@@ -41,7 +41,7 @@ def thresholds_by_outputs(
     """
     tried = {
         name: {
-            change: replace(plan, activations=dict(plan.activations) | {name: _moved(quant, change)})
+            change: replace(plan, activations=dict(plan.activations) | {name: quant.widened(change)})
             for change in CHANGES
         }
         for name, quant in _open(model, plan)
@@ -65,10 +65,6 @@ def thresholds_by_outputs(
         for name, change in best.items()
         if measured.activations[name][change] < WORTH * measured.activations[name][0]
     }
-
-
-def _moved(quant: TensorQuant, change: int) -> TensorQuant:
-    return replace(quant, threshold=quant.threshold * 2.0**change)
 
 
 def _open(model: ir.Model, plan: QuantPlan) -> Iterator[tuple[str, TensorQuant]]:

@@ -1,7 +1,7 @@
 """The frozen plan: which value is quantized how. Decided before the graph is touched; `InsertQdq` carries it out."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -10,12 +10,20 @@ from passes.power_of_two import integer_range, scale_of
 from passes.shift_negative import shifted_name
 
 
+def even_tail(steps: float) -> int:
+    """The least `tail` that reaches so many steps below zero."""
+    return 2 * int(np.ceil(steps / 2))
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TensorQuant:
     """Uniform quantization of one tensor.
 
     threshold: () for the whole tensor or (C,) along `axis`, in the tensor's own unit.
     clip: lower and upper integer when a Clip of the graph is carried out on the integers, else None.
+    tail: how many steps below zero a grid without sign begins, for values of which few are negative; as much as it
+    reaches below zero it then lacks above. An even number: kernels that add the zero point before they round half to
+    even (ONNX Runtime's Add and Mul) round ties the other way where it is odd.
     """
 
     bits: int
@@ -23,12 +31,15 @@ class TensorQuant:
     threshold: NDArray[np.float64]
     axis: int | None = None
     clip: tuple[int, int] | None = None
+    tail: int = 0
 
     def __post_init__(self) -> None:
         if (self.axis is None) != (self.threshold.ndim == 0):
             raise ValueError(f"a threshold of shape {self.threshold.shape} does not go with axis {self.axis}")
         if not np.all(self.threshold > 0) or not np.all(np.isfinite(self.threshold)):
             raise ValueError("every threshold must be positive and finite")
+        if self.tail and (self.signed or self.tail % 2 or not 0 < self.tail < 2**self.bits):
+            raise ValueError(f"a grid of {self.bits} bits does not begin {self.tail} steps below zero")
 
     @property
     def scale(self) -> NDArray[np.float64]:
@@ -38,8 +49,13 @@ class TensorQuant:
     @property
     def range(self) -> tuple[int, int]:
         """Least and greatest integer that occurs."""
-        low, high = integer_range(self.bits, signed=self.signed)
+        low, high = (end - self.tail for end in integer_range(self.bits, signed=self.signed))
         return (low, high) if self.clip is None else (max(low, self.clip[0]), min(high, self.clip[1]))
+
+    def widened(self, doublings: int) -> "TensorQuant":
+        """The grid with steps 2**doublings as wide, that reaches as far below zero."""
+        tail = min(even_tail(self.tail * 0.5**doublings), 2**self.bits - 2)
+        return replace(self, threshold=self.threshold * 2.0**doublings, tail=tail)
 
     def integers(self, tensor: ArrayLike) -> NDArray[np.int64]:
         """The tensor on the grid, rounded half to even as ONNX does; same shape."""
@@ -99,7 +115,7 @@ def _numbers(plan: QuantPlan) -> dict[str, object]:
     """Everything in a plan, in a form that compares by value."""
 
     def of(quant: TensorQuant) -> tuple[object, ...]:
-        return quant.bits, quant.signed, quant.threshold.tobytes(), quant.axis, quant.clip
+        return quant.bits, quant.signed, quant.threshold.tobytes(), quant.axis, quant.clip, quant.tail
 
     return {
         "same_as": dict(plan.same_as),

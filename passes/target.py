@@ -27,6 +27,7 @@ class Target:
         "none" where the target knows only signed grids around 0 (a bit of the range is then lost after a ReLU).
     signed_activations: that of activations with a sign: "int8" with zero point 0, or "uint8" with 128. Activations of
         16 bits take the type of twice the width in the same way.
+    zero_points: "any" where activations without a sign may begin anywhere below zero, else "fixed".
     small_ranges: how an activation of fewer bits than its container is kept in range: "clip" (Quantize-Clip-Dequantize)
         or "none", where the target has no form for that and takes only whole containers.
     bias: "float"; "int32", dequantized with the scale of the input times that of the weight; "int8" with a scale of its
@@ -57,6 +58,7 @@ class Target:
     power_of_two: bool
     unsigned_activations: Literal["uint8", "int8", "none"]
     signed_activations: Literal["int8", "uint8"]
+    zero_points: Literal["any", "fixed"]
     small_ranges: Literal["clip", "none"]
     bias: Literal["float", "int32", "int8"]
     shift_limits: bool

@@ -18,7 +18,7 @@ from onnxdfq.calibration.bias_correction import (
 from onnxdfq.calibration.histogram import Histogram
 from onnxdfq.calibration.observation import Observations, observe
 from onnxdfq.calibration.shift_limits import within_shift_limits
-from onnxdfq.calibration.shift_negative import best_shift, reader_of_shiftable
+from onnxdfq.calibration.shift_negative import NEGATIVE_TAILS, best_shift, best_tail, reader_of_shiftable
 from onnxdfq.calibration.thresholds import Clipping, Scheme, activation_threshold, weight_thresholds
 from onnxdfq.errors import InputError
 from onnxdfq.layer_bits import LayerBits, check_layers
@@ -36,6 +36,7 @@ __all__ = ["Calibration", "Clipping", "Scheme"]
 FLOAT_BITS = 32
 BIAS_BITS = 8  # where biases have grids of their own
 IMAGE_BITS = 8  # images are bytes; fewer bits would spoil what every layer sees
+SKEWED = NEGATIVE_TAILS | {"BatchNormalization"}  # what no layer takes in stands behind an activation function
 CONSTANT_BITS = 8  # of what scales or shifts a whole channel; there is little of it
 
 
@@ -313,7 +314,11 @@ class Calibration:
         scale = float(scale_of(threshold, bits, signed=signed))
         moved = clip if target.small_ranges == "clip" else None
         integers = None if moved is None else _on_integers(moved, scale, bits, signed)
-        return TensorQuant(bits=bits, signed=signed, threshold=np.asarray(threshold), clip=integers)
+        quant = TensorQuant(bits=bits, signed=signed, threshold=np.asarray(threshold), clip=integers)
+        if target.zero_points == "fixed" or self.shift_negative or self.clipping != "mse" or clip is not None:
+            return quant
+        skewed = producer is not None and producer.op_type in SKEWED
+        return (best_tail(histogram, quant, self.scheme) if skewed else None) or quant
 
 
 def _fused_clip(node: ir.Node, target: Target) -> tuple[float, float] | None:

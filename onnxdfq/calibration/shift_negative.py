@@ -4,7 +4,7 @@ HPTQ shifts where |min| / t stays below a ratio. Here the histogram decides: a s
 squared error.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -14,7 +14,7 @@ from onnxdfq.calibration.histogram import Histogram
 from onnxdfq.calibration.thresholds import activation_candidates, squared_error
 from passes._graph import sole_consumer
 from passes.power_of_two import scale_of
-from passes.quant_plan import TensorQuant
+from passes.quant_plan import TensorQuant, even_tail
 
 NEGATIVE_TAILS = frozenset({"Celu", "Elu", "Gelu", "HardSwish", "LeakyRelu", "Mish", "Mul", "Selu", "Swish"})
 
@@ -38,19 +38,26 @@ def reader_of_shiftable(value: ir.Value) -> ir.Node | None:
     return reader if reader.op_type in ("Conv", "Gemm") and known and has_bias_to_set(reader) else None
 
 
-def best_shift(histogram: Histogram, quant: TensorQuant, scheme: str) -> Shift | None:
-    """The shift to a grid without sign that beats `quant`; None when none does."""
+def best_tail(histogram: Histogram, quant: TensorQuant, scheme: str) -> TensorQuant | None:
+    """The grid without sign, begun below zero by as much as values do, that beats `quant`; None when none does."""
     if not quant.signed:
         return None
     points, counts = histogram.points()
     best, least = None, squared_error(points, counts, quant)
-    for threshold in activation_candidates(points, quant.bits, scheme):
-        scale = float(scale_of(threshold, quant.bits, signed=False))
-        amount = float(np.ceil(-histogram.least / scale)) * scale
-        if amount >= threshold:
+    for threshold in activation_candidates(points - histogram.least, quant.bits, scheme):
+        tail = even_tail(-histogram.least / float(scale_of(threshold, quant.bits, signed=False)))
+        if not 0 < tail < 2**quant.bits:
             continue
-        unsigned = TensorQuant(bits=quant.bits, signed=False, threshold=np.asarray(threshold))
-        error = squared_error(points + amount, counts, unsigned)
+        found = TensorQuant(bits=quant.bits, signed=False, threshold=np.asarray(threshold), tail=tail)
+        error = squared_error(points, counts, found)
         if error < least:
-            best, least = Shift(amount=amount, quant=unsigned), error
+            best, least = found, error
     return best
+
+
+def best_shift(histogram: Histogram, quant: TensorQuant, scheme: str) -> Shift | None:
+    """The shift to a grid without sign that beats `quant`; None when none does."""
+    found = best_tail(histogram, quant, scheme)
+    if found is None:
+        return None
+    return Shift(amount=found.tail * float(found.scale), quant=replace(found, tail=0))

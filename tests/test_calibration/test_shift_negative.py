@@ -1,23 +1,28 @@
 """Shift-negative correction: the function stays, the error falls, the zero padding is shifted along."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime
 import pytest
 import torch
 
-from onnxdfq.calibration import Calibration
+from onnxdfq.calibration import Calibration, Scheme
 from onnxdfq.calibration.shift_negative import reader_of_shiftable
 from onnxdfq.engine import TorchGraph
 from onnxdfq.targets import load_target
 from passes.insert_qdq import InsertQdq
 from passes.quant_plan import QuantPlan
 from passes.shift_negative import ShiftNegative
+from passes.target import Target
 
 ORT = load_target("ort")
+FIXED = replace(ORT, zero_points="fixed")
 TEXT = """g (float[N,3,6,6] x) => (float[N,4,6,6] y) {
     h = HardSwish (x)
     y = Conv <kernel_shape=[3,3], pads=[1,1,1,1], strides=[1,1], dilations=[1,1], group=1> (h, w, b)
@@ -64,18 +69,26 @@ def test_shift_and_bias_cancel_borders_included(build: Callable[[], ir.Model]) -
     assert half_step < 0.01 * float(expected.std())
 
 
-def test_the_whole_plan_is_closer_than_without(build: Callable[[], ir.Model]) -> None:
+@pytest.mark.parametrize(
+    "better",
+    [
+        pytest.param((True, FIXED), id="shifted"),
+        pytest.param((False, ORT), id="by a zero point"),
+    ],
+)
+def test_the_whole_plan_is_closer_than_without(better: tuple[bool, Target], build: Callable[[], ir.Model]) -> None:
     x = torch.from_numpy(pixels())
     (wanted,) = TorchGraph(build())(x)
     errors = []
-    for shift_negative in (False, True):
+    for shift_negative, target in ((False, FIXED), better):
         model = build()
-        found = Calibration(activation_bits=4, shift_negative=shift_negative).plan(model, pixels(), ORT)
+        found = Calibration(activation_bits=4, shift_negative=shift_negative).plan(model, pixels(), target)
         # the layer's own output is not what is compared here
         activations = {name: quant for name, quant in found.activations.items() if name != "y"}
         ShiftNegative(found.shifts)(model)
         InsertQdq(
-            QuantPlan(activations=activations, weights=found.weights, same_as=found.same_as, biases=found.biases), ORT
+            QuantPlan(activations=activations, weights=found.weights, same_as=found.same_as, biases=found.biases),
+            target,
         )(model)
         onnx.checker.check_model(ir.to_proto(model), full_check=True)
         errors.append(float((TorchGraph(model)(x)[0] - wanted).square().mean()))
@@ -83,8 +96,33 @@ def test_the_whole_plan_is_closer_than_without(build: Callable[[], ir.Model]) ->
 
 
 def test_nothing_is_shifted_unasked(build: Callable[[], ir.Model]) -> None:
-    found = Calibration(activation_bits=4).plan(build(), pixels(), ORT)
+    found = Calibration(activation_bits=4).plan(build(), pixels(), FIXED)
     assert not found.shifts and found.activations["h"].signed
+
+
+@pytest.mark.parametrize("scheme", ["power-of-two", "free"])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_zero_point_for_the_tail(bits: int, scheme: Scheme, build: Callable[[], ir.Model], tmp_path: Path) -> None:
+    model = build()
+    found = Calibration(activation_bits=bits, scheme=scheme).plan(model, pixels(), ORT)
+    quant = found.activations["h"]
+    assert not found.shifts and 0 < quant.tail < 2 ** (bits - 2)
+    assert -quant.tail * quant.scale <= -0.37  # HardSwish gives -0.375 at the least
+    assert (2 - quant.tail) * quant.scale > -0.376
+    InsertQdq(found, ORT)(model)
+    assert model.graph.initializers["h_zero_point"].const_value is not None
+    assert int(model.graph.initializers["h_zero_point"].const_value.numpy()) == quant.tail
+    ir.save(model, tmp_path / "q.onnx")
+    (engine,) = TorchGraph(model)(torch.from_numpy(pixels()))
+    (runtime,) = onnxruntime.InferenceSession(tmp_path / "q.onnx").run(None, {"x": pixels()})
+    step = float(found.activations["y"].scale)
+    assert np.abs(engine.detach().numpy() - runtime).max() <= (0 if scheme == "power-of-two" else 1.01 * step)
+
+
+def test_a_target_without_such_zero_points_refuses_the_plan(build: Callable[[], ir.Model]) -> None:
+    found = Calibration().plan(build(), pixels(), ORT)
+    with pytest.raises(ValueError, match="has no zero points for that"):
+        InsertQdq(found, FIXED)(build())
 
 
 def test_a_padding_that_the_runtime_works_out_forbids_a_shift(build: Callable[[], ir.Model]) -> None:
