@@ -34,7 +34,7 @@ class AsRuntime:
         if not _plain(arguments):
             return self._function(*arguments)
         named = zip(self._node.input, arguments, strict=False)
-        feeds = {name: tensor.contiguous().numpy() for name, tensor in named if tensor is not None}
+        feeds = {name: tensor.detach().contiguous().numpy() for name, tensor in named if tensor is not None}
         return tuple(map(torch.from_numpy, self._session.run(None, feeds)))
 
     @cached_property
@@ -49,8 +49,7 @@ class AsRuntime:
         model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", self._opset)], ir_version=10)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # torch wants the cores back
+        options.intra_op_num_threads = 1  # every session has threads of its own, and there is one for each node
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
     def __getstate__(self) -> dict[str, Any]:

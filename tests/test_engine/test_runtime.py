@@ -59,6 +59,14 @@ def test_gradients_are_torchs(make_model: MakeModel, operator: str) -> None:
     np.testing.assert_allclose(found.detach().numpy(), runtime(model), rtol=1e-4, atol=1e-5)
 
 
+def test_parameters_that_train_are_no_obstacle_where_no_gradient_is_asked(make_model: MakeModel) -> None:
+    model, x = quantized(make_model, "LayerNormalization"), torch.from_numpy(X)
+    graph = TorchGraph(model, trainable=["w", "b"])
+    with torch.no_grad():
+        np.testing.assert_array_equal(graph(x)[0].numpy(), runtime(model))
+    assert graph(x)[0].requires_grad
+
+
 def test_a_used_graph_can_be_copied(make_model: MakeModel) -> None:
     graph, x = TorchGraph(quantized(make_model, "Softmax")), torch.from_numpy(X)
     with torch.no_grad():
