@@ -27,7 +27,15 @@ from onnxdfq.progress import Progress, Steps
 from passes._graph import initializer_array
 from passes.power_of_two import covering_power_of_two, integer_range, scale_of
 from passes.quant_plan import QuantPlan, TensorQuant
-from passes.quant_points import KNOWN_RANGE, QuantPoints, WeightUse, data_input, find_quant_points, is_fused
+from passes.quant_points import (
+    KNOWN_RANGE,
+    QuantPoints,
+    WeightUse,
+    data_input,
+    find_quant_points,
+    is_fused,
+    scales_channels,
+)
 from passes.shift_negative import padded_name, shifted_name
 from passes.target import Target
 
@@ -36,7 +44,6 @@ __all__ = ["Calibration", "Clipping", "Scheme"]
 FLOAT_BITS = 32
 BIAS_BITS = 8  # where biases have grids of their own
 IMAGE_BITS = 8  # images are bytes; fewer bits would spoil what every layer sees
-SKEWED = NEGATIVE_TAILS | {"BatchNormalization"}  # what no layer takes in stands behind an activation function
 CONSTANT_BITS = 8  # of what scales or shifts a whole channel; there is little of it
 
 
@@ -317,7 +324,10 @@ class Calibration:
         quant = TensorQuant(bits=bits, signed=signed, threshold=np.asarray(threshold), clip=integers)
         if target.zero_points == "fixed" or self.shift_negative or self.clipping != "mse" or clip is not None:
             return quant
-        skewed = producer is not None and producer.op_type in SKEWED
+        # a normalization that no layer takes in stands behind an activation function
+        skewed = producer is not None and (
+            producer.op_type in NEGATIVE_TAILS | {"BatchNormalization"} or scales_channels(producer)
+        )
         return (best_tail(histogram, quant, self.scheme) if skewed else None) or quant
 
 

@@ -119,6 +119,30 @@ def test_a_zero_point_for_the_tail(bits: int, scheme: Scheme, build: Callable[[]
     assert np.abs(engine.detach().numpy() - runtime).max() <= (0 if scheme == "power-of-two" else 1.01 * step)
 
 
+SCALED = """g (float[N,3,6,6] x) => (float[N,4,6,6] y) {{
+    h = Relu (x)
+    n = {scaling}
+    y = Conv <kernel_shape=[1,1]> (n, w, b)
+}}"""
+
+
+@pytest.mark.parametrize(
+    "scaling", ["Conv <group=3, kernel_shape=[1,1]> (h, s, t)", "BatchNormalization (h, v, t, z, v)"]
+)
+def test_a_normalization_behind_an_activation_function_has_a_tail(scaling: str) -> None:
+    random, graph = np.random.default_rng(0), onnx.parser.parse_graph(SCALED.format(scaling=scaling))
+    numbers = {"s": np.ones((3, 1, 1, 1)), "t": np.full(3, -0.2), "v": np.ones(3), "z": np.zeros(3)}
+    numbers |= {"w": random.normal(size=(4, 3, 1, 1)), "b": random.normal(size=4)}
+    graph.initializer.extend(onnx.numpy_helper.from_array(a.astype("f4"), n) for n, a in numbers.items())
+    for node in graph.node:
+        node.name = node.output[0]
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(proto, strict_mode=True))
+    quant = Calibration().plan(model, pixels(), ORT).activations["n"]
+    assert not quant.signed and -quant.tail * quant.scale <= -0.2
+    assert Calibration().plan(model, pixels(), FIXED).activations["n"].signed
+
+
 def test_a_target_without_such_zero_points_refuses_the_plan(build: Callable[[], ir.Model]) -> None:
     found = Calibration().plan(build(), pixels(), ORT)
     with pytest.raises(ValueError, match="has no zero points for that"):
