@@ -324,9 +324,9 @@ class Calibration:
         quant = TensorQuant(bits=bits, signed=signed, threshold=np.asarray(threshold), clip=integers)
         if target.zero_points == "fixed" or self.shift_negative or self.clipping != "mse" or clip is not None:
             return quant
-        # a normalization that no layer takes in stands behind an activation function
+        # a normalization that no layer takes in stands behind an activation function, and sums take after their parts
         skewed = producer is not None and (
-            producer.op_type in NEGATIVE_TAILS | {"BatchNormalization"} or scales_channels(producer)
+            producer.op_type in NEGATIVE_TAILS | {"Add", "BatchNormalization"} or scales_channels(producer)
         )
         return (best_tail(histogram, quant, self.scheme) if skewed else None) or quant
 
