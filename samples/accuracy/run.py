@@ -54,10 +54,7 @@ FULL: list[dict[str, Any]] = [
     PLAIN | {"bits": "w4a8", "tuning": "none", "method": "real"},
 ]
 
-SETTINGS = {
-    "resnet20_cifar10jpeg": FULL,
-    "convmixer_cifar10": [PLAIN, PLAIN | {"shift_negative": True}],  # its Gelus have the small negative tails
-}
+SETTINGS = {"resnet20_cifar10jpeg": FULL}
 
 
 def measure(name: str, case: Case, settings: dict[str, Any]) -> dict[str, Any]:
@@ -89,8 +86,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = ["| model | images | bits | thresholds | float | compressed | drop |", "|---|---|---|---|---|---|---|"]
     runs: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        form = row["scheme"] + (", shifted" if row.get("shift_negative") else "")
-        name = f"| {row['model']} ({row['count']:,} images) | {row['method']} | {row['bits']} | {form} |"
+        name = f"| {row['model']} ({row['count']:,} images) | {row['method']} | {row['bits']} | {row['scheme']} |"
         runs.setdefault(name, []).append(row)
     for name, found in runs.items():
         expected, top1, drop = (fmean(row[key] for row in found) for key in ("top1_float", "top1", "drop_points"))
