@@ -138,7 +138,7 @@ def position(quant: TensorQuant) -> int:
 
 def _at(quant: TensorQuant, wanted: int) -> TensorQuant:
     excess = position(quant) - wanted
-    return replace(quant, threshold=quant.threshold * 2.0**excess) if excess else quant
+    return quant.widened(excess) if excess else quant
 
 
 def _kinds(plan: QuantPlan) -> dict[str, Mapping[str, TensorQuant]]:
