@@ -192,36 +192,43 @@ def calibrate(job: Job) -> None:
             file.plan = QuantPlan(activations={}, weights=quants, integers=integers)
         return
     observations = _observations(job, calibration)
-    measured: dict[frozenset[tuple[object, ...]], dict[str, TensorQuant]] = {}
-    tails = 0
+    measured: dict[tuple[object, ...], dict[str, TensorQuant]] = {}
+    shiftable = 0
     for file in job.files:
         own = calibration if job.recipe.budget is None else _within_budget(job, file, calibration, observations)
         plan = own.decide(job.model, observations, file.target, decided=quants)
         if job.images is not None and job.recipe.scheme != "free" and job.recipe.clipping == "mse":
-            steps = frozenset(
-                (name, float(quant.scale), quant.signed, quant.range) for name, quant in plan.activations.items()
+            tails = file.target.zero_points == "any" and not own.shift_negative
+            steps = (
+                tails,
+                frozenset(
+                    (name, float(quant.scale), quant.signed, quant.range) for name, quant in plan.activations.items()
+                ),
             )
             if steps not in measured:
                 measured[steps] = thresholds_by_outputs(
                     job.model,
                     plan,
                     job.images.pixels,
+                    tails=tails,
                     device=job.device,
                     progress=job.progress("choosing thresholds"),
                 )
             if measured[steps]:
                 plan = own.decide(job.model, observations, file.target, decided=quants | measured[steps])
         if not own.shift_negative and file.target.unsigned_activations != "none":
-            tails = max(tails, own.shiftable(job.model, observations, plan))
+            shiftable = max(shiftable, own.shiftable(job.model, observations, plan))
         kept = {name: found for name, found in integers.items() if plan.weights[name] is quants[name]}
         file.plan = replace(plan, integers=kept)
         if job.save_plan is not None:
             bits = bits_of_plan(job.model, file.plan, find_quant_points(job.model, file.target))
             with atomic_write(job.plan_path(file), force=job.force) as temporary:
                 temporary.write_text(layer_bits_toml(bits, comment=PLAN_COMMENT), encoding="utf-8")
-    if tails:
-        what = "activation has" if tails == 1 else "activations have"
-        job.notes.append(f"{tails} {what} a small negative tail, which costs a bit; --shift-negative gives it back.")
+    if shiftable:
+        what = "activation has" if shiftable == 1 else "activations have"
+        job.notes.append(
+            f"{shiftable} {what} a small negative tail, which costs a bit; --shift-negative gives it back."
+        )
 
 
 def _within_budget(job: Job, file: File, calibration: Calibration, observations: Observations) -> Calibration:

@@ -1,7 +1,8 @@
 """Thresholds of activations by what they cost the network's outputs, where the step is a power of two.
 
 A threshold that is best for its own tensor keeps a few large values and rounds all others more coarsely. Between two
-powers of two that doubles every step, and behind depthwise layers it costs the outputs several decibels.
+powers of two that doubles every step, and behind depthwise layers it costs the outputs several decibels. And what an
+activation function makes next to nothing of is worth no steps at all, however far below zero it reaches.
 """
 
 from collections.abc import Iterator
@@ -12,12 +13,14 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxdfq.budget.sensitivity import measure_sensitivity
+from onnxdfq.calibration.saturation import function_behind, saturated_tail
 from onnxdfq.model_file import image_input
 from onnxdfq.progress import Progress, Steps
 from passes.quant_plan import QuantPlan, TensorQuant
 from passes.quant_points import KNOWN_RANGE
 
 CHANGES = (0, -1, 1)  # powers of two
+FINER = (0, -1, -2)  # of grids whose lower end an activation function sets
 WORTH = 0.8  # a change has to lower the error to this; less would follow the images at hand
 LEAST_BITS = 8  # with fewer, steps are tuned together with the roundings
 # Of all images together, and images: what is rare has to occur among them. (Of 256 CIFAR-size images, the first 64 lack
@@ -31,23 +34,28 @@ def thresholds_by_outputs(
     plan: QuantPlan,
     pixels: NDArray[np.float32],
     *,
+    tails: bool = False,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> dict[str, TensorQuant]:
     """Value name → its quantization with half or twice the threshold, where that gives the outputs a smaller error.
 
     model: float, BatchNormalization folded; plan: with power-of-two thresholds; pixels (N, C, H, W) in the model's
-    input units, of which the first are taken. One activation at a time is quantized, all else is float.
+    input units, of which the first are taken; tails: what only an activation function reads may have a grid without
+    sign instead, begun where the function saturates. One activation at a time is quantized, all else is float.
     """
+    grids = {
+        value.name or "": [*map(quant.widened, CHANGES), *(_saturated(model, value, quant) if tails else ())]
+        for value, quant in _open(model, plan)
+    }
+    if not grids:
+        return {}
     tried = {
         name: {
-            change: replace(plan, activations=dict(plan.activations) | {name: quant.widened(change)})
-            for change in CHANGES
+            index: replace(plan, activations=dict(plan.activations) | {name: grid}) for index, grid in enumerate(found)
         }
-        for name, quant in _open(model, plan)
+        for name, found in grids.items()
     }
-    if not tried:
-        return {}
     fixed = image_input(model).shape[0]
     count = max(min(PIXELS // pixels[0, 0].size, MOST), LEAST, fixed or 0)
     measured = measure_sensitivity(
@@ -57,17 +65,30 @@ def thresholds_by_outputs(
         activations=tried,
         batch_size=fixed or BATCH,
         device=device,
-        step=Steps(progress, len(tried) * len(CHANGES)),
+        step=Steps(progress, sum(map(len, grids.values()))),
     )
     best = {name: min(losses, key=losses.__getitem__) for name, losses in measured.activations.items()}
     return {
-        name: tried[name][change].activations[name]
-        for name, change in best.items()
-        if measured.activations[name][change] < WORTH * measured.activations[name][0]
+        name: grids[name][index]
+        for name, index in best.items()
+        if measured.activations[name][index] < WORTH * measured.activations[name][0]
     }
 
 
-def _open(model: ir.Model, plan: QuantPlan) -> Iterator[tuple[str, TensorQuant]]:
+def _saturated(model: ir.Model, value: ir.Value, quant: TensorQuant) -> Iterator[TensorQuant]:
+    """Grids without sign as wide as `quant` or narrower, that begin where the function behind them saturates."""
+    negative = quant.signed or quant.tail  # else a Relu may lie in the grid's end at zero
+    function = function_behind(model, value) if negative else None
+    if function is None:
+        return
+    for change in FINER:
+        step = float(quant.scale) * 2.0**change
+        tail = saturated_tail(function, step, quant.bits)
+        if tail is not None:
+            yield TensorQuant(bits=quant.bits, signed=False, threshold=np.asarray(step * 2**quant.bits), tail=tail)
+
+
+def _open(model: ir.Model, plan: QuantPlan) -> Iterator[tuple[ir.Value, TensorQuant]]:
     """Activations whose range neither an image, nor a function, nor a Clip on the integers sets; and outputs, whose
     own error is what counts, stay out."""
     for node in model.graph:
@@ -75,4 +96,4 @@ def _open(model: ir.Model, plan: QuantPlan) -> Iterator[tuple[str, TensorQuant]]
             quant = plan.activations.get(value.name or "")
             if quant is None or quant.bits < LEAST_BITS or quant.clip is not None or value.is_graph_output():
                 continue
-            yield value.name or "", quant
+            yield value, quant

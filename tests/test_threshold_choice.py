@@ -60,6 +60,52 @@ def test_few_bits_are_left_to_the_tuning() -> None:
     assert set(thresholds_by_outputs(model, plan, images)) <= {"y"} - plan.activations.keys()
 
 
+def gated(function: str) -> ir.Model:
+    proto = onnx.parser.parse_model(
+        f"""
+        <ir_version: 10, opset_import: ["" : 21]>
+        agraph (float[N, 1, 4, 4] x) => (float[N, 1, 4, 4] y) <float[1, 1, 1, 1] w = {{1}}> {{
+            [first] h = Conv(x, w)
+            [curve] g = {function}(h)
+            [last] y = Conv(g, w)
+        }}
+        """
+    )
+    return ir.from_proto(onnx.shape_inference.infer_shapes(proto))
+
+
+def test_a_grid_begins_where_the_function_behind_it_saturates() -> None:
+    images = np.random.default_rng(0).uniform(-3, 5, (64, 1, 4, 4)).astype(np.float32)
+    images[:, :, 0, 0] = -12
+    model = gated("Gelu")
+    plan = Calibration().plan(model, images, ORT)
+    assert (plan.activations["h"].signed, float(plan.activations["h"].threshold)) == (True, 16)
+    without = thresholds_by_outputs(model, plan, images)["h"]
+    assert (without.signed, float(without.threshold)) == (True, 8)
+    found = thresholds_by_outputs(model, plan, images, tails=True)["h"]
+    assert not found.signed
+    assert float(found.scale) == 8 / 256, "a bit finer than from -8 to 8"
+    assert 2 < found.tail * float(found.scale) < 3, "beyond, Gelu is less than half a step"
+    leaky = gated("LeakyRelu")  # changes as far below zero as one looks
+    plan = Calibration().plan(leaky, images, ORT)
+    assert all(quant.signed for quant in thresholds_by_outputs(leaky, plan, images, tails=True).values())
+
+
+@pytest.mark.parametrize("settings, begun", [({}, True), ({"shift_negative": True}, False), ({"target": "qnn"}, False)])
+def test_the_pipeline_begins_grids_below_zero_where_the_target_does(
+    settings: dict[str, object], begun: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def choice(*_: object, tails: bool, **__: object) -> dict[str, object]:
+        seen.append(tails)
+        return {}
+
+    monkeypatch.setattr("onnxdfq.steps.thresholds_by_outputs", choice)
+    onnxdfq.compress(SAMPLE, output=tmp_path / "q.onnx", images=32, steps=20, **settings)  # type: ignore[arg-type]
+    assert seen == [begun]
+
+
 def test_the_pipeline_takes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     value = "/Relu_output_0"
     common = {"images": 32, "steps": 20, "force": True, "output": tmp_path / "q.onnx"}
