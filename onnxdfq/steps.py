@@ -197,7 +197,7 @@ def calibrate(job: Job) -> None:
     for file in job.files:
         own = calibration if job.recipe.budget is None else _within_budget(job, file, calibration, observations)
         plan = own.decide(job.model, observations, file.target, decided=quants)
-        if job.images is not None and job.recipe.scheme != "free" and job.recipe.clipping == "mse":
+        if job.images is not None and job.recipe.clipping == "mse":
             tails = file.target.zero_points == "any" and not own.shift_negative
             steps = (
                 tails,
@@ -210,6 +210,7 @@ def calibrate(job: Job) -> None:
                     job.model,
                     plan,
                     job.images.pixels,
+                    scheme=job.recipe.scheme,
                     tails=tails,
                     device=job.device,
                     progress=job.progress("choosing thresholds"),

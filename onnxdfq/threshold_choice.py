@@ -1,12 +1,13 @@
-"""Thresholds of activations by what they cost the network's outputs, where the step is a power of two.
+"""Thresholds of activations by what they cost the network's outputs.
 
 A threshold that is best for its own tensor keeps a few large values and rounds all others more coarsely. Between two
 powers of two that doubles every step, and behind depthwise layers it costs the outputs several decibels. And what an
 activation function makes next to nothing of is worth no steps at all, however far below zero it reaches.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 import onnx_ir as ir
@@ -14,13 +15,16 @@ from numpy.typing import NDArray
 
 from onnxdfq.budget.sensitivity import measure_sensitivity
 from onnxdfq.calibration.saturation import function_behind, saturated_tail
+from onnxdfq.calibration.thresholds import Scheme
 from onnxdfq.model_file import image_input
 from onnxdfq.progress import Progress, Steps
+from passes._graph import is_op
 from passes.quant_plan import QuantPlan, TensorQuant
 from passes.quant_points import KNOWN_RANGE
 
-CHANGES = (0, -1, 1)  # powers of two
-FINER = (0, -1, -2)  # of grids whose lower end an activation function sets
+CHANGES = (0, -1, 1)  # of the threshold, in units of `UNIT`; first none
+FINER = (0, -1, -2)  # of the steps, where an activation function sets the grid's lower end
+UNIT: Mapping[Scheme, float] = MappingProxyType({"power-of-two": 1, "power-of-two-activations": 1, "free": 0.5})  # log2
 WORTH = 0.8  # a change has to lower the error to this; less would follow the images at hand
 LEAST_BITS = 8  # with fewer, steps are tuned together with the roundings
 # Of all images together, and images: what is rare has to occur among them. (Of 256 CIFAR-size images, the first 64 lack
@@ -34,19 +38,26 @@ def thresholds_by_outputs(
     plan: QuantPlan,
     pixels: NDArray[np.float32],
     *,
+    scheme: Scheme = "power-of-two",
     tails: bool = False,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> dict[str, TensorQuant]:
-    """Value name → its quantization with half or twice the threshold, where that gives the outputs a smaller error.
+    """Value name → its quantization with a smaller or larger threshold, where that gives the outputs a smaller error:
+    half or twice as large where thresholds are powers of two, else by the square root of 2.
 
-    model: float, BatchNormalization folded; plan: with power-of-two thresholds; pixels (N, C, H, W) in the model's
-    input units, of which the first are taken; tails: what only an activation function reads may have a grid without
+    model: float, BatchNormalization folded; plan: by this scheme; pixels (N, C, H, W) in the model's input units, of
+    which the first are taken; tails: what only an activation function reads may have a grid without
     sign instead, begun where the function saturates. One activation at a time is quantized, all else is float.
     """
+    unit = UNIT[scheme]
     grids = {
-        value.name or "": [*map(quant.widened, CHANGES), *(_saturated(model, value, quant) if tails else ())]
+        value.name or "": [
+            *(quant.widened(change * unit) for change in CHANGES),
+            *(_saturated(model, value, quant, unit) if tails else ()),
+        ]
         for value, quant in _open(model, plan)
+        if scheme != "free" or not is_op(value.producer(), "Clip")  # where free grids have to end inside its bounds
     }
     if not grids:
         return {}
@@ -75,14 +86,14 @@ def thresholds_by_outputs(
     }
 
 
-def _saturated(model: ir.Model, value: ir.Value, quant: TensorQuant) -> Iterator[TensorQuant]:
+def _saturated(model: ir.Model, value: ir.Value, quant: TensorQuant, unit: float) -> Iterator[TensorQuant]:
     """Grids without sign as wide as `quant` or narrower, that begin where the function behind them saturates."""
     negative = quant.signed or quant.tail  # else a Relu may lie in the grid's end at zero
     function = function_behind(model, value) if negative else None
     if function is None:
         return
     for change in FINER:
-        step = float(quant.scale) * 2.0**change
+        step = float(quant.scale) * 2.0 ** (change * unit)
         tail = saturated_tail(function, step, quant.bits)
         if tail is not None:
             yield TensorQuant(bits=quant.bits, signed=False, threshold=np.asarray(step * 2**quant.bits), tail=tail)

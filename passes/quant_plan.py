@@ -52,7 +52,7 @@ class TensorQuant:
         low, high = (end - self.tail for end in integer_range(self.bits, signed=self.signed))
         return (low, high) if self.clip is None else (max(low, self.clip[0]), min(high, self.clip[1]))
 
-    def widened(self, doublings: int) -> "TensorQuant":
+    def widened(self, doublings: float) -> "TensorQuant":
         """The grid with steps 2**doublings as wide, that reaches as far below zero."""
         tail = min(even_tail(self.tail * 0.5**doublings), 2**self.bits - 2)
         return replace(self, threshold=self.threshold * 2.0**doublings, tail=tail)

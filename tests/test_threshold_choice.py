@@ -17,15 +17,16 @@ ORT = load_target("ort")
 SAMPLE = Path(__file__).resolve().parents[1] / "samples" / "digits" / "digits.onnx"
 
 
-def network(weight_of_outliers: float) -> ir.Model:
+def network(weight_of_outliers: float, function: str = "Relu(h)") -> ir.Model:
     """Channel 0 carries outliers, which the output sees with this weight; channel 1 carries what it is about."""
     proto = onnx.parser.parse_model(
         f"""
         <ir_version: 10, opset_import: ["" : 21]>
         agraph (float[N, 2, 4, 4] x) => (float[N, 1, 4, 4] y)
-            <float[2, 2, 1, 1] w = {{1, 0, 0, 1}}, float[1, 2, 1, 1] v = {{{weight_of_outliers:f}, 1}}> {{
+            <float[2, 2, 1, 1] w = {{1, 0, 0, 1}}, float[1, 2, 1, 1] v = {{{weight_of_outliers:f}, 1}},
+             float zero = {{0}}, float six = {{6}}> {{
             [first] h = Conv(x, w)
-            [relu] r = Relu(h)
+            [function] r = {function}
             [last] y = Conv(r, v)
         }}
         """
@@ -52,6 +53,17 @@ def test_outliers_count_as_far_as_the_output_sees_them(weight: float) -> None:
         assert float(found["r"].threshold) == 4
         assert found["r"].signed == plan.activations["r"].signed
     assert "x" not in found, "the image's range is known"
+
+
+def test_free_thresholds_move_by_less_and_stay_within_a_clip() -> None:
+    model, images = network(1e-4, "Clip(h, zero, six)"), pixels()
+    plan = Calibration(scheme="free").plan(model, images, ORT)
+    found = thresholds_by_outputs(model, plan, images, scheme="free")
+    assert "r" not in found, "the grid has to end at the bounds"
+    model = network(1e-4)
+    plan = Calibration(scheme="free").plan(model, images, ORT)
+    found = thresholds_by_outputs(model, plan, images, scheme="free")
+    assert float(found["r"].threshold) == pytest.approx(float(plan.activations["r"].threshold) / 2**0.5)
 
 
 def test_few_bits_are_left_to_the_tuning() -> None:
@@ -123,11 +135,12 @@ def test_the_pipeline_takes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         return {value: type(quant)(bits=8, signed=quant.signed, threshold=quant.threshold * 2)}
 
     monkeypatch.setattr("onnxdfq.steps.thresholds_by_outputs", lambda *_, **__: {})
-    plain, free, widest = scales(), scales(scheme="free"), scales(clipping="max")
+    schemes = ("power-of-two", "free")
+    plain, widest = {scheme: scales(scheme=scheme) for scheme in schemes}, scales(clipping="max")
     monkeypatch.setattr("onnxdfq.steps.thresholds_by_outputs", doubled)
-    moved = scales()
-    changed = {name for name, scale in moved.items() if scale != plain[name]}
-    assert changed == {value}
-    assert moved[value] == 2 * plain[value]
-    assert scales(scheme="free") == free
+    for scheme in schemes:
+        moved = scales(scheme=scheme)
+        changed = {name for name, scale in moved.items() if scale != plain[scheme][name]}
+        assert changed == {value}
+        assert moved[value] == pytest.approx(2 * plain[scheme][value])
     assert scales(clipping="max") == widest, "no clipping means none"
