@@ -46,9 +46,9 @@ def thresholds_by_outputs(
     """Value name → its quantization with a smaller or larger threshold, where that gives the outputs a smaller error:
     half or twice as large where thresholds are powers of two, else by the square root of 2.
 
-    model: float, BatchNormalization folded; plan: by this scheme; pixels (N, C, H, W) in the model's input units, of
-    which the first are taken; tails: what only an activation function reads may have a grid without
-    sign instead, begun where the function saturates. One activation at a time is quantized, all else is float.
+    model: float, BatchNormalization folded. plan: by this scheme. pixels: (N, C, H, W) in the model's input units, of
+    which the first are taken. tails: what only an activation function reads may have a grid without sign instead, begun
+    where the function saturates. One activation at a time is quantized, all else is float.
     """
     unit = UNIT[scheme]
     grids = {
