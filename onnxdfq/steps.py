@@ -198,7 +198,7 @@ def calibrate(job: Job) -> None:
         own = calibration if job.recipe.budget is None else _within_budget(job, file, calibration, observations)
         plan = own.decide(job.model, observations, file.target, decided=quants)
         if job.images is not None and job.recipe.clipping == "mse":
-            tails = file.target.zero_points == "any" and not own.shift_negative
+            tails = own.takes_tails(file.target)
             steps = (
                 tails,
                 frozenset(

@@ -5,9 +5,8 @@ powers of two that doubles every step, and behind depthwise layers it costs the 
 activation function makes next to nothing of is worth no steps at all, however far below zero it reaches.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
-from types import MappingProxyType
 
 import numpy as np
 import onnx_ir as ir
@@ -18,13 +17,11 @@ from onnxdfq.calibration.saturation import function_behind, saturated_tail
 from onnxdfq.calibration.thresholds import Scheme
 from onnxdfq.model_file import image_input
 from onnxdfq.progress import Progress, Steps
-from passes._graph import is_op
 from passes.quant_plan import QuantPlan, TensorQuant
 from passes.quant_points import KNOWN_RANGE
 
-CHANGES = (0, -1, 1)  # of the threshold, in units of `UNIT`; first none
+CHANGES = (0, -1, 1)  # of the threshold, log2, halved where thresholds are free; first none
 FINER = (0, -1, -2)  # of the steps, where an activation function sets the grid's lower end
-UNIT: Mapping[Scheme, float] = MappingProxyType({"power-of-two": 1, "power-of-two-activations": 1, "free": 0.5})  # log2
 WORTH = 0.8  # a change has to lower the error to this; less would follow the images at hand
 LEAST_BITS = 8  # with fewer, steps are tuned together with the roundings
 # Of all images together, and images: what is rare has to occur among them. (Of 256 CIFAR-size images, the first 64 lack
@@ -50,14 +47,13 @@ def thresholds_by_outputs(
     which the first are taken. tails: what only an activation function reads may have a grid without sign instead, begun
     where the function saturates. One activation at a time is quantized, all else is float.
     """
-    unit = UNIT[scheme]
+    unit = 0.5 if scheme == "free" else 1
     grids = {
         value.name or "": [
             *(quant.widened(change * unit) for change in CHANGES),
             *(_saturated(model, value, quant, unit) if tails else ()),
         ]
-        for value, quant in _open(model, plan)
-        if scheme != "free" or not is_op(value.producer(), "Clip")  # where free grids have to end inside its bounds
+        for value, quant in _open(model, plan, scheme)
     }
     if not grids:
         return {}
@@ -99,11 +95,12 @@ def _saturated(model: ir.Model, value: ir.Value, quant: TensorQuant, unit: float
             yield TensorQuant(bits=quant.bits, signed=False, threshold=np.asarray(step * 2**quant.bits), tail=tail)
 
 
-def _open(model: ir.Model, plan: QuantPlan) -> Iterator[tuple[ir.Value, TensorQuant]]:
-    """Activations whose range neither an image, nor a function, nor a Clip on the integers sets; and outputs, whose
-    own error is what counts, stay out."""
+def _open(model: ir.Model, plan: QuantPlan, scheme: Scheme) -> Iterator[tuple[ir.Value, TensorQuant]]:
+    """Activations whose range neither an image, nor a function, nor a Clip sets (on the integers, or where free grids
+    have to end inside its bounds); and outputs, whose own error is what counts, stay out."""
+    closed = {*KNOWN_RANGE, "Clip"} if scheme == "free" else KNOWN_RANGE.keys()
     for node in model.graph:
-        for value in node.outputs if node.op_type not in KNOWN_RANGE else ():
+        for value in node.outputs if node.op_type not in closed else ():
             quant = plan.activations.get(value.name or "")
             if quant is None or quant.bits < LEAST_BITS or quant.clip is not None or value.is_graph_output():
                 continue

@@ -180,6 +180,10 @@ class Calibration:
                 f"The target {target.name} has no grids without sign, and --shift-negative is for these; leave it out."
             )
 
+    def takes_tails(self, target: Target) -> bool:
+        """Whether grids without sign may begin below zero."""
+        return target.zero_points == "any" and not self.shift_negative
+
     def shiftable(self, model: ir.Model, observed: Observations, plan: QuantPlan) -> int:
         """How many activations `shift_negative` would take to a grid without sign that are on one with a sign."""
         return len(self._shifts(model, observed, dict(plan.activations), dict(plan.same_as)))
@@ -322,7 +326,7 @@ class Calibration:
         moved = clip if target.small_ranges == "clip" else None
         integers = None if moved is None else _on_integers(moved, scale, bits, signed)
         quant = TensorQuant(bits=bits, signed=signed, threshold=np.asarray(threshold), clip=integers)
-        if target.zero_points == "fixed" or self.shift_negative or self.clipping != "mse" or clip is not None:
+        if not self.takes_tails(target) or self.clipping != "mse" or clip is not None:
             return quant
         # a normalization that no layer takes in stands behind an activation function, and sums take after their parts
         skewed = producer is not None and (
