@@ -144,16 +144,17 @@ def fold_batch_norms(job: Job) -> None:
         job.notes.append(
             f"{rewritten} BatchNormalization that no layer can take in became Conv of one tap per channel."
         )
-    job.notes.extend(found.reason for found in left)
+    if left:
+        others = {1: "", 2: " So does one other."}.get(len(left), f" So do {len(left) - 1} others.")
+        job.notes.append(left[0].reason + others)
 
 
 def _fold(job: Job, model: ir.Model) -> int:
     """BatchNormalizations into the layers beside them, else into layers of their own. How many no layer took in."""
     FoldBatchNorm()(model)
     unfolded = len(unfolded_batch_norms(model))
-    wanted = {file.target.batch_norm for file in job.files} - {"kept"}
-    if wanted and Bits.parse(job.recipe.bits).activation < 32:
-        BatchNormToConv(summed="convolution" in wanted)(model)
+    if Bits.parse(job.recipe.bits).activation < 32:
+        BatchNormToConv(file.target for file in job.files)(model)
     return unfolded
 
 

@@ -1,5 +1,7 @@
 """`BatchNormToConv`: what no layer can take in becomes a layer."""
 
+from collections.abc import Iterable
+
 import onnx_ir as ir
 
 from passes._affine import batch_norm_affine
@@ -12,6 +14,8 @@ from passes._graph import (
     replace_with,
     sole_consumer,
 )
+from passes.quant_points import is_within_function
+from passes.target import Target
 
 
 class BatchNormToConv(ir.passes.InPlacePass):
@@ -19,21 +23,30 @@ class BatchNormToConv(ir.passes.InPlacePass):
 
     Integer kernels exist for that, while those of BatchNormalization are rare. Run it behind FoldBatchNorm. Nodes and
     values keep their names; weight and bias are `<node>.weight` (C, 1, ...) and `<node>.bias`, computed in float64.
-    What normalizes by the batch, has computed parameters, or an unknown number of axes or channels, stays; so does,
-    unless `summed`, what is only added to something.
+    What normalizes by the batch, has computed parameters, or an unknown number of axes or channels, stays; so does what
+    none of `targets` wants as a Conv.
     """
 
-    def __init__(self, *, summed: bool = True) -> None:
-        self.summed = summed
+    def __init__(self, targets: Iterable[Target]) -> None:
+        self.targets = tuple(targets)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Edit `model` in place."""
         names, count = FreshNames(model.graph), 0
         for node in list(model.graph):
-            if is_op(node, "BatchNormalization") and (self.summed or not is_op(sole_consumer(node.outputs[0]), "Add")):
+            if is_op(node, "BatchNormalization") and any(_is_wanted(node, target) for target in self.targets):
                 count += _rewrite(node, names)
         drop_unused_initializers(model.graph)
         return ir.passes.PassResult(model, modified=bool(count))
+
+
+def _is_wanted(node: ir.Node, target: Target) -> bool:
+    if target.batch_norm != "convolution unless summed":
+        return target.batch_norm == "convolution"
+    data = node.inputs[0]
+    if data is not None and is_within_function(data, target):
+        return False
+    return not is_op(sole_consumer(node.outputs[0]), "Add")
 
 
 def _rewrite(node: ir.Node, names: FreshNames) -> bool:

@@ -9,6 +9,7 @@ ACTIVATIONS = frozenset({
     "Celu", "Clip", "Elu", "Erf", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "LogSoftmax", "Mish", "PRelu",
     "Relu", "Selu", "Sigmoid", "Softmax", "Softplus", "Softsign", "Swish", "Tanh", "ThresholdedRelu",
 })  # fmt: skip
+CURVES = ACTIVATIONS - {"LogSoftmax", "Softmax"}  # of one number each
 NORMALIZATIONS = frozenset({
     "BatchNormalization", "GroupNormalization", "InstanceNormalization", "LayerNormalization",
 })  # fmt: skip

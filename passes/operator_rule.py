@@ -54,3 +54,8 @@ class OperatorRule:
     newest_opset: int = 0
     becomes: str = ""
     becomes_breaks_from: int = 0
+
+    @property
+    def takes_integers(self) -> bool:
+        """Whether there is a form in which integers go in or out."""
+        return self.verdict == "integer" or bool(self.containers) or self.carries or self.pulls or self.vanishes

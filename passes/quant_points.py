@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from passes._graph import constant_value, is_op
-from passes.operator_kinds import ELEMENTWISE
+from passes._graph import constant_value, is_op, sole_consumer
+from passes.operator_kinds import CURVES, ELEMENTWISE
 from passes.target import Target
 
 # These move numbers about or pick among them, so their output lies on the grid of their first input.
@@ -16,6 +16,7 @@ MOVES = frozenset({
     "Pad", "ReduceMax", "ReduceMin", "Reshape", "Resize", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile",
     "Transpose", "Unsqueeze",
 })  # fmt: skip
+FUNCTIONS = CURVES | {"BatchNormalization", "Div", "Exp", "Log", "Neg", "Pow", "Reciprocal", "Sqrt", "Sub"}
 # Both bounds of these are known, so nothing is searched.
 KNOWN_RANGE = {"Softmax": (0.0, 1.0), "Sigmoid": (0.0, 1.0), "HardSigmoid": (0.0, 1.0)}
 ACTIVATION_DTYPE = ir.DataType.FLOAT
@@ -63,7 +64,7 @@ def find_quant_points(model: ir.Model, target: Target) -> QuantPoints:
             source = node.inputs[0]
             if not (value.uses() or value.is_graph_output()) or is_fused(value, target):
                 continue
-            if target.fused_sums and is_summed_in_kernel(value):
+            if is_within_function(value, target) or (target.fused_sums and is_summed_in_kernel(value)):
                 continue
             if node.op_type in MOVES and source in data and source is not None and not is_fused(source, target):
                 same_as[_name(value)] = same_as.get(_name(source), _name(source))
@@ -89,6 +90,19 @@ def is_fused(value: ir.Value, target: Target) -> bool:
         return False
     source = producer.inputs[0] if producer.op_type in target.fused_activations else None
     return source is None or not is_fused(source, target)  # one function is computed together with a layer, not two
+
+
+def is_within_function(value: ir.Value, target: Target) -> bool:
+    """Whether the target computes what makes `value`, and all that reads it, in float and element by element."""
+    if not target.fused_functions or value.is_graph_output():
+        return False
+    nodes = [value.producer(), sole_consumer(value)]
+    return all(
+        node is not None
+        and node.op_type in FUNCTIONS
+        and not ((rule := target.operators.get(node.op_type)) and rule.takes_integers)
+        for node in nodes
+    )
 
 
 def _is_combined(constant: ir.Value, node: ir.Node, quantized: Set[str], target: Target) -> bool:

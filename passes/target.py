@@ -35,9 +35,12 @@ class Target:
     shift_limits: the scales are shifts of a hardware with limits (`onnxdfq/calibration/shift_limits.py`).
     fused_activations: operators that the runtime merges into the one before when the range of the following
         QuantizeLinear makes them redundant, so that nothing is materialised between the two.
+    fused_functions: element-wise operators without an integer kernel, one right behind the other, are one function that
+        is quantized behind the last.
     fused_sums: a Conv adds the other operand of a sum to its own accumulator, which nothing rounds.
     batch_norm: what becomes of a BatchNormalization that no layer can take in: a "convolution" of one tap per channel,
-        a "convolution unless summed", or "kept", where the runtime computes it along with the layer before.
+        a "convolution unless summed" or within such a function, or "kept", where the runtime computes it along with the
+        layer before.
     operators: operator → what the target makes of it.
     """
 
@@ -63,6 +66,7 @@ class Target:
     bias: Literal["float", "int32", "int8"]
     shift_limits: bool
     fused_activations: tuple[str, ...]
+    fused_functions: bool
     fused_sums: bool
     batch_norm: Literal["convolution", "convolution unless summed", "kept"]
     operators: Mapping[str, OperatorRule] = field(default_factory=dict)

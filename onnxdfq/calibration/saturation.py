@@ -8,9 +8,7 @@ import torch
 
 from onnxdfq.engine import TorchGraph
 from passes._graph import is_op, sole_consumer
-from passes.operator_kinds import ACTIVATIONS
-
-CURVES = ACTIVATIONS - {"LogSoftmax", "Softmax"}  # of one number each
+from passes.operator_kinds import CURVES
 
 
 def function_behind(model: ir.Model, value: ir.Value) -> TorchGraph | None:

@@ -1,4 +1,4 @@
-"""Which values a target that adds within its convolutions leaves unquantized, and which constants have integers."""
+"""Which values a target leaves unquantized as it computes them within others, and which constants have integers."""
 
 import numpy as np
 import onnx
@@ -8,17 +8,17 @@ import pytest
 from onnxdfq.targets import load_target
 from passes.quant_points import find_quant_points
 
-WEIGHTS = "float[2, 2, 1, 1] w = {1, 0, 0, 1}, float[1, 2, 1, 1] flat = {1, 2}"
+WEIGHTS = "float[2, 2, 1, 1] w = {1, 0, 0, 1}, float[1, 2, 1, 1] flat = {1, 2}, float[2] v = {1, 2}"
 
 
-def points(body: str, outputs: str = "float[N, 2, 4, 4] y") -> set[str]:
+def unquantized(target: str, body: str, outputs: str = "float[N, 2, 4, 4] y") -> set[str]:
+    """Computed values that have no grid, of their own or another's."""
     proto = onnx.parser.parse_model(
         f'<ir_version: 10, opset_import: ["" : 21]> g (float[N, 2, 4, 4] x) => ({outputs}) <{WEIGHTS}> {{ {body} }}'
     )
     model = ir.from_proto(onnx.shape_inference.infer_shapes(proto))
-    quantized = set(find_quant_points(model, load_target("ort")).activations)
-    left = quantized - set(find_quant_points(model, load_target("openvino")).activations)
-    return left
+    found = find_quant_points(model, load_target(target))
+    return {value.name for node in model.graph for value in node.outputs} - {*found.activations, *found.same_as}
 
 
 @pytest.mark.parametrize(
@@ -37,11 +37,33 @@ def points(body: str, outputs: str = "float[N, 2, 4, 4] y") -> set[str]:
     ],
 )
 def test_a_convolution_adds_what_is_there_already(body: str, left: set[str]) -> None:
-    assert points(body) == left
+    assert unquantized("openvino", body) - unquantized("ort", body) == left
 
 
 def test_an_output_of_the_network_is_quantized() -> None:
-    assert points("a = Conv(x, w) y = Add(a, x)", "float[N, 2, 4, 4] y, float[N, 2, 4, 4] a") == set()
+    assert not unquantized("openvino", "a = Conv(x, w) y = Add(a, x)", "float[N, 2, 4, 4] y, float[N, 2, 4, 4] a")
+
+
+NORM = "BatchNormalization({}, v, v, v, v)"
+
+
+@pytest.mark.parametrize(
+    ("body", "within"),
+    [
+        (f"a = Gelu(x) y = {NORM.format('a')}", {"a"}),
+        (f"a = Conv(x, w) b = Gelu(a) c = {NORM.format('b')} y = Add(c, x)", {"b"}),
+        (f"a = Elu(x) b = {NORM.format('a')} c = Tanh(b) y = Conv(c, w)", {"a", "b"}),
+        ("a = Exp(x) y = Sub(a, flat)", {"a"}),
+        (f"a = Gelu(x) b = {NORM.format('a')} y = Add(b, a)", set()),  # another reads it
+        (f"a = Gelu(x) b = MaxPool<kernel_shape=[1, 1]>(a) y = {NORM.format('b')}", set()),
+        (f"a = Sigmoid(x) y = {NORM.format('a')}", set()),  # it has an integer kernel
+        ("a = Gelu(x) y = Mul(a, flat)", set()),
+        ("a = Gelu(x) y = Softmax(a)", set()),
+    ],
+)
+def test_a_function_computed_in_float_is_quantized_once(body: str, within: set[str]) -> None:
+    assert unquantized("ort", body) == within
+    assert not unquantized("qnn", body)
 
 
 @pytest.mark.parametrize(

@@ -266,6 +266,30 @@ def test_a_normalization_stays_where_the_runtime_computes_it_along(tmp_path: Pat
         assert [node.op_type for node in result.model.graph].count("BatchNormalization") == stays
 
 
+def test_nothing_is_quantized_within_a_function_in_float(tmp_path: Path) -> None:
+    """ConvMixer's unit: the runtime computes Gelu and BatchNormalization in float, one behind the other."""
+    parameters = ["gamma", "beta", "mean", "var"]
+    nodes = [conv("x", "w", "s0")]
+    for i in range(3):
+        nodes += [
+            conv(f"s{i}", "v", f"a{i}"),
+            helper.make_node("Gelu", [f"a{i}"], [f"b{i}"]),
+            helper.make_node("BatchNormalization", [f"b{i}", *parameters], [f"n{i}"]),
+            helper.make_node("Add", [f"n{i}", f"s{i}"], [f"s{i + 1}"]),
+        ]
+    weights = {key: array[:8] for key, array in DENSE_WEIGHTS.items() if key in {"w", "v", *parameters}}
+    path = write(tmp_path / "m.onnx", nodes, weights, outputs={"s3": ["N", 8, 8, 8]})
+    kinds = compressed(path, tmp_path, sqnr=25.0)
+    assert (kinds["QLinearConv"], kinds["QLinearAdd"], kinds["BatchNormalization"]) == (4, 3, 3)
+    assert (kinds["QuantizeLinear"], kinds["DequantizeLinear"]) == (1 + 3, 3 + 1)
+    for target, note in (
+        ("ort", "its output goes to Add '"),
+        ("qnn", "3 BatchNormalization that no layer can take in"),
+    ):
+        result = onnxdfq.compress(path, target=target, method="noise", images=8, tuning="none", force=True)
+        assert [text.endswith(" So do 2 others.") for text in result.notes if note in text] == [target == "ort"]
+
+
 def test_small_negative_tails_are_pointed_out(tmp_path: Path) -> None:
     nodes = [conv("x", "w", "a"), helper.make_node("HardSwish", ["a"], ["b"]), conv("b", "v", "y")]
     weights = {"w": weight(8, 3, 3, 3), "v": weight(8, 8, 3, 3, seed=1)}
