@@ -9,6 +9,7 @@ from passes._graph import is_op, rank, sole_consumer, static_dims
 from passes.lint_checks import CHECKS, Obstacle, Site
 from passes.operator_kinds import ACTIVATIONS, ELEMENTWISE, JUDGED, LINEAR
 from passes.operator_rule import OperatorRule, Verdict
+from passes.quant_points import is_within_function
 from passes.quantized_graph import WHOLE_FILE, Ending, Grid, QuantizedGraph
 from passes.redundant import is_redundant
 from passes.target import Target
@@ -165,6 +166,9 @@ def _reads_input(node: ir.Node) -> bool:
 
 def _judged(node: ir.Node, rule: OperatorRule, graph: QuantizedGraph, target: Target) -> Finding:
     if not rule.containers:
+        data = node.inputs[0]
+        if data is not None and is_within_function(data, target) and (before := data.producer()) is not None:
+            return _finding(node, "float", f"{_no_kernel(node, target)}, nor {before.op_type}, right before it", "")
         return _finding(node, "float", rule.reason or _no_kernel(node, target), rule.advice)
     site = _site(node, rule, graph)
     add = sole_consumer(node.outputs[0])

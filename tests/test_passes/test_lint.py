@@ -96,6 +96,18 @@ def test_a_float_model_is_float_throughout(build: Build) -> None:
     assert found["Conv"].advice == "put QuantizeLinear and DequantizeLinear on x"
 
 
+def test_what_stays_float_within_a_function_needs_no_change(build: Build) -> None:
+    norm = {name: np.ones(2, "f4") for name in "abcd"}
+    for first, reason, advice in (
+        ("Gelu", "ONNX Runtime, CPU has no integer BatchNormalization, nor Gelu, right before it", ""),
+        ("MaxPool <kernel_shape=[1,1]>", "ONNX Runtime, CPU has no integer BatchNormalization", "fold it into"),
+    ):
+        graph = "(float[1,2,4,4] x) => (float[1,2,4,4] y) { h = %s (x) y = BatchNormalization (h, a, b, c, d) }"
+        found = judged(build(graph % first, **norm))["BatchNormalization"]
+        assert (found.verdict, found.reason) == ("float", reason)
+        assert found.advice.startswith(advice) and bool(found.advice) == bool(advice)
+
+
 def test_only_what_computes_on_floats_is_judged(build: Build) -> None:
     text = """(float[2,3] x) => (float[?,?] y, float[3] c) {
         s = Shape (x)
