@@ -16,6 +16,7 @@ MOVES = frozenset({
     "Pad", "ReduceMax", "ReduceMin", "Reshape", "Resize", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile",
     "Transpose", "Unsqueeze",
 })  # fmt: skip
+# What computes number by number: float operators of this kind, one right behind the other, are one function.
 FUNCTIONS = CURVES | {"BatchNormalization", "Div", "Exp", "Log", "Neg", "Pow", "Reciprocal", "Sqrt", "Sub"}
 # Both bounds of these are known, so nothing is searched.
 KNOWN_RANGE = {"Softmax": (0.0, 1.0), "Sigmoid": (0.0, 1.0), "HardSigmoid": (0.0, 1.0)}

@@ -20,6 +20,8 @@ README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
         ("accuracy.run", "table"),
         ("synthesis.compare", "table"),
         ("low_bits.run", "table"),
+        ("low_bits.run", "others"),
+        ("low_bits.run", "efforts"),
         ("dfmpc.run", "summary"),
         ("detection.run", "table"),
     ],

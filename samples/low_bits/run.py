@@ -10,20 +10,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import onnxdfq
 from onnxdfq.dataset import Normalization
 from onnxdfq.model_file import load_model
 from onnxdfq.progress import TerminalProgress
-from onnxdfq.synthesis import Dgh
+from onnxdfq.synthesis import IMAGE_COUNT, Dgh
 from passes.canonicalize import Canonicalize
 from samples.accuracy.run import CASES, DATA, accuracies
 from samples.record import write_results
 
 RESULTS = Path(__file__).with_name("results.json")
 STUDIED = "resnet20_cifar10jpeg"
-IMAGES = {STUDIED: 512}  # the others: as the effort `fast` has it
+IMAGES = {STUDIED: 512}  # at least; the others: as the effort has it
+TIMED = "resnet20_cifar10"  # at all efforts
 BITS = ("w8a8", "w4a8", "w4a4", "w3a3", "w2a4")
 ABLATIONS = {
     "dgh without aggregation": {"aggregate": False},
@@ -37,6 +39,7 @@ class Setting:
     """One row. images: dgh, real, or an ablation of dgh. tuning: None is the default of the bits."""
 
     bits: str
+    effort: str = "fast"
     images: str = "dgh"
     scheme: str = "power-of-two"
     tuning: str | None = None
@@ -45,6 +48,7 @@ class Setting:
 
 STUDY = (
     *(Setting(bits=bits, scheme=scheme) for scheme in ("power-of-two", "free") for bits in BITS),
+    *(Setting(bits=bits, scheme=scheme, effort="standard") for scheme in ("power-of-two", "free") for bits in BITS),
     *(Setting(bits=bits, images="real") for bits in BITS),
     Setting(bits="w4a4", tuning="none"),
     Setting(bits="w4a4", tuning="adaround"),
@@ -53,20 +57,32 @@ STUDY = (
     Setting(bits="w2a4", equalize=True),
     *(Setting(bits="w4a4", images=images) for images in ABLATIONS),
 )
-OTHERS = (Setting(bits="w4a8"), Setting(bits="w4a4"))
+OTHERS = (
+    Setting(bits="w4a8"),
+    Setting(bits="w4a4"),
+    Setting(bits="w8a8", effort="standard"),
+    Setting(bits="w4a8", effort="standard"),
+)
+PAPER = {TIMED: (Setting(bits="w4a8", effort="paper"),)}
 
 
-def make_images(name: str, kind: str, seed: int, path: Path) -> float:
+def image_count(name: str, effort: str) -> int:
+    return max(IMAGE_COUNT[effort], IMAGES.get(name, 0))
+
+
+def make_images(name: str, setting: Setting, seed: int, path: Path) -> float:
     """Write the images of this kind for a network; the seconds it took."""
+    kind, count = setting.images, image_count(name, setting.effort)
     normalize = CASES[name].normalize
     if kind == "dgh":
         made = onnxdfq.synthesize(
             DATA / "models" / f"{name}.onnx",
             output=path,
             normalize=normalize,
+            effort=setting.effort,
+            images=count,
             seed=seed,
             progress=TerminalProgress,
-            **({"images": IMAGES[name]} if name in IMAGES else {}),
         )
         return float(made.metrics["seconds"] or 0)
     model = load_model(DATA / "models" / f"{name}.onnx")
@@ -74,7 +90,7 @@ def make_images(name: str, kind: str, seed: int, path: Path) -> float:
     method = replace(Dgh(), **ABLATIONS[kind])  # type: ignore[arg-type]
     made = method.synthesize(
         model,
-        count=IMAGES[name],
+        count=count,
         seed=seed,
         normalization=Normalization.parse(normalize),
         progress=TerminalProgress(kind),
@@ -93,7 +109,8 @@ def measure(name: str, setting: Setting, seed: int, images: Path, seconds: float
             DATA / "models" / f"{name}.onnx",
             output=path,
             calibration=images,
-            images=IMAGES.get(name, 256),
+            images=image_count(name, setting.effort),
+            effort=setting.effort,
             normalize=case.normalize,
             progress=TerminalProgress,
             seed=seed,
@@ -109,7 +126,7 @@ def measure(name: str, setting: Setting, seed: int, images: Path, seconds: float
                 "scheme": setting.scheme,
                 "images": setting.images,
                 "tuning": tuning + (", equalized" if setting.equalize else ""),
-                "effort": "fast",
+                "effort": setting.effort,
                 "seed": seed,
                 **found,
                 "bytes": result.metrics["bytes"],
@@ -117,25 +134,53 @@ def measure(name: str, setting: Setting, seed: int, images: Path, seconds: float
                 "seconds": result.metrics["seconds"],
             }
             print(
-                f"{name:22} {setting.images:24} {setting.bits} {setting.scheme:13} {row['tuning']:16} "
-                f"{row['count']:6,} images: drop {row['drop_points']:6.2f}",
+                f"{name:22} {setting.images:24} {setting.effort:8} {setting.bits} {setting.scheme:13} "
+                f"{row['tuning']:16} {row['count']:6,} images: drop {row['drop_points']:6.2f}",
                 flush=True,
             )
             yield row
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Drops of the studied network as the README shows them: one line per scheme and kind of images."""
-    lines = ["| images | thresholds | " + " | ".join(BITS) + " |", "|---|---|" + "---|" * len(BITS)]
-    for images, scheme in (("dgh", "power-of-two"), ("dgh", "free"), ("real", "power-of-two")):
-        drops = []
-        for bits in BITS:
-            default = "none" if bits == "w8a8" else "brecq"
-            wanted = {"model": STUDIED, "images": images, "scheme": scheme, "bits": bits, "tuning": default}
-            (row,) = [row for row in rows if wanted.items() <= row.items()]
-            drops.append(f"{row['drop_points']:.2f}")
-        lines.append(f"| {images} | {scheme} | " + " | ".join(drops) + " |")
+    """Drops of the studied network as the README shows them: one line per kind of images, effort and scheme."""
+    lines = ["| images | effort | thresholds | " + " | ".join(BITS) + " |", "|---|---|---|" + "---|" * len(BITS)]
+    for images, effort, scheme in (
+        *product(["dgh"], ["fast", "standard"], ["power-of-two", "free"]),
+        ("real", "fast", "power-of-two"),
+    ):
+        drops = [_drop(rows, STUDIED, bits, images=images, effort=effort, scheme=scheme) for bits in BITS]
+        lines.append(f"| {images} | {effort} | {scheme} | " + " | ".join(drops) + " |")
     return "\n".join(lines)
+
+
+def others(rows: list[dict[str, Any]]) -> str:
+    """Drops of the other networks at the effort `standard`: means over the seeds."""
+    lines = ["| at `standard` | w8a8 | w4a8 |", "|---|---|---|"]
+    found = [row for row in _rows(rows, effort="standard") if row["model"] != STUDIED]
+    for name, evaluated, count in dict.fromkeys((row["model"], row["evaluated_on"], row["count"]) for row in found):
+        drops = [_drop(found, name, bits, evaluated_on=evaluated) for bits in ("w8a8", "w4a8")]
+        lines.append(f"| {name} ({count:,} images) | " + " | ".join(drops) + " |")
+    return "\n".join(lines)
+
+
+def efforts(rows: list[dict[str, Any]]) -> str:
+    """What the efforts take, and lose, where all three were run."""
+    lines = [f"| {TIMED}, w4a8 | images | minutes, one core | drop |", "|---|---|---|---|"]
+    for effort in IMAGE_COUNT:
+        (row,) = _rows(rows, model=TIMED, bits="w4a8", effort=effort)
+        minutes = (row["seconds_images"] + row["seconds"]) / 60
+        lines.append(f"| {effort} | {image_count(TIMED, effort)} | {minutes:.0f} | {row['drop_points']:.2f} |")
+    return "\n".join(lines)
+
+
+def _drop(rows: list[dict[str, Any]], name: str, bits: str, **wanted: str) -> str:
+    """The mean over the seeds, with the default tuning of the bits."""
+    tuning = "none" if bits == "w8a8" else "brecq"
+    return f"{fmean(row['drop_points'] for row in _rows(rows, model=name, bits=bits, tuning=tuning, **wanted)):.2f}"
+
+
+def _rows(rows: list[dict[str, Any]], **wanted: str) -> list[dict[str, Any]]:
+    return [row for row in rows if wanted.items() <= row.items()]
 
 
 def main() -> None:
@@ -143,17 +188,17 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for name in (STUDIED, *(name for name in CASES if name != STUDIED)):
-            settings = STUDY if name == STUDIED else OTHERS
+            settings = STUDY if name == STUDIED else (*OTHERS, *PAPER.get(name, ()))
             seconds: dict[Path, float] = {}
             for seed, setting in product(range(CASES[name].seeds), settings):
-                path = Path(folder) / f"{name} {setting.images} {seed}.npz"
+                path = Path(folder) / f"{name} {setting.images} {setting.effort} {seed}.npz"
                 if setting.images == "real":
                     path = DATA / f"{CASES[name].reference}.npz"
                 elif path not in seconds:
-                    seconds[path] = make_images(name, setting.images, seed, path)
+                    seconds[path] = make_images(name, setting, seed, path)
                 rows.extend(measure(name, setting, seed, path, seconds.get(path, 0.0)))
                 write_results(RESULTS, rows)
-    print(table(rows))
+    print(table(rows), others(rows), efforts(rows), sep="\n\n")
 
 
 if __name__ == "__main__":
