@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from passes._graph import constant_value, is_op, sole_consumer
 from passes.operator_kinds import CURVES, ELEMENTWISE
+from passes.operator_rule import OperatorRule
 from passes.target import Target
 
 # These move numbers about or pick among them, so their output lies on the grid of their first input.
@@ -95,14 +96,11 @@ def is_fused(value: ir.Value, target: Target) -> bool:
 
 def is_within_function(value: ir.Value, target: Target) -> bool:
     """Whether the target computes what makes `value`, and all that reads it, in float and element by element."""
-    if not target.fused_functions or value.is_graph_output():
-        return False
-    nodes = [value.producer(), sole_consumer(value)]
-    return all(
+    return target.fused_functions and all(
         node is not None
         and node.op_type in FUNCTIONS
-        and not ((rule := target.operators.get(node.op_type)) and rule.takes_integers)
-        for node in nodes
+        and not target.operators.get(node.op_type, OperatorRule()).takes_integers
+        for node in (value.producer(), sole_consumer(value))
     )
 
 
