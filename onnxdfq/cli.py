@@ -216,15 +216,20 @@ def evaluate(model: Path, data: Path, against: Path | None, normalize: str | Non
     """Measure a model on images: DATA is an .npz file or a folder of class folders."""
     from onnxdfq.evaluation import Session, load_evaluation_data
     from onnxdfq.evaluation import evaluate as run
+    from onnxdfq.saturation import saturation_note
 
     session = Session(model)
     images = load_evaluation_data(data, session, normalize)
     original = None if against is None else Session(against)
     measured = asdict(run(session, images, against=original, progress=TerminalProgress("evaluating")))
+    note = saturation_note(model, exact=session.exact)
     if as_json:
-        click.echo(json.dumps({key: value for key, value in measured.items() if value is not None}))
-    else:
-        click.echo(_summary(measured))
+        found = {key: value for key, value in measured.items() if value is not None}
+        click.echo(json.dumps(found | ({} if note is None else {"notes": [note]})))
+        return
+    if note is not None:
+        click.echo(f"note: {note}", err=True)
+    click.echo(_summary(measured))
 
 
 @main.command()
@@ -259,7 +264,8 @@ def inspect(model: Path, pairs: bool, as_json: bool) -> None:
 @click.option(
     "--require",
     metavar="WHAT",
-    help="Exit with 1 unless every node is an integer one; `integer:Conv,Gemm` asks it of these operators alone.",
+    help="Exit with 1 unless every node is an integer one; `integer:Conv,Gemm` asks it of these operators alone, and "
+    "`exact` that no integer kernel saturates on any processor.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, and nothing else there.")
 def lint(model: Path, target: str | None, require: str | None, as_json: bool) -> None:

@@ -13,6 +13,7 @@ from onnxdfq.dataset import Dataset, Normalization, load_dataset
 from onnxdfq.errors import DataError, ModelFileError
 from onnxdfq.model_file import constant_input, image_input, inputs, is_large, read_model
 from onnxdfq.progress import Progress
+from onnxdfq.saturation import EXACT
 from passes.provenance import read_provenance
 
 BATCH_SIZE = 64
@@ -40,7 +41,9 @@ class Session:
 
     model: what `path` holds, if it is at hand already, or a version of it to run in its place. fuse: whether Quantize
     and Dequantize may become integer kernels; next to int2 weights they never do, for ONNX Runtime then makes kernels
-    that it refuses itself. `fused` tells what came of it. Raises ModelFileError.
+    that it refuses itself. `fused` tells what came of it. Integer kernels compute exactly, on every processor; `exact`
+    is false where ONNX Runtime cannot (int8 QLinear operators, whose own kernels are exact, in one file with others).
+    Raises ModelFileError.
     """
 
     def __init__(self, path: Path, model: ir.Model | None = None, *, fuse: bool = True) -> None:
@@ -65,14 +68,26 @@ class Session:
             )
         source = path if given is None or is_large(given) else ir.to_proto(given).SerializeToString()
         self.fused = fuse and not any(value.dtype == ir.DataType.INT2 for value in model.graph.initializers.values())
+        self.exact = True
+        try:
+            try:
+                self._session = self._open(source)
+            except Exception as error:  # onnxruntime's own exceptions share no base class but this
+                if "QLinear" not in str(error):
+                    raise
+                self.exact = False
+                self._session = self._open(source)
+        except Exception as error:
+            raise ModelFileError(f"ONNX Runtime refuses {path}: {_first_line(error)}") from error
+
+    def _open(self, source: Path | bytes) -> ort.InferenceSession:
         options = ort.SessionOptions()
-        options.log_severity_level = 4  # fatal only: faults are reported by the exception below
+        options.log_severity_level = 4  # fatal only: faults are reported by exceptions
+        if self.exact:
+            options.add_session_config_entry(*EXACT)
         if not self.fused:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        try:
-            self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's own exceptions share no base class but this
-            raise ModelFileError(f"ONNX Runtime refuses {path}: {_first_line(error)}") from error
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
     @property
     def batch_size(self) -> int:

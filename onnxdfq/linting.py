@@ -70,13 +70,18 @@ def lint(path: Path | str, *, target: str | None = None) -> Lint:
 
 
 def falling_short(findings: Sequence[Finding], requirement: str) -> tuple[Finding, ...]:
-    """What does not meet `requirement`: "integer" for every node, or "integer:Conv,Gemm" for those operators alone.
+    """What does not meet `requirement`: "integer" for every node, or "integer:Conv,Gemm" for those operators alone;
+    "exact" that no integer kernel saturates, on any processor.
 
     A file that the target refuses meets none. Raises InputError for another requirement, or an operator that is never
     judged.
     """
     verdict, _, listed = requirement.partition(":")
-    one_of("requirement", verdict, ["integer"])
+    one_of("requirement", verdict, ["integer", "exact"])
+    if verdict == "exact":
+        if requirement != "exact":
+            raise InputError(f"--require {requirement}: exact is asked of the whole file; write --require exact.")
+        return tuple(finding for finding in findings if finding.verdict == "refused" or not finding.exact)
     operators = [name.strip() for name in listed.split(",") if name.strip()]
     if (listed != "" and not operators) or requirement.endswith(":"):
         raise InputError(f"--require {requirement} names no operator; write integer, or integer:Conv,Gemm.")

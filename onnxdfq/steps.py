@@ -20,6 +20,7 @@ from onnxdfq.layer_bits import bits_of_plan, check_layers, layer_bits_toml
 from onnxdfq.model_file import atomic_write, image_input, load_model, model_hash, save_model
 from onnxdfq.probing import channel_moments, layer_inputs_of_images, probed_covariances
 from onnxdfq.recipe import DFMPC, DFQ, Bits
+from onnxdfq.saturation import saturation_note
 from onnxdfq.settings import calibration_of, tuning_of
 from onnxdfq.synthesis import Images, evaluate_images, input_range, method_named
 from onnxdfq.synthesis.network import no_batch_norm
@@ -221,7 +222,7 @@ def calibrate(job: Job) -> None:
         if not own.shift_negative and file.target.unsigned_activations != "none":
             shiftable = max(shiftable, own.shiftable(job.model, observations, plan))
         kept = {name: found for name, found in integers.items() if plan.weights[name] is quants[name]}
-        file.plan = replace(plan, integers=kept)
+        file.plan = replace(plan, integers={**kept, **plan.integers})
         if job.save_plan is not None:
             bits = bits_of_plan(job.model, file.plan, find_quant_points(job.model, file.target))
             with atomic_write(job.plan_path(file), force=job.force) as temporary:
@@ -276,10 +277,17 @@ def tune(job: Job) -> None:
     recipe, tuning = job.recipe, tuning_of(job)
     if tuning is None or job.images is None:
         return
-    done: list[tuple[QuantPlan, QuantPlan]] = []
+    done: list[tuple[File, QuantPlan]] = []
     for file in job.files:
         plan = file.plan
-        file.plan = next((tuned for planned, tuned in done if same_numbers(planned, plan)), plan)
+        file.plan = next(
+            (
+                other.plan
+                for other, planned in done
+                if same_numbers(planned, plan) and other.target.pair_limit == file.target.pair_limit
+            ),
+            plan,
+        )
         if file.plan is not plan:
             continue
         file.plan, parts = tuning.tune(
@@ -292,7 +300,7 @@ def tune(job: Job) -> None:
             device=job.device,
             progress=job.progress("tuning"),
         )
-        done.append((plan, file.plan))
+        done.append((file, plan))
         file.metrics |= {"blocks_tuned": len(parts)}
         job.notes.extend(dict.fromkeys(part.block.fallback for part in parts if part.block.fallback))
         uses = find_quant_points(job.model, file.target).weights
@@ -352,6 +360,8 @@ def measure(job: Job) -> None:
                 f"The file for {file.target.title} was measured in ONNX Runtime and not run on that runtime: its form "
                 "rests on documents alone."
             )
+        if (note := saturation_note(file.path, exact=compressed.exact)) is not None:
+            job.notes.append(note)
         if not compressed.fused:
             job.notes.append(
                 f"ONNX Runtime reads the file for the target {file.target.name} only without its fusions, in float."

@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from passes._graph import is_op, rank, sole_consumer, static_dims
 from passes.lint_checks import CHECKS, Obstacle, Site
+from passes.lint_pairs import pairs_of
 from passes.operator_kinds import ACTIVATIONS, ELEMENTWISE, JUDGED, LINEAR
 from passes.operator_rule import OperatorRule, Verdict
 from passes.quant_points import is_within_function
@@ -26,6 +27,7 @@ class Finding:
 
     verdict: "integer": it reads and writes integers; "float"; "refused": the runtime does not take the file because of
     it, or fails when it runs, or computes other numbers. reason: why, a half sentence. advice: what to change, or "".
+    exact: whether it is so on every processor; false where an integer kernel saturates on those without VNNI.
     """
 
     node: str
@@ -33,6 +35,7 @@ class Finding:
     verdict: Verdict
     reason: str
     advice: str
+    exact: bool = True
 
 
 def lint(model: ir.Model, target: Target) -> tuple[Finding, ...]:
@@ -48,9 +51,25 @@ def lint(model: ir.Model, target: Target) -> tuple[Finding, ...]:
     for node in model.graph:
         found = _judge(node, graph, target, verdicts)
         if found is not None:
+            found = _saturating(found, node, graph, target)
             verdicts[node] = found.verdict
             findings.append(found)
     return tuple(findings)
+
+
+def _saturating(found: Finding, node: ir.Node, graph: QuantizedGraph, target: Target) -> Finding:
+    """The finding, and what its kernel does on processors without VNNI."""
+    pairs = pairs_of(node, graph, target) if found.verdict == "integer" else None
+    if pairs is None or pairs.greatest <= pairs.bound:
+        return found
+    return replace(
+        found,
+        exact=False,
+        reason=f"{found.reason}; it saturates on processors without VNNI, where two weights of one sign may sum to "
+        f"{pairs.bound}, and here they reach {pairs.greatest}",
+        advice="compress with onnxdfq, which keeps within, or with 7-bit weights (w7a8); ONNX Runtime computes exactly "
+        "with the session option session.x64quantprecision=1",
+    )
 
 
 def _whole_file(model: ir.Model, target: Target) -> Iterator[Finding]:

@@ -20,6 +20,8 @@ class OperatorRule:
     fuses: activation functions that are computed along: when the range of a QuantizeLinear behind makes them
         `redundant`, or `always`.
     bias: the forms of the third input: "none", "float" (a constant), "int32" and "int8" (behind a DequantizeLinear).
+    adds_pairs: element types of the first input with which the kernels of some processors add two neighbouring products
+        within the target's `pair_limit`.
     checks: further conditions, by their names in `passes/lint_checks.py`.
     carries: a DequantizeLinear before the operator is moved behind it, so that it counts there too.
     pulls: a QuantizeLinear behind it is moved before it, so that it counts there too.
@@ -45,6 +47,7 @@ class OperatorRule:
     fuses: tuple[str, ...] = ()
     fuses_when: Literal["redundant", "always"] = "redundant"
     bias: tuple[str, ...] = ("none", "float", "int32", "int8")
+    adds_pairs: tuple[str, ...] = ()
     checks: tuple[str, ...] = ()
     carries: bool = False
     pulls: bool = False

@@ -67,7 +67,10 @@ class TensorQuant:
 
     def round_trip(self, tensor: ArrayLike) -> NDArray[np.float64]:
         """Quantize and dequantize; same shape."""
-        integers = self.integers(tensor)
+        return self.dequantized(self.integers(tensor))
+
+    def dequantized(self, integers: NDArray[np.integer]) -> NDArray[np.float64]:
+        """What integers of the grid stand for; same shape."""
         scale = self.scale
         if self.axis is not None:
             scale = scale.reshape([-1 if d == self.axis else 1 for d in range(integers.ndim)])
@@ -83,7 +86,8 @@ class QuantPlan:
     value whose quantization it takes over. biases: by node name, the node's new bias.
     bias_quants: by node name, where the target wants biases on 8-bit grids of their own.
     shifts: value name → what `ShiftNegative` adds to it; activations then names the shifted value. integers: by
-    initializer name, where tuning has found better integers than the nearest ones.
+    initializer name, where others than the nearest ones are written: tuning found them better, or a kernel would
+    saturate on the nearest (`pair_sums`).
     """
 
     activations: Mapping[str, TensorQuant]
@@ -104,6 +108,15 @@ class QuantPlan:
         """What is written for the initializer `name`, whose float values are `weight`; same shape."""
         found = self.integers.get(name)
         return self.weights[name].integers(weight) if found is None else found.astype(np.int64)
+
+    def rounded_weight(self, name: str, weight: ArrayLike) -> NDArray[np.float64]:
+        """What these integers stand for; same shape."""
+        return self.weights[name].dequantized(self.weight_integers(name, weight))
+
+    def with_weight(self, name: str, quant: TensorQuant) -> "QuantPlan":
+        """The plan with another grid for one weight, and the nearest integers on it."""
+        integers = {key: array for key, array in self.integers.items() if key != name}
+        return replace(self, weights={**self.weights, name: quant}, integers=integers)
 
 
 def same_numbers(one: QuantPlan, other: QuantPlan) -> bool:

@@ -33,6 +33,8 @@ class Target:
     bias: "float"; "int32", dequantized with the scale of the input times that of the weight; "int8" with a scale of its
         own.
     shift_limits: the scales are shifts of a hardware with limits (`onnxdfq/calibration/shift_limits.py`).
+    pair_limit: on processors without VNNI its kernels add two neighbouring products in integers that end here, and
+        saturate: weights are kept within (`passes/pair_sums.py`). 0 where no kernel does.
     fused_activations: operators that the runtime merges into the one before when the range of the following
         QuantizeLinear makes them redundant, so that nothing is materialised between the two.
     fused_functions: element-wise operators without an integer kernel, one right behind the other, are one function that
@@ -65,6 +67,7 @@ class Target:
     small_ranges: Literal["clip", "none"]
     bias: Literal["float", "int32", "int8"]
     shift_limits: bool
+    pair_limit: int
     fused_activations: tuple[str, ...]
     fused_functions: bool
     fused_sums: bool

@@ -1,8 +1,13 @@
 """Fixtures shared by all tests."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import onnx_ir as ir
 import pytest
+
+from passes.lint import lint
+from passes.write_for_target import WriteForTarget
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -14,3 +19,29 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("real models and images (../shared/data) are not here")
     return folder
+
+
+@pytest.fixture(scope="session")
+def shared_cases() -> Path:
+    """The folder of small models that failed once, or a skip."""
+    folder = REPOSITORY.parent / "shared" / "cases"
+    if not folder.is_dir():
+        pytest.skip("the small models that failed once (../shared/cases) are not here")
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def every_written_file_is_exact() -> Iterator[None]:
+    """Whatever a test writes for a target that asks for it holds no weights that a kernel of any processor saturates
+    on. Looked up in the file's integers, so that it is told on processors whose kernels do not saturate, too."""
+    write = WriteForTarget.call
+
+    def checked(self: WriteForTarget, model: ir.Model) -> ir.passes.PassResult:
+        result = write(self, model)
+        saturated = [finding.node for finding in lint(result.model, self.target) if not finding.exact]
+        assert not saturated, f"kernels without VNNI saturate in {saturated}"
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(WriteForTarget, "call", checked)
+        yield

@@ -55,6 +55,7 @@ def test_the_narrowest_container_holds_the_bits() -> None:
         ({"weight_bits": [8, "4"]}, "weight_bits is"),
         ({"weight_bits": 8}, "weight_bits is 8"),
         ({"weight_containers": {"8": 8}}, "weight_containers is"),
+        ({"pair_limit": 32000}, "one product of 8 bits alone reaches 32640, so no weight keeps within it"),
         ({"name": "other"}, "named by its file"),
         ({"operators": {"Conv": {"verdicts": "integer"}}}, r"Conv: unknown or missing: \['verdicts'\]"),
     ],

@@ -155,7 +155,7 @@ def _of_weight(
     behind = sweep.behind(weight.name, *([] if bias is None else [bias]))
     losses = {}
     for bits, plan in plans.items():
-        given = {weight.name: sweep.tensor(plan.weights[weight.name].round_trip(weight.const_value.numpy()))}
+        given = {weight.name: sweep.tensor(plan.rounded_weight(weight.name, weight.const_value.numpy()))}
         if bias is not None:
             given[bias] = sweep.tensor(plan.biases[name])
         losses[bits] = sweep.loss(behind, given)

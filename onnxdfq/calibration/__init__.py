@@ -24,7 +24,8 @@ from onnxdfq.errors import InputError
 from onnxdfq.layer_bits import LayerBits, check_layers
 from onnxdfq.model_file import image_input
 from onnxdfq.progress import Progress, Steps
-from passes._graph import initializer_array
+from passes._graph import constant_value, initializer_array
+from passes.pair_sums import within_pair_sums
 from passes.power_of_two import covering_power_of_two, integer_range, scale_of
 from passes.quant_plan import QuantPlan, TensorQuant
 from passes.quant_points import (
@@ -153,9 +154,10 @@ class Calibration:
         }
         shifts = self._shifts(model, observed, activations, same_as) if self.shift_negative else {}
         plan = QuantPlan(activations=activations, weights=weights, constants=constants, same_as=same_as, shifts=shifts)
+        plan = within_pair_sums(model, plan, target)
         if target.bias == "int8":
             return self._with_short_biases(model, layers, observed, plan, target)
-        return self._with_biases(layers, observed, plan)
+        return self._with_biases(model, layers, observed, plan, target)
 
     def check(self, target: Target) -> None:
         """Raises InputError when the target refuses the bits, the scheme or the shift to grids without sign."""
@@ -242,31 +244,30 @@ class Calibration:
         threshold = activation_threshold(histogram, bits, self.scheme, signed=signed, limit=None)
         return TensorQuant(bits=bits, signed=signed, threshold=np.asarray(threshold))
 
-    def _with_biases(self, layers: list[ir.Node], observed: Observations, plan: QuantPlan) -> QuantPlan:
+    def _with_biases(
+        self, model: ir.Model, layers: list[ir.Node], observed: Observations, plan: QuantPlan, target: Target
+    ) -> QuantPlan:
         """Biases on the grid of the accumulator, which the weights' steps leave room for."""
-        weights, biases = dict(plan.weights), {}
+        biases = {}
         for node in layers:
             source, weight = _name(node.inputs[0]), _name(node.inputs[1])
-            bias = self._bias(node, observed, weights[weight], plan)
+            bias = self._bias(node, observed, plan)
             read = plan.read_quant(source)
             if read is not None:
-                roomy = with_room_for_bias(weights[weight], bias, read)
-                if roomy is not weights[weight]:
-                    weights[weight] = roomy
-                    bias = self._bias(node, observed, roomy, plan)  # other steps, another rounding error to correct
-                bias = on_accumulator_grid(node, bias, read, weights[weight])
+                roomy = with_room_for_bias(plan.weights[weight], bias, read)
+                if roomy is not plan.weights[weight]:
+                    plan = within_pair_sums(model, plan.with_weight(weight, roomy), target)
+                    bias = self._bias(node, observed, plan)  # other steps, another rounding error to correct
+                bias = on_accumulator_grid(node, bias, read, plan.weights[weight])
             biases[node.name or ""] = bias
-        return replace(plan, weights=weights, biases=biases)
+        return replace(plan, biases=biases)
 
     def _with_short_biases(
         self, model: ir.Model, layers: list[ir.Node], observed: Observations, plan: QuantPlan, target: Target
     ) -> QuantPlan:
         """Biases on 8-bit grids of their own, and all scales within the limits of the target's shifts."""
         while True:
-            biases = {
-                node.name or "": self._bias(node, observed, plan.weights[_name(node.inputs[1])], plan)
-                for node in layers
-            }
+            biases = {node.name or "": self._bias(node, observed, plan) for node in layers}
             quants = {
                 name: TensorQuant(
                     bits=BIAS_BITS, signed=True, threshold=weight_thresholds(bias, BIAS_BITS, self.scheme, axis=None)
@@ -281,10 +282,12 @@ class Calibration:
                 return limited
             plan = limited  # coarser weights, another rounding error to correct
 
-    def _bias(self, node: ir.Node, observed: Observations, weight: TensorQuant, plan: QuantPlan) -> NDArray[np.float32]:
-        source = _name(node.inputs[0])
+    def _bias(self, node: ir.Node, observed: Observations, plan: QuantPlan) -> NDArray[np.float32]:
+        source, weight = _name(node.inputs[0]), constant_value(node.inputs[1])
+        assert weight is not None
+        rounded = plan.rounded_weight(_name(node.inputs[1]), weight)
         mean = observed.means[source].mean * self.correct_bias
-        return corrected_bias(node, weight, mean, shift=plan.shifts.get(source, 0.0))
+        return corrected_bias(node, rounded, mean, shift=plan.shifts.get(source, 0.0))
 
     def _shifts(
         self, model: ir.Model, observed: Observations, activations: dict[str, TensorQuant], same_as: dict[str, str]

@@ -31,15 +31,14 @@ def has_bias_to_set(node: ir.Node) -> bool:
     return len(node.inputs) < 3 or node.inputs[2] is None or constant_value(node.inputs[2]) is not None
 
 
-def corrected_bias(node: ir.Node, quant: TensorQuant, mean: Vector, *, shift: float = 0.0) -> NDArray[np.float32]:
-    """(C_out,) bias of a `node` for which `has_bias_to_set`, once its weight is rounded by `quant`.
+def corrected_bias(node: ir.Node, rounded: Vector, mean: Vector, *, shift: float = 0.0) -> NDArray[np.float32]:
+    """(C_out,) bias of a `node` for which `has_bias_to_set`, once its weight is `rounded`.
 
     mean: (C_in,) expectation of the node's input per channel, over images and positions; borders are neglected.
     shift: a constant that is added to the whole input, border included, and that the bias has to take back.
     """
     weight = constant_value(node.inputs[1])
     assert weight is not None
-    rounded = quant.round_trip(weight)
     old = constant_value(node.inputs[2]) if len(node.inputs) > 2 else None
     excess = _response(node, rounded - weight, mean) + _response(node, rounded, np.full_like(mean, shift))
     corrected: NDArray[np.float32] = ((0.0 if old is None else old.astype(np.float64)) - excess).astype(np.float32)

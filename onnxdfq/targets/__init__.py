@@ -10,6 +10,8 @@ from onnxdfq.choices import one_of
 from passes.operator_rule import OperatorRule
 from passes.target import Target
 
+GREATEST_PRODUCT = 255 * 128  # of an activation and a weight of 8 bits
+
 
 def target_names() -> list[str]:
     """All targets, sorted."""
@@ -39,7 +41,14 @@ def read_target(name: str, table: dict[str, Any]) -> Target:
     if "name" in table:
         raise ValueError(f"target {name}: a target is named by its file; take its name out of it")
     plain = {key: value for key, value in table.items() if key != "operators"} | {"name": name}
-    return Target(**_checked(Target, plain, f"target {name}"), operators=operators)
+    target = Target(**_checked(Target, plain, f"target {name}"), operators=operators)
+    if 0 < target.pair_limit < GREATEST_PRODUCT:
+        raise ValueError(
+            f"target {name}: pair_limit is {target.pair_limit}, but one product of 8 bits alone reaches "
+            f"{GREATEST_PRODUCT}, so no weight keeps within it; give {GREATEST_PRODUCT} or more, or 0 for kernels "
+            "that do not saturate"
+        )
+    return target
 
 
 def _checked(kind: type, table: dict[str, Any], where: str) -> dict[str, Any]:

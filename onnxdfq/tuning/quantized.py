@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from onnxdfq.calibration.bias_correction import on_accumulator_grid
 from onnxdfq.tuning.rounding import WeightRounding
 from passes.insert_qdq import InsertQdq
+from passes.pair_sums import bound_of_weight, pairs_beyond
 from passes.quant_plan import QuantPlan
 from passes.quant_points import scales_channels, weight_uses
 from passes.shift_negative import ShiftNegative
@@ -37,7 +39,7 @@ class QdqGraph:
     """
 
     def __init__(self, model: ir.Model, plan: QuantPlan, target: Target, *, reference: ir.Model | None = None) -> None:
-        self._plan = plan
+        self._plan, self._target = plan, target
         self._layer_of = {use.initializer: use.node for node in model.graph for use in weight_uses(node)}
         own = (reference or model).graph
         self._weights = {use.node: own.initializers[use.initializer] for node in own for use in weight_uses(node)}
@@ -89,7 +91,14 @@ class QdqGraph:
         """The float weight of this name, to be rounded on its grid."""
         value = self._weights[self._layer_of[weight]].const_value
         assert value is not None
-        return WeightRounding(value.numpy(), self._plan.weights[weight], self._plan.integers.get(weight))
+        node = self._layers[self._layer_of[weight]]
+        bound = bound_of_weight(node, weight, self._plan, self._target)
+        return WeightRounding(
+            value.numpy(),
+            self._plan.weights[weight],
+            self._plan.integers.get(weight),
+            beyond=None if bound is None else partial(pairs_beyond, node, bound=bound),
+        )
 
     def write(
         self,

@@ -1,5 +1,7 @@
 """AdaRound's variable: whether each weight is rounded down or up (Nagel et al., arXiv 2004.10568)."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -17,13 +19,20 @@ class WeightRounding(nn.Module):
     weight: any shape, float. quant: its grid, whose range clips. V starts so that the value is the float weight's.
     integers: same shape, where better ones than the nearest are known: each is then one of the two, the other is its
     neighbour on the side of the float weight, and V starts half way between the integer and the float weight.
+    beyond: which integers (same shape) a kernel would saturate on with their neighbours; they then are rounded towards
+    zero, which the integers that training starts from allow.
     """
 
     floor: Tensor
     scale: Tensor
 
     def __init__(
-        self, weight: NDArray[np.float32], quant: TensorQuant, integers: NDArray[np.int8] | None = None
+        self,
+        weight: NDArray[np.float32],
+        quant: TensorQuant,
+        integers: NDArray[np.int8] | None = None,
+        *,
+        beyond: Callable[[NDArray[np.int8]], NDArray[np.bool_]] | None = None,
     ) -> None:
         super().__init__()
         shape = [-1 if axis == quant.axis else 1 for axis in range(weight.ndim)]
@@ -38,6 +47,7 @@ class WeightRounding(nn.Module):
         self.register_buffer("floor", floor)
         self.v = nn.Parameter(-torch.log(STRETCH / (up - SHIFT) - 1))
         self.range = quant.range
+        self._beyond = beyond
 
     def up(self) -> Tensor:
         """h(V), same shape: between 0 and 1."""
@@ -54,7 +64,11 @@ class WeightRounding(nn.Module):
     @torch.no_grad()
     def settle(self) -> None:
         """Round for good: V to where h is 0 or 1."""
-        self.v.copy_(torch.where(self.v >= 0, 10.0, -10.0))
+        up = self.v >= 0
+        if self._beyond is not None:
+            beyond = torch.from_numpy(self._beyond(self.integers())).to(up.device)
+            up = torch.where(beyond, self.floor < 0, up)
+        self.v.copy_(torch.where(up, 10.0, -10.0))
 
     @torch.no_grad()
     def integers(self) -> NDArray[np.int8]:

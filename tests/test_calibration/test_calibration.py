@@ -51,7 +51,7 @@ def test_correction_restores_the_mean_exactly(operator: str, shape: tuple[int, .
     x = torch.from_numpy(random.normal(1.0, 2.0, size=(16, channels, 6, 6)).astype("f4"))
     quant = TensorQuant(bits=2, signed=True, threshold=np.full(shape[1 if "Transpose" in operator else 0], 2.0),
                         axis=1 if "Transpose" in operator else 0)  # fmt: skip
-    corrected = corrected_bias(model.graph[0], quant, x.double().mean(dim=(0, 2, 3)).numpy())
+    corrected = corrected_bias(model.graph[0], quant.round_trip(weight), x.double().mean(dim=(0, 2, 3)).numpy())
     assert corrected is not None
     rounded = build(text, w=quant.round_trip(weight).astype("f4"), b=corrected)
     wanted, found = (TorchGraph(m)(x)[0].mean(dim=(0, 2, 3)) for m in (model, rounded))
@@ -66,7 +66,7 @@ def test_correction_of_a_gemm_with_alpha_and_beta(transposed: int) -> None:
     model = build(text, w=weight, b=np.ones(3, "f4"))
     x = torch.from_numpy(random.normal(1.0, 2.0, size=(16, 5)).astype("f4"))
     quant = TensorQuant(bits=2, signed=True, threshold=np.full(3, 2.0), axis=1 - transposed)
-    corrected = corrected_bias(model.graph[0], quant, x.double().mean(dim=0).numpy())
+    corrected = corrected_bias(model.graph[0], quant.round_trip(weight), x.double().mean(dim=0).numpy())
     assert corrected is not None
     rounded = build(text, w=quant.round_trip(weight).astype("f4"), b=corrected)
     wanted, found = (TorchGraph(m)(x)[0].mean(dim=0) for m in (model, rounded))

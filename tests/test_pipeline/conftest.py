@@ -12,14 +12,27 @@ import torch
 import onnxdfq
 from onnxdfq.engine import TorchGraph
 from onnxdfq.model_file import constant_input, inputs
+from onnxdfq.saturation import EXACT
+from onnxdfq.targets import load_target
 
 Level = onnxruntime.GraphOptimizationLevel
 
 
-def run(path: Path, feeds: dict[str, np.ndarray], level: Level, optimised: Path | None = None) -> list[np.ndarray]:
+def asks_for_exact_kernels(target: str) -> bool:
+    """Whether files for this target may saturate ONNX Runtime's own; those on int8 QLinear operators never do."""
+    found = load_target(target)
+    return not found.pair_limit and found.format == "qdq"
+
+
+def run(
+    path: Path, feeds: dict[str, np.ndarray], level: Level, optimised: Path | None = None, *, exact: bool = False
+) -> list[np.ndarray]:
+    """exact: by kernels that add in 32 bits, for files whose target does not keep the others from saturating."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = level
     options.log_severity_level = 4
+    if exact:
+        options.add_session_config_entry(*EXACT)
     if optimised is not None:
         options.optimized_model_filepath = str(optimised)
     found: list[np.ndarray] = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"]).run(None, feeds)
@@ -47,7 +60,8 @@ def compressed(
     pixels = result.images.pixels
     feeds = {s.name: pixels if len(s.shape) == 4 else constant_input(s, len(pixels)) for s in inputs(model)}
     plain = run(output, feeds, Level.ORT_DISABLE_ALL)
-    optimised = run(output, feeds, Level.ORT_ENABLE_ALL, folder / "optimised.onnx")
+    exact = asks_for_exact_kernels(str(settings.get("target", "ort")))
+    optimised = run(output, feeds, Level.ORT_ENABLE_ALL, folder / "optimised.onnx", exact=exact)
     graph = TorchGraph(model)
     engine = dict(
         zip(graph.output_names, graph(*(torch.tensor(feeds[name]) for name in graph.input_names)), strict=True)

@@ -29,6 +29,12 @@ def test_settled_is_rounded_to_where_v_points() -> None:
     assert float(rounding.penalty(20.0).detach()) == 0
 
 
+def test_what_a_kernel_would_saturate_on_is_rounded_towards_zero() -> None:
+    rounding = WeightRounding(WEIGHT, QUANT, beyond=lambda integers: np.abs(integers) >= 3)
+    rounding.settle()
+    assert rounding.integers().tolist() == [[0, -1, 1], [2, -4, 0]]  # 2.6 of 2 or 3; -4.5 clips to -4 either way
+
+
 def test_penalty_is_that_of_the_paper() -> None:
     rounding = WeightRounding(
         np.array([0.5, 0.25], np.float32), TensorQuant(bits=3, signed=True, threshold=np.array(4.0))
