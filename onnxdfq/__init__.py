@@ -16,25 +16,26 @@ if getattr(passes, "PART_OF", None) != "onnxdfq":
     )
 
 if TYPE_CHECKING:
-    from onnxdfq.compression import compress, synthesize
     from onnxdfq.errors import DfqError
-    from onnxdfq.evaluation import Evaluation
+    from onnxdfq.evaluation.evaluation import Evaluation
     from onnxdfq.exporting import export
-    from onnxdfq.recipe import Bits, Recipe
-    from onnxdfq.result import Result
-    from onnxdfq.synthesis import Images
+    from onnxdfq.methods import Images
+    from onnxdfq.pipeline.compression import compress, synthesize
+    from onnxdfq.pipeline.result import Result
+    from onnxdfq.recipe.bits import Bits
+    from onnxdfq.recipe.recipe import Recipe
 
 # Imported on first use: `onnxdfq --help` must not wait for torch.
 _HOMES = {
-    "Bits": "recipe",
+    "Bits": "recipe.bits",
     "DfqError": "errors",
-    "Evaluation": "evaluation",
-    "Images": "synthesis",
-    "Recipe": "recipe",
-    "Result": "result",
-    "compress": "compression",
+    "Evaluation": "evaluation.evaluation",
+    "Images": "images.images",
+    "Recipe": "recipe.recipe",
+    "Result": "pipeline.result",
+    "compress": "pipeline.compression",
     "export": "exporting",
-    "synthesize": "compression",
+    "synthesize": "pipeline.compression",
 }
 
 __all__ = ["Bits", "DfqError", "Evaluation", "Images", "Recipe", "Result", "compress", "export", "synthesize"]

@@ -11,10 +11,10 @@ import torch
 from onnx_ir.passes import common
 from torch import Tensor, nn
 
-from onnxdfq.dataset import Normalization
 from onnxdfq.errors import DfqError
+from onnxdfq.images.dataset import Normalization
 from onnxdfq.model_file import check_writable, save_model
-from passes.provenance import WriteProvenance
+from passes.write.provenance import WriteProvenance
 
 _OPSET = 21
 _TORCHSCRIPT_OPSET = 17  # that exporter ends at 20, and its later operators are little tried

@@ -1,15 +1,17 @@
 """Fixtures shared by all tests."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import onnx_ir as ir
 import pytest
 
-from passes.lint import lint
-from passes.write_for_target import WriteForTarget
+from passes.lint.lint import lint
+from passes.write.write_for_target import WriteForTarget
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+from . import graphs
+from .graphs import REPOSITORY
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +47,27 @@ def every_written_file_is_exact() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(WriteForTarget, "call", checked)
         yield
+
+
+@pytest.fixture
+def build() -> Callable[..., ir.Model]:
+    """build(text of a graph in ONNX's own syntax, name=array, ...): nodes are called `<operator>_<first output>`."""
+    return graphs.build
+
+
+@pytest.fixture
+def two_layers() -> ir.Model:
+    """Conv, Relu, pooling, Gemm: see `graphs.two_layers`."""
+    return graphs.two_layers()
+
+
+@pytest.fixture(scope="session")
+def nets() -> ModuleType:
+    """The builders of `graphs`."""
+    return graphs
+
+
+@pytest.fixture(scope="session")
+def small_model() -> ir.Model:
+    """8x8 grey images, 5 classes, two BatchNormalizations. Tests only read it."""
+    return graphs.plain_network()

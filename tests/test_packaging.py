@@ -33,7 +33,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_holds_both_packages_and_their_data(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    assert {"onnxdfq/targets/ort.toml", "onnxdfq/py.typed", "passes/py.typed", "passes/insert_qdq.py"} <= set(names)
+    assert {"onnxdfq/targets/ort.toml", "onnxdfq/py.typed", "passes/py.typed", "passes/write/insert_qdq.py"} <= set(
+        names
+    )
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"onnxdfq", "passes"}
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
@@ -46,7 +48,7 @@ def test_the_wheel_works_from_another_folder(wheel: Path, tmp_path: Path) -> Non
     zipfile.ZipFile(wheel).extractall(site)
     python, model = home / "bin" / "python", REPOSITORY / "samples" / "digits" / "digits.onnx"
     lent = sysconfig.get_path("purelib")
-    program = f"import sys; sys.path.append({lent!r}); from onnxdfq.cli import main; main()"
+    program = f"import sys; sys.path.append({lent!r}); from onnxdfq.cli.main import main; main()"
     output = tmp_path / "out.onnx"
     run(python, "-c", program, "compress", model, "-m", "noise", "--images", "8", "-o", output, cwd=tmp_path)
     assert output.exists()
@@ -57,5 +59,5 @@ def test_the_wheel_works_from_another_folder(wheel: Path, tmp_path: Path) -> Non
 def test_a_folder_that_hides_passes_is_named(tmp_path: Path) -> None:
     (tmp_path / "passes").mkdir()
     (tmp_path / "passes" / "__init__.py").write_text("")
-    said = run(sys.executable, "-m", "onnxdfq.cli", "--help", cwd=tmp_path, code=1)
+    said = run(sys.executable, "-m", "onnxdfq.cli.main", "--help", cwd=tmp_path, code=1)
     assert "is hidden by" in said and str(tmp_path / "passes") in said

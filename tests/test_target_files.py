@@ -9,8 +9,8 @@ import pytest
 
 from onnxdfq.errors import InputError
 from onnxdfq.targets import load_target, read_target, target_names
-from passes.set_opset import IR_VERSION
-from passes.write_for_target import FIRST_OPSET, FIRST_OPSET_OF_16_BITS
+from passes.write.set_opset import IR_VERSION
+from passes.write.write_for_target import FIRST_OPSET, FIRST_OPSET_OF_16_BITS
 
 
 def table(name: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Mixed bits: what each layer costs and what it spoils, and the best widths under a budget."""
 
-from onnxdfq.budget.budget import Budget
 from onnxdfq.budget.choice import MixedBits, check_budget, choose_bits
+from onnxdfq.recipe.budget import Budget
 
 __all__ = ["Budget", "MixedBits", "check_budget", "choose_bits"]

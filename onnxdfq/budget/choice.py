@@ -8,18 +8,18 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxdfq.budget.budget import Budget
 from onnxdfq.budget.costs import Layer, bit_operations, read_layers, size_bits
 from onnxdfq.budget.search import least_loss, pareto
-from onnxdfq.budget.sensitivity import Sensitivity, measure_sensitivity
-from onnxdfq.calibration import FLOAT_BITS, IMAGE_BITS, Calibration
+from onnxdfq.calibration.calibration import IMAGE_BITS, Calibration
 from onnxdfq.calibration.observation import Observations
+from onnxdfq.calibration.sensitivity import Sensitivity, measure_sensitivity
 from onnxdfq.errors import InputError
-from onnxdfq.layer_bits import LayerBits
 from onnxdfq.model_file import image_input
 from onnxdfq.progress import Progress, Steps
-from passes.quant_points import find_quant_points
-from passes.target import Target
+from onnxdfq.recipe.bits import FLOAT_BITS, LayerBits
+from onnxdfq.recipe.budget import Budget
+from passes.quantize.points import find_quant_points
+from passes.target.target import Target
 
 IMAGES = 64  # on ResNet-20 the choice stays the same from 16 on
 

@@ -10,8 +10,8 @@ import torch
 from onnxdfq.calibration.observation import batches
 from onnxdfq.engine import TorchGraph
 from onnxdfq.model_file import image_input
-from passes.quant_points import QuantPoints, WeightUse, data_input, find_quant_points
-from passes.target import Target
+from passes.quantize.points import QuantPoints, WeightUse, data_input, find_quant_points
+from passes.target.target import Target
 
 SCALE_BITS = 32
 

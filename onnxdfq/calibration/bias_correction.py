@@ -10,10 +10,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from passes._biases import accumulator_scale
-from passes._graph import constant_value
-from passes.power_of_two import covering_power_of_two
-from passes.quant_plan import TensorQuant
+from passes.graph.editing import constant_value
+from passes.quantize.grid import covering_power_of_two
+from passes.quantize.plan import TensorQuant
+from passes.write.biases import accumulator_scale
 
 Vector = NDArray[np.float64]
 

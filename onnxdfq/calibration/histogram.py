@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from passes.power_of_two import covering_power_of_two
+from passes.quantize.grid import covering_power_of_two
 
 BINS = 2**14  # an 8-bit step at an eighth of the greatest magnitude is then still four bins wide
 

@@ -7,8 +7,8 @@ import onnx_ir as ir
 import torch
 
 from onnxdfq.engine import TorchGraph
-from passes._graph import is_op, sole_consumer
-from passes.operator_kinds import CURVES
+from passes.graph.editing import is_op, sole_consumer
+from passes.graph.operators import CURVES
 
 
 def function_behind(model: ir.Model, value: ir.Value) -> TorchGraph | None:

@@ -12,9 +12,9 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxdfq.errors import InputError
-from passes.quant_plan import QuantPlan, TensorQuant
-from passes.quant_points import is_fused
-from passes.target import Target
+from passes.quantize.plan import QuantPlan, TensorQuant
+from passes.quantize.points import is_fused
+from passes.target.target import Target
 
 GREATEST_CUT = 16  # 0 <= shift_cut = weight + input - output <= 16
 # shift_bias = weight + input - bias <= 15. The compiler allows it below 0 too, but before a LeakyRelu; the hardware

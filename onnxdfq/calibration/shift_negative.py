@@ -12,9 +12,9 @@ import onnx_ir as ir
 from onnxdfq.calibration.bias_correction import has_bias_to_set
 from onnxdfq.calibration.histogram import Histogram
 from onnxdfq.calibration.thresholds import activation_candidates, squared_error
-from passes._graph import sole_consumer
-from passes.power_of_two import scale_of
-from passes.quant_plan import TensorQuant, even_tail
+from passes.graph.editing import sole_consumer
+from passes.quantize.grid import scale_of
+from passes.quantize.plan import TensorQuant, even_tail
 
 NEGATIVE_TAILS = frozenset({"Celu", "Elu", "Gelu", "HardSwish", "LeakyRelu", "Mish", "Mul", "Selu", "Swish"})
 

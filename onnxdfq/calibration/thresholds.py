@@ -10,20 +10,15 @@ How the candidates come about is the clipping:
 Power-of-two schemes round them: aciq's to the nearest power of two (by ratio), max's up.
 """
 
-from typing import Literal
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from onnxdfq.calibration.aciq import reaches
 from onnxdfq.calibration.histogram import Histogram
-from passes.power_of_two import SMALLEST_THRESHOLD, covering_power_of_two, integer_range, scale_of
-from passes.quant_plan import TensorQuant
-
-# what is 2**k: the scales of weights and activations, those of activations, or none
-Scheme = Literal["power-of-two", "power-of-two-activations", "free"]
-Clipping = Literal["mse", "aciq", "max"]
+from onnxdfq.recipe.choices import Clipping, Scheme
+from passes.quantize.grid import SMALLEST_THRESHOLD, covering_power_of_two, integer_range, scale_of
+from passes.quantize.plan import TensorQuant
 
 WEIGHT_HALVINGS = 10
 ACTIVATION_HALVINGS = 20

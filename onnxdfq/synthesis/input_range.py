@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from onnxdfq.dataset import Normalization
 from onnxdfq.engine import TorchGraph
+from onnxdfq.engine.feeds import Feeds
 from onnxdfq.errors import DataError
-from onnxdfq.synthesis.feeds import Feeds
-from passes.batch_norm import BatchNormStats, read_batch_norms
+from onnxdfq.images.dataset import Normalization
+from passes.graph.batch_norm import BatchNormStats, read_batch_norms
 
 PIXEL_MEAN, PIXEL_STD = 0.45, 0.25  # of natural images, on the scale 0..1
 LOWEST, HIGHEST = -2.2, 2.6  # z: where images whose true range is unknown are clamped

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from onnxdfq.engine import TorchGraph
+from onnxdfq.engine.feeds import Feeds
+from onnxdfq.engine.precision import resolve_precision
 from onnxdfq.errors import NoBatchNorm
-from onnxdfq.synthesis.feeds import Feeds
+from onnxdfq.recipe.choices import Precision
 from onnxdfq.synthesis.statistics import Targets, centred_moments, image_moments
-from passes.batch_norm import BatchNormStats, folded_batch_norms, read_batch_norms
-from passes.fold_batch_norm import FoldBatchNorm
-
-Precision = Literal["auto", "float32", "bfloat16"]
+from passes.canonical.fold_batch_norm import FoldBatchNorm
+from passes.graph.batch_norm import BatchNormStats, folded_batch_norms, read_batch_norms
 
 # |bias / scale| up to which a BatchNormalization is folded: there bfloat16's rounding of its output, seen from its
 # input, is a thirtieth of the standard deviation, and a thousandth of the variance.
@@ -140,14 +140,3 @@ def _folded(model: ir.Model, batch_norms: Sequence[BatchNormStats]) -> tuple[ir.
         else:  # more was folded behind it, and neither its input nor its output is left
             return model, [_Tap(value=n.value, centre=n.mean, unit=np.ones_like(n.mean)) for n in batch_norms]
     return folded, taps
-
-
-def resolve_precision(device: torch.device, precision: Precision) -> torch.dtype:
-    """The compute type. bfloat16 on a CPU without its own instructions for it is slower than float32."""
-    if precision != "auto":
-        return torch.bfloat16 if precision == "bfloat16" else torch.float32
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if native else torch.float32

@@ -6,7 +6,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from onnxdfq.synthesis.images import Images
+from onnxdfq.images.images import Images
 from onnxdfq.synthesis.losses import top_probability
 from onnxdfq.synthesis.network import TappedNetwork
 from onnxdfq.synthesis.statistics import Aggregate

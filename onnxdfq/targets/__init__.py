@@ -6,9 +6,9 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from onnxdfq.choices import one_of
-from passes.operator_rule import OperatorRule
-from passes.target import Target
+from onnxdfq.recipe.names import one_of
+from passes.target.operator_rule import OperatorRule
+from passes.target.target import Target
 
 GREATEST_PRODUCT = 255 * 128  # of an activation and a weight of 8 bits
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from passes.quant_plan import TensorQuant
+from passes.quantize.plan import TensorQuant
 
 
 def one_over_whole(step: float) -> float:

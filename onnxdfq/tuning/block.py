@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from onnxdfq.engine import Replacement, TorchGraph
 from onnxdfq.tuning.activations import ActivationQuantizer
+from onnxdfq.tuning.blocks import Block
 from onnxdfq.tuning.quantized import QdqGraph
 from onnxdfq.tuning.rounding import WeightRounding
-from passes.blocks import Block
 
 SAMPLE = 256  # images that an error is measured on
 

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from onnxdfq.engine import TorchGraph
+from onnxdfq.engine.feeds import Feeds
 from onnxdfq.errors import InputError
-from onnxdfq.synthesis.feeds import Feeds
 from onnxdfq.tuning.cache import Cache
 
 BATCH = 64

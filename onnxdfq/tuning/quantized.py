@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from onnxdfq.calibration.bias_correction import on_accumulator_grid
 from onnxdfq.tuning.rounding import WeightRounding
-from passes.insert_qdq import InsertQdq
-from passes.pair_sums import bound_of_weight, pairs_beyond
-from passes.quant_plan import QuantPlan
-from passes.quant_points import scales_channels, weight_uses
-from passes.shift_negative import ShiftNegative
-from passes.target import Target
+from passes.quantize.pair_sums import bound_of_weight, pairs_beyond
+from passes.quantize.plan import QuantPlan
+from passes.quantize.points import scales_channels, weight_uses
+from passes.target.target import Target
+from passes.write.insert_qdq import InsertQdq
+from passes.write.shift_negative import ShiftNegative
 
 
 @dataclass(frozen=True, kw_only=True)

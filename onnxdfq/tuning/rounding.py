@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from passes.quant_plan import TensorQuant
+from passes.quantize.plan import TensorQuant
 
 # h(V) = clip(1.2 sigmoid(V) - 0.1, 0, 1), Eq. 23: reaches 0 and 1, where the sigmoid alone has no gradient left
 STRETCH, SHIFT = 1.2, -0.1

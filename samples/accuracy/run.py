@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 import onnxdfq
-from onnxdfq.evaluation import Session, evaluate, load_evaluation_data
+from onnxdfq.evaluation.evaluation import Session, evaluate, load_evaluation_data
 from onnxdfq.progress import TerminalProgress
 from samples.record import write_results
 

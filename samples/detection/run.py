@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 import onnxdfq
-from onnxdfq.evaluation import Session
+from onnxdfq.evaluation.evaluation import Session
 from onnxdfq.model_file import load_model
 from onnxdfq.progress import TerminalProgress
 from samples.record import write_results

@@ -13,14 +13,14 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxdfq.evaluation import Session, load_evaluation_data
+from onnxdfq.evaluation.evaluation import Session, load_evaluation_data
+from onnxdfq.methods.probing import probed_covariances
 from onnxdfq.model_file import load_model
-from onnxdfq.probing import probed_covariances
-from passes.canonicalize import Canonicalize
-from passes.compensate import Compensation, plan_compensation
-from passes.compensation_plan import CompensateWeights
-from passes.layer_pairs import find_layer_pairs, has_weight
-from passes.low_bit import weight_rows
+from passes.canonical.canonicalize import Canonicalize
+from passes.dfmpc.compensate import Compensation, plan_compensation
+from passes.dfmpc.layer_pairs import find_layer_pairs, has_weight
+from passes.dfmpc.low_bit import weight_rows
+from passes.dfmpc.plan import CompensateWeights
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 FOLDER = Path(__file__).parent

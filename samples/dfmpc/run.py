@@ -17,14 +17,14 @@ from typing import Any
 import onnx_ir as ir
 
 import onnxdfq
-from onnxdfq.evaluation import Session, evaluate, load_evaluation_data
+from onnxdfq.evaluation.evaluation import Session, evaluate, load_evaluation_data
+from onnxdfq.methods.probing import probed_covariances
 from onnxdfq.model_file import load_model
-from onnxdfq.probing import probed_covariances
 from onnxdfq.progress import TerminalProgress
-from passes.canonicalize import Canonicalize
-from passes.compensate import Compensation, plan_compensation
-from passes.compensation_plan import CompensateWeights
-from passes.layer_pairs import ASSIGNMENTS, Assignment
+from passes.canonical.canonicalize import Canonicalize
+from passes.dfmpc.compensate import Compensation, plan_compensation
+from passes.dfmpc.layer_pairs import ASSIGNMENTS, Assignment
+from passes.dfmpc.plan import CompensateWeights
 from samples.record import write_results
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"

@@ -15,8 +15,8 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from onnxdfq.dataset import Normalization
 from onnxdfq.exporting import export
+from onnxdfq.images.dataset import Normalization
 from onnxdfq.model_file import atomic_write
 
 SEED = 0

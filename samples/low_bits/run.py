@@ -14,11 +14,11 @@ from statistics import fmean
 from typing import Any
 
 import onnxdfq
-from onnxdfq.dataset import Normalization
+from onnxdfq.images.dataset import Normalization
+from onnxdfq.methods import IMAGE_COUNT, Dgh
 from onnxdfq.model_file import load_model
 from onnxdfq.progress import TerminalProgress
-from onnxdfq.synthesis import IMAGE_COUNT, Dgh
-from passes.canonicalize import Canonicalize
+from passes.canonical.canonicalize import Canonicalize
 from samples.accuracy.run import CASES, DATA, accuracies
 from samples.record import write_results
 

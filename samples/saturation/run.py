@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 import onnxdfq
-from onnxdfq.saturation import EXACT, saturates
+from onnxdfq.evaluation.saturation import EXACT, saturates
 from samples.record import hardware, write_results
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"

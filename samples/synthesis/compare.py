@@ -12,10 +12,10 @@ from typing import Any
 
 import onnx_ir as ir
 
-from onnxdfq.dataset import Normalization, load_dataset
+from onnxdfq.images.dataset import Normalization, load_dataset
+from onnxdfq.methods import Dgh, Images, Method, evaluate_images, method_named
 from onnxdfq.model_file import image_input, load_model
-from onnxdfq.synthesis import Dgh, Images, Method, evaluate_images, method_named
-from passes.canonicalize import Canonicalize
+from passes.canonical.canonicalize import Canonicalize
 from samples.record import write_results
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"

@@ -14,9 +14,9 @@ SCRIPT = """
 import sys, time
 import numpy as np
 import onnx_ir as ir
-from passes.compensate import Compensation, plan_compensation
-from passes.compensation_plan import CompensateWeights
-from passes.moments import Moments
+from passes.dfmpc.compensate import Compensation, plan_compensation
+from passes.dfmpc.plan import CompensateWeights
+from passes.moments.moments import Moments
 
 random = np.random.default_rng(0)
 nodes, initializers = [], []

@@ -12,8 +12,8 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from onnxdfq.model_file import load_model
-from onnxdfq.synthesis import Dgh
-from passes.canonicalize import Canonicalize
+from onnxdfq.methods import Dgh
+from passes.canonical.canonicalize import Canonicalize
 
 model = load_model(Path(sys.argv[1]))
 Canonicalize()(model)

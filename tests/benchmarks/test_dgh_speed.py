@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from onnxdfq.dataset import Normalization
+from onnxdfq.images.dataset import Normalization
+from onnxdfq.methods import Dgh, Images, evaluate_images
 from onnxdfq.model_file import load_model
-from onnxdfq.synthesis import Dgh, Images, evaluate_images
-from passes.canonicalize import Canonicalize
+from passes.canonical.canonicalize import Canonicalize
 
 pytestmark = pytest.mark.benchmark
 

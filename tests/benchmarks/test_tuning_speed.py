@@ -11,17 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from onnxdfq.calibration import Calibration
+from onnxdfq.calibration.calibration import Calibration
 from onnxdfq.model_file import load_model
 from onnxdfq.synthesis.network import resolve_precision
 from onnxdfq.targets import load_target
 from onnxdfq.tuning.activations import ActivationQuantizer
 from onnxdfq.tuning.block import TunedBlock, reconstruction_error
+from onnxdfq.tuning.blocks import find_blocks
 from onnxdfq.tuning.quantized import QdqGraph
 from onnxdfq.tuning.rounding import WeightRounding
-from passes.blocks import find_blocks
-from passes.canonicalize import Canonicalize
-from passes.fold_batch_norm import FoldBatchNorm
+from passes.canonical.canonicalize import Canonicalize
+from passes.canonical.fold_batch_norm import FoldBatchNorm
 
 pytestmark = pytest.mark.benchmark
 

@@ -12,17 +12,17 @@ import torch
 
 from onnxdfq.budget import Budget, MixedBits, check_budget, choose_bits
 from onnxdfq.budget.costs import bit_operations, read_layers, size_bits
-from onnxdfq.budget.sensitivity import measure_sensitivity
-from onnxdfq.calibration import Calibration
+from onnxdfq.calibration.calibration import Calibration
+from onnxdfq.calibration.sensitivity import measure_sensitivity
 from onnxdfq.engine import TorchGraph
 from onnxdfq.errors import InputError
-from onnxdfq.layer_bits import LayerBits
 from onnxdfq.model_file import load_model
+from onnxdfq.recipe.bits import LayerBits
 from onnxdfq.targets import load_target
-from passes.canonicalize import Canonicalize
-from passes.fold_batch_norm import FoldBatchNorm
-from passes.insert_qdq import InsertQdq
-from passes.quant_plan import QuantPlan
+from passes.canonical.canonicalize import Canonicalize
+from passes.canonical.fold_batch_norm import FoldBatchNorm
+from passes.quantize.plan import QuantPlan
+from passes.write.insert_qdq import InsertQdq
 
 ORT = load_target("ort")
 PIXELS = np.random.default_rng(1).normal(size=(16, 2, 4, 4)).astype("f4")

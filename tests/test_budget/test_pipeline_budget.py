@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner
 
 import onnxdfq
-from onnxdfq.cli import main
+from onnxdfq.cli.main import main
 from onnxdfq.errors import InputError, OutputError
-from onnxdfq.layer_bits import read_layer_bits
+from onnxdfq.recipe.bits import read_layer_bits
 
 SETTINGS = {"method": "noise", "images": 16, "tuning": "none"}
 
@@ -85,7 +85,7 @@ def no_images(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object, **__: object) -> None:
         raise AssertionError("this should have been refused before images are made")
 
-    monkeypatch.setattr("onnxdfq.steps.method_named", never)
+    monkeypatch.setattr("onnxdfq.pipeline.steps.method_named", never)
 
 
 @pytest.mark.usefixtures("no_images")

@@ -9,8 +9,8 @@ import torch
 from onnxdfq.calibration.aciq import LAPLACE, reaches
 from onnxdfq.calibration.histogram import Histogram
 from onnxdfq.calibration.thresholds import activation_threshold, weight_thresholds
-from passes.power_of_two import is_power_of_two
-from passes.quant_plan import TensorQuant
+from passes.quantize.grid import is_power_of_two
+from passes.quantize.plan import TensorQuant
 
 RNG = np.random.default_rng(4)
 NORMAL, LAPLACIAN = RNG.normal(size=100_000) * 0.7, RNG.laplace(size=100_000) * 0.7

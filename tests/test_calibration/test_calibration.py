@@ -8,12 +8,12 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from onnxdfq.calibration import Calibration
 from onnxdfq.calibration.bias_correction import corrected_bias
+from onnxdfq.calibration.calibration import Calibration
 from onnxdfq.engine import TorchGraph
 from onnxdfq.errors import DataError, InputError
 from onnxdfq.targets import load_target
-from passes.quant_plan import QuantPlan, TensorQuant
+from passes.quantize.plan import QuantPlan, TensorQuant
 
 ORT = load_target("ort")
 

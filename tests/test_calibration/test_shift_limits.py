@@ -5,11 +5,11 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from onnxdfq.calibration import Calibration
+from onnxdfq.calibration.calibration import Calibration
 from onnxdfq.calibration.shift_limits import position, within_shift_limits
 from onnxdfq.errors import InputError
 from onnxdfq.targets import load_target
-from passes.quant_plan import QuantPlan, TensorQuant
+from passes.quantize.plan import QuantPlan, TensorQuant
 
 VITISAI = load_target("vitisai")
 

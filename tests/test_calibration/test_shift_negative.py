@@ -12,14 +12,15 @@ import onnxruntime
 import pytest
 import torch
 
-from onnxdfq.calibration import Calibration, Scheme
+from onnxdfq.calibration.calibration import Calibration
 from onnxdfq.calibration.shift_negative import reader_of_shiftable
 from onnxdfq.engine import TorchGraph
+from onnxdfq.recipe.choices import Scheme
 from onnxdfq.targets import load_target
-from passes.insert_qdq import InsertQdq
-from passes.quant_plan import QuantPlan
-from passes.shift_negative import ShiftNegative
-from passes.target import Target
+from passes.quantize.plan import QuantPlan
+from passes.target.target import Target
+from passes.write.insert_qdq import InsertQdq
+from passes.write.shift_negative import ShiftNegative
 
 ORT = load_target("ort")
 FIXED = replace(ORT, zero_points="fixed")

@@ -7,12 +7,12 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from onnxdfq.calibration import Calibration
+from onnxdfq.calibration.calibration import Calibration
 from onnxdfq.calibration.thresholds import weight_thresholds
 from onnxdfq.errors import InputError
 from onnxdfq.targets import load_target, target_names
-from passes.power_of_two import is_power_of_two
-from passes.quant_plan import QuantPlan, TensorQuant
+from passes.quantize.grid import is_power_of_two
+from passes.quantize.plan import QuantPlan, TensorQuant
 
 CNN = """(float[N,3,8,8] x) => (float[N,5] y) {
     a = Conv <kernel_shape=[3,3], pads=[1,1,1,1], group=1> (x, w, b)

@@ -6,8 +6,8 @@ import torch
 
 from onnxdfq.calibration.histogram import Histogram
 from onnxdfq.calibration.thresholds import activation_threshold, weight_thresholds
-from passes.power_of_two import is_power_of_two
-from passes.quant_plan import TensorQuant
+from passes.quantize.grid import is_power_of_two
+from passes.quantize.plan import TensorQuant
 
 
 def histogram_of(values: np.ndarray, batches: int = 1) -> Histogram:

@@ -12,16 +12,6 @@ import pytest
 from numpy.typing import NDArray
 
 
-def _build(text: str, *, opset: int = 21, named: bool = True, **weights: NDArray[Any]) -> ir.Model:
-    graph = onnx.parser.parse_graph("g " + text)
-    graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in weights.items())
-    for node in graph.node:
-        node.name = f"{node.op_type}_{node.output[0]}" if named else ""
-    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=10)
-    onnx.checker.check_model(proto, full_check=True)
-    return ir.from_proto(onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True))
-
-
 def _run(model: ir.Model, seed: int, batch: int) -> dict[str, NDArray[Any]]:
     proto = ir.to_proto(model)
     onnx.checker.check_model(proto, full_check=True)
@@ -35,12 +25,6 @@ def _run(model: ir.Model, seed: int, batch: int) -> dict[str, NDArray[Any]]:
         shape = [size if isinstance(size, int) else batch for size in value.shape]
         feeds[value.name] = random.normal(0, 2, shape).astype(np.float32)
     return dict(zip([out.name for out in session.get_outputs()], session.run(None, feeds), strict=True))
-
-
-@pytest.fixture
-def build() -> Callable[..., ir.Model]:
-    """build(text of a graph in ONNX's own syntax, name=array, ...): nodes are called `<operator>_<first output>`."""
-    return _build
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import torch
 
 import onnxdfq
 from onnxdfq.engine import TorchGraph
+from onnxdfq.evaluation.saturation import EXACT
 from onnxdfq.model_file import constant_input, inputs
-from onnxdfq.saturation import EXACT
 from onnxdfq.targets import load_target
 
 Level = onnxruntime.GraphOptimizationLevel

@@ -9,10 +9,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxdfq
-from onnxdfq.dataset import Dataset
-from onnxdfq.evaluation import Session, evaluate
-from onnxdfq.layer_bits import read_layer_bits
-from onnxdfq.linting import lint
+from onnxdfq.evaluation.evaluation import Session, evaluate
+from onnxdfq.images.dataset import Dataset
+from onnxdfq.recipe.bits import read_layer_bits
+from onnxdfq.report.linting import lint
 
 from .conftest import Level, compressed, run
 

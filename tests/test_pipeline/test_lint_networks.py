@@ -7,9 +7,9 @@ import onnx_ir as ir
 import pytest
 
 import onnxdfq
-from onnxdfq.linting import lint
 from onnxdfq.model_file import read_model
-from passes.operator_kinds import LINEAR
+from onnxdfq.report.linting import lint
+from passes.graph.operators import LINEAR
 
 from .ort_graph import RUNS_AS, load, verdicts
 

@@ -9,8 +9,8 @@ import onnxruntime
 import pytest
 
 from onnxdfq.targets import load_target
-from passes.lint import Finding, lint
-from passes.operator_kinds import ACTIVATIONS, ELEMENTWISE
+from passes.graph.operators import ACTIVATIONS, ELEMENTWISE
+from passes.lint.lint import Finding, lint
 
 from . import openvino_graph
 from .ort_graph import RUNS_AS, run

@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 
 from onnxdfq.targets import load_target
-from passes.lint import Finding, lint
+from passes.lint.lint import Finding, lint
 
 from . import sketch
 from .ort_graph import RUNS_AS, load, run, verdicts

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import onnxdfq
-from onnxdfq.dataset import Normalization, load_dataset
 from onnxdfq.engine import TorchGraph
+from onnxdfq.images.dataset import Normalization, load_dataset
 from onnxdfq.model_file import image_input
 
 openvino = pytest.importorskip("openvino", reason="openvino is not installed")

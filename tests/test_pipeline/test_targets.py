@@ -14,12 +14,12 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxdfq
-from onnxdfq.cli import main
+from onnxdfq.cli.main import main
 from onnxdfq.engine import TorchGraph
 from onnxdfq.errors import InputError
-from onnxdfq.result import Result
+from onnxdfq.pipeline.result import Result
 from onnxdfq.targets import load_target, target_names
-from passes.power_of_two import is_power_of_two
+from passes.quantize.grid import is_power_of_two
 
 from .conftest import Level, asks_for_exact_kernels, run
 

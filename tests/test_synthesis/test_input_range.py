@@ -7,11 +7,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from onnxdfq.dataset import Normalization
 from onnxdfq.errors import DataError, ShapeError
+from onnxdfq.images.dataset import Normalization
+from onnxdfq.methods import input_range
 from onnxdfq.model_file import load_model
-from onnxdfq.synthesis import input_range
-from passes.canonicalize import Canonicalize
+from passes.canonical.canonicalize import Canonicalize
 
 
 def test_normalization_as_told(small_model: ir.Model) -> None:

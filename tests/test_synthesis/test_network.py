@@ -7,7 +7,7 @@ import torch
 from onnxdfq.engine import TorchGraph
 from onnxdfq.synthesis import network
 from onnxdfq.synthesis.network import TappedNetwork
-from passes.batch_norm import read_batch_norms
+from passes.graph.batch_norm import read_batch_norms
 
 
 def with_scale(model: ir.Model, scale: float, channel: int) -> ir.Model:

@@ -6,7 +6,7 @@ import torch
 
 from onnxdfq.engine.quant import DequantizeLinear, QuantizeLinear
 from onnxdfq.tuning.activations import ActivationQuantizer, Coins, one_over_whole
-from passes.quant_plan import TensorQuant
+from passes.quantize.plan import TensorQuant
 
 X = torch.linspace(-3, 3, 61)
 QUANTS = {

@@ -28,7 +28,7 @@ NAMES = (
 def test_engine_and_runtime_agree_within_one_step(
     shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, settings: dict[str, str]
 ) -> None:
-    monkeypatch.setattr("onnxdfq.tuning.EFFORTS", {"fast": Reconstruction(steps=10, rate=0.1)})
+    monkeypatch.setattr("onnxdfq.tuning.tuning.EFFORTS", {"fast": Reconstruction(steps=10, rate=0.1)})
     result = onnxdfq.compress(
         shared_data / "models" / f"{name}.onnx", output=tmp_path / "q.onnx", method="noise", images=32, **settings
     )

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from onnxdfq.tuning.rounding import WeightRounding
-from passes.quant_plan import TensorQuant
+from passes.quantize.plan import TensorQuant
 
 WEIGHT = np.array([[0.3, -0.7, 1.0], [5.2, -9.0, 0.26]], np.float32)
 QUANT = TensorQuant(bits=3, signed=True, threshold=np.array([4.0, 8.0]), axis=0)  # steps 1 and 2, from -4 to 3

@@ -12,18 +12,18 @@ import torch
 from numpy.typing import NDArray
 
 import onnxdfq
-from onnxdfq.calibration import Calibration
+from onnxdfq.calibration.calibration import Calibration
 from onnxdfq.engine import TorchGraph
 from onnxdfq.errors import InputError
 from onnxdfq.model_file import load_model
 from onnxdfq.targets import load_target
-from onnxdfq.tuning import TunedPart, Tuning, tuning_for
 from onnxdfq.tuning.reconstruction import Reconstruction
-from passes.canonicalize import Canonicalize
-from passes.fold_batch_norm import FoldBatchNorm
-from passes.insert_qdq import InsertQdq
-from passes.power_of_two import is_power_of_two
-from passes.quant_plan import QuantPlan, same_numbers
+from onnxdfq.tuning.tuning import TunedPart, Tuning, tuning_for
+from passes.canonical.canonicalize import Canonicalize
+from passes.canonical.fold_batch_norm import FoldBatchNorm
+from passes.quantize.grid import is_power_of_two
+from passes.quantize.plan import QuantPlan, same_numbers
+from passes.write.insert_qdq import InsertQdq
 
 DIGITS = Path(__file__).resolve().parents[2] / "samples" / "digits" / "digits.onnx"
 ORT = load_target("ort")
@@ -194,7 +194,7 @@ def test_too_few_images_are_refused_before_any_work(tmp_path: Path) -> None:
 def test_several_targets_of_one_plan_are_tuned_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     tune = Tuning.tune
-    monkeypatch.setattr("onnxdfq.tuning.EFFORTS", {"fast": Reconstruction(steps=2)})
+    monkeypatch.setattr("onnxdfq.tuning.tuning.EFFORTS", {"fast": Reconstruction(steps=2)})
     monkeypatch.setattr(Tuning, "tune", lambda self, *given, **named: calls.append(1) or tune(self, *given, **named))
     result = onnxdfq.compress(
         DIGITS, output=tmp_path / "q.onnx", bits="w4a8", method="noise", images=32, target="ort,compact"

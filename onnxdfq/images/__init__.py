@@ -1,0 +1,5 @@
+"""Images: how they are read, normalised and kept."""
+
+from onnxdfq.images.images import Images
+
+__all__ = ["Images"]

@@ -1,0 +1,107 @@
+"""What calibration images would show, told by batch normalization alone (DFQ, arXiv 1906.04721, sections 4.2, 5.1.1).
+
+Each channel in front of an activation is taken as normal with the mean beta and the deviation gamma of its batch
+normalization; activation functions, sums, poolings and layers without normalization follow by `passes.moments`. The
+histograms so made take the place of those that `observe` counts, and everything behind them is shared: with clipping
+"max" the ranges are DFQ's beta ± 6 gamma, and the bias correction is its Eq. (17).
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+
+from onnxdfq.calibration.bias_correction import has_bias_to_set
+from onnxdfq.calibration.histogram import BINS, Histogram
+from onnxdfq.calibration.observation import ChannelMean, Observations
+from onnxdfq.errors import InputError
+from passes.moments.moments import Moments, value_spreads
+from passes.moments.moves import Moved, along_channels
+from passes.moments.spread import ABSCISSAE, WEIGHTS, Spread
+from passes.quantize.points import find_quant_points
+from passes.target.target import Target
+
+FINER = 8  # points between two abscissae, so that the steps of an 8-bit grid do not beat with them
+FULL = 2**24  # counts to a channel
+
+
+def observations_from_batch_norm(
+    model: ir.Model, known: Mapping[str, Moments | Spread], targets: Sequence[Target], *, activations: bool = True
+) -> Observations:
+    """Histograms and means for a float graph with BatchNormalization folded; no image, no random number.
+
+    known: what `batch_norm_moments` read before folding, scaled and shifted as the graph was since, and the image
+    input's own (`image_spread`). activations: whether these are to be quantized; if not, only the means are told that
+    correct biases. Raises InputError for a value that has to be quantized and of which nothing is known: a guess would
+    not show before the device runs it.
+    """
+    points = [find_quant_points(model, target) for target in targets]
+    every = {name for found in points for name in found.activations}
+    wanted, fed = every if activations else set(), every | {name for found in points for name in found.same_as}
+    sources = {_name(node.inputs[0]) for node in model.graph if has_bias_to_set(node)} & fed
+    histograms: dict[str, Histogram] = {}
+    means: dict[str, ChannelMean] = {}
+    for name, found in value_spreads(model, known):
+        if name in sources:
+            means[name] = _mean(found)
+        if name in wanted:
+            histograms[name] = _histogram(found if isinstance(found, Spread) else found.spread)
+    if missing := (wanted - histograms.keys()) | (sources - means.keys()):
+        raise InputError(_unknown(model, missing))
+    return Observations(histograms=histograms, means=means)
+
+
+def image_spread(
+    name: str,
+    *,
+    mean: NDArray[np.floating],
+    std: NDArray[np.floating],
+    low: NDArray[np.floating],
+    high: NDArray[np.floating],
+) -> Spread:
+    """Pixels of the image input `name`, all (C,) in the model's units: normal, cut off where a byte ends."""
+    pixels = Spread.normal(mean.astype(np.float64), std.astype(np.float64), origin=name)
+    return pixels.mapped(lambda x: np.minimum(np.maximum(x, low[:, None]), high[:, None]))
+
+
+def _mean(found: Spread | Moved) -> ChannelMean:
+    mean = ChannelMean(axis=1)
+    mean.total, mean.count = (along_channels(found, "") if isinstance(found, Moved) else found).mean, 1
+    return mean
+
+
+def _histogram(spread: Spread) -> Histogram:
+    """All channels together, each counting as much."""
+    fine = np.linspace(0, len(ABSCISSAE) - 1, FINER * (len(ABSCISSAE) - 1) + 1)
+    below = np.floor(fine).astype(int).clip(max=len(ABSCISSAE) - 2)
+    share = fine - below
+    points = spread.points[:, below] * (1 - share) + spread.points[:, below + 1] * share
+    weights = np.interp(fine, np.arange(len(ABSCISSAE)), WEIGHTS) / FINER
+    histogram = Histogram()
+    histogram.add(torch.tensor([points.min(), points.max()]))  # sets its bound and its ends
+    ends = (-histogram.bound, histogram.bound)
+    counted, _ = np.histogram(points, BINS, ends, weights=np.broadcast_to(weights, points.shape))
+    histogram.counts = np.rint(FULL * counted).astype(np.int64)
+    return histogram
+
+
+def _unknown(model: ir.Model, missing: set[str]) -> str:
+    """The sentence for the first value that is missing, which is where the rest begins."""
+    for node in model.graph:
+        for value in node.outputs:
+            if value.name in missing:
+                return (
+                    f"The range of {value.name!r}, from {node.op_type} {node.name!r}, does not follow from the batch "
+                    f"normalizations ({len(missing)} values lack one); --method dfq needs them all. Use --method dgh, "
+                    "whose images show every range, or --calibration with images of your own."
+                )
+    return (
+        f"The range of the input {min(missing)!r} is not known; use --method dgh, or --calibration with images of "
+        "your own."
+    )
+
+
+def _name(value: ir.Value | None) -> str:
+    return "" if value is None or value.name is None else value.name

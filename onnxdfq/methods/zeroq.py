@@ -1,0 +1,94 @@
+"""ZeroQ (arXiv 2001.00281): each image by itself matches the running statistics. A baseline."""
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from onnxdfq.images.dataset import Normalization
+from onnxdfq.images.images import Images
+from onnxdfq.progress import Progress
+from onnxdfq.recipe.choices import Precision
+from onnxdfq.synthesis.hyperparameters import at_least, batch_generators, describe, one_of, positive
+from onnxdfq.synthesis.input_range import InputRange, input_range
+from onnxdfq.synthesis.network import TappedNetwork
+from onnxdfq.synthesis.statistics import image_moments, spread
+
+INITIAL_RANGE = 127.5 / 5418.75  # the public code divides by a variance where it means a deviation: nearly grey images
+PATIENCE, DECAY, LEAST_RATE = 100, 0.1, 1e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroQ:
+    """steps: for each batch, one batch after another. rate: of Adam, in standardised pixels. Raises InputError.
+
+    As the public code: no augmentation, no clamp, no loss on the output, plateau schedule (factor 0.1, patience 100).
+    Differs from it: the variance is the biased one, which exists for a layer of one pixel too.
+    """
+
+    steps: int = 500
+    batch_size: int = 32
+    rate: float = 0.5
+    precision: Precision = "auto"
+
+    def __post_init__(self) -> None:
+        at_least("steps", self.steps, 1)
+        at_least("batch_size", self.batch_size, 1)
+        positive("rate", self.rate)
+        one_of("precision", self.precision, ("auto", "float32", "bfloat16"))
+
+    def synthesize(
+        self,
+        model: ir.Model,
+        *,
+        count: int,
+        seed: int,
+        normalization: Normalization | None = None,
+        device: str = "cpu",
+        progress: Progress | None = None,
+    ) -> Images:
+        """`count` images for a canonical float model with its BatchNormalizations intact; the model is only read.
+
+        Raises NoBatchNorm, ShapeError, UnsupportedOperator, DataError.
+        """
+        at_least("count", count, 1)
+        network = TappedNetwork(model, method="zeroq", device=device, precision=self.precision)
+        scale = input_range(model, normalization)
+        sizes = network.batch_sizes(count, self.batch_size)
+        pixels = torch.empty(sum(sizes), *network.image_shape)
+        done = 0
+        for batch, generator in zip(torch.split(pixels, sizes), batch_generators(seed, len(sizes)), strict=True):
+            start = (torch.rand(batch.shape, generator=generator) * 2 - 1) * INITIAL_RANGE
+            images = start.to(network.device).requires_grad_()
+            optimizer = torch.optim.Adam([images], lr=self.rate)
+            schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
+                optimizer, factor=DECAY, patience=PATIENCE, min_lr=LEAST_RATE
+            )
+            for _ in range(self.steps):
+                loss = _loss(network, scale, images)
+                (images.grad,) = torch.autograd.grad(loss, images)
+                optimizer.step()
+                schedule.step(float(loss.detach()))
+                done += 1
+                if progress is not None:
+                    progress(done, self.steps * len(sizes), f"loss {float(loss.detach()):.4f}")
+            batch.copy_(scale.to_model(images.detach()))
+        return Images(
+            pixels=pixels[:count].numpy(), method="zeroq", seed=seed, provenance=describe(self, network, scale)
+        )
+
+
+def _loss(network: TappedNetwork, scale: InputRange, images: Tensor) -> Tensor:
+    """Sum over BN inputs, and the image as one more layer of mean 0 and deviation 1, of the squared L2 distance of each
+    image's mean and deviation to the running ones; mean over images (N, C, H, W)."""
+    taps, _ = network.forward(scale.to_model(images))
+    nought = torch.zeros(images.shape[1], device=images.device)
+    pairs = [network.image_moments(taps, layer) for layer in range(len(taps))] + [image_moments(images, nought)]
+    total = images.new_zeros(())
+    for (first, second), std in zip(pairs, [*network.targets.layers(network.targets.std), nought + 1], strict=True):
+        total = total + first.square().sum() + (spread(first, second) - std).square().sum()
+    return total / len(images)
+
+
+EFFORTS: dict[str, ZeroQ] = {"fast": ZeroQ(steps=200), "standard": ZeroQ(), "paper": ZeroQ()}

@@ -1,0 +1,15 @@
+"""What a recipe chooses among."""
+
+from typing import Literal, get_args
+
+Scheme = Literal["power-of-two", "power-of-two-activations", "free"]
+"""What is 2**k: the scales of weights and activations, those of activations, or none."""
+Clipping = Literal["mse", "aciq", "max"]
+"""How thresholds are found; see `onnxdfq.calibration.thresholds`."""
+Effort = Literal["fast", "standard", "paper"]
+"""How many images and steps."""
+Precision = Literal["auto", "float32", "bfloat16"]
+"""What convolutions are computed in while images are made."""
+
+SCHEMES, CLIPPINGS, EFFORTS, PRECISIONS = get_args(Scheme), get_args(Clipping), get_args(Effort), get_args(Precision)
+TUNINGS = ("none", "adaround", "brecq")

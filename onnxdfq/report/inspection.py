@@ -1,0 +1,133 @@
+"""What a model file holds, as far as it matters for compression."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from onnxdfq.model_file import inputs, load_model, read_model
+from passes.canonical.canonicalize import Canonicalize
+from passes.dfmpc.layer_pairs import find_layer_pairs
+from passes.graph.batch_norm import folded_batch_norms, read_batch_norms
+from passes.quantize.grid import is_power_of_two
+from passes.write.provenance import read_provenance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspection:
+    """Plain values only, so that it turns into JSON as it is. `unsupported`: operators that the engine lacks."""
+
+    file: str
+    bytes: int
+    opset: int
+    producer: str
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+    parameters: int
+    operators: dict[str, int]
+    batch_norms: int
+    folded_batch_norms: list[str]
+    unsupported: list[str]
+    quantized: dict[str, int | bool]
+    provenance: dict[str, str]
+
+
+def inspect(path: Path) -> Inspection:
+    """Read the model at `path`, float or quantized, and change nothing. Raises ModelFileError."""
+    from onnxdfq.engine import SUPPORTED_OPERATORS  # torch takes its time to import
+
+    model = read_model(path)
+    operators = Counter(node.op_type for node in model.graph)
+    unsupported = sorted(
+        {
+            f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+            for node in model.graph
+            if node.domain not in ("", "ai.onnx") or node.op_type not in SUPPORTED_OPERATORS
+        }
+    )
+    return Inspection(
+        file=str(path),
+        bytes=path.stat().st_size,
+        opset=model.opset_imports.get("", 0),
+        producer=model.producer_name or "",
+        inputs={spec.name: _type(spec.dtype, spec.shape) for spec in inputs(model)},
+        outputs={value.name or "": _type(value.dtype, value.shape) for value in model.graph.outputs},
+        parameters=sum(int(tensor.size) for tensor in _weights(model)),
+        operators=dict(operators.most_common()),
+        batch_norms=len(read_batch_norms(model)),
+        folded_batch_norms=list(folded_batch_norms(model)),
+        unsupported=unsupported,
+        quantized=_quantized(model, operators),
+        provenance=read_provenance(model),
+    )
+
+
+def layer_pairs(path: Path) -> dict[str, Any]:
+    """Which layers DF-MPC gives the low bits, who pays for each, and why the others stay high.
+
+    Raises InputError and its kin for what cannot be read.
+    """
+    model = load_model(path)
+    Canonicalize()(model)
+    pairs = find_layer_pairs(model, "first")
+    return {
+        "low": {
+            layer.node.name: {
+                "paid_by": [consumer.node.name for consumer in layer.consumers],
+                "legal": layer in pairs.legal,
+                "why_not": pairs.refused.get(layer.node.name or ""),
+            }
+            for layer in pairs.low
+        },
+        "high": {layer.node.name: pairs.refused.get(layer.node.name or "") for layer in pairs.high},
+    }
+
+
+def _quantized(model: ir.Model, operators: Counter[str]) -> dict[str, int | bool]:
+    """Of QDQ files, and of those with QLinear operators, whose scales and integer weights are inputs of their own."""
+    pairs = [node for node in model.graph if node.op_type == "DequantizeLinear"]
+    kernels = [node for node in model.graph if node.op_type.startswith("QLinear")]
+    if not pairs and not kernels:
+        return {}
+    own = [value for node in kernels for value in node.inputs if value is not None and value.is_initializer()]
+    scales = [
+        *(node.inputs[1] for node in pairs),
+        *(value for value in own if value.dtype == ir.DataType.FLOAT),
+    ]
+    weights = [
+        *(node.inputs[0] for node in pairs if node.inputs[0] is not None and node.inputs[0].is_initializer()),
+        *(
+            value
+            for value in own
+            if value.dtype != ir.DataType.FLOAT and value.shape is not None and len(value.shape) > 1
+        ),
+    ]
+    known = [None if value is None else value.const_value for value in scales]
+    return {
+        "activations": operators["QuantizeLinear"] + len(kernels),
+        "weights": len(weights),
+        "power_of_two": all(scale is not None and is_power_of_two(scale.numpy()) for scale in known),
+    }
+
+
+def _weights(model: ir.Model) -> list[ir.TensorProtocol]:
+    tensors = [value.const_value for value in model.graph.initializers.values()]
+    constants = [
+        attribute.as_tensor()
+        for node in model.graph
+        if node.op_type == "Constant"
+        for attribute in node.attributes.values()
+        if attribute.type == ir.AttributeType.TENSOR
+    ]
+    return [tensor for tensor in [*tensors, *constants] if tensor is not None]
+
+
+def _type(dtype: ir.DataType | None, shape: object) -> str:
+    sides = (
+        [str(side) if isinstance(side, int) else "N" for side in shape]
+        if isinstance(shape, tuple | ir.Shape)
+        else ["?"]
+    )
+    return f"{dtype.name.lower() if dtype is not None else '?'} {'×'.join(sides)}"

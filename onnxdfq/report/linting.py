@@ -1,0 +1,96 @@
+"""What a target's runtime will do with a model file, node by node, before anything is deployed."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnx_ir.passes import common
+
+from onnxdfq.errors import InputError
+from onnxdfq.model_file import read_model
+from onnxdfq.model_file.through_proto import infer_shapes
+from onnxdfq.recipe.names import one_of
+from onnxdfq.targets import load_target, target_names
+from passes.graph.operators import JUDGED
+from passes.lint.lint import ON_INTEGERS, Finding
+from passes.lint.lint import lint as run
+from passes.lint.quantized_graph import WHOLE_FILE
+from passes.target.operator_rule import Verdict
+from passes.target.target import Target
+from passes.write.provenance import read_provenance
+
+VERDICTS: tuple[Verdict, ...] = ("integer", "float", "refused")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lint:
+    """The findings about one file. quantized: whether it holds anything on integers."""
+
+    file: str
+    target: Target
+    quantized: bool
+    findings: tuple[Finding, ...]
+
+    @property
+    def count(self) -> Mapping[Verdict, int]:
+        """Nodes by verdict; findings about the file itself are none."""
+        found = Counter(finding.verdict for finding in self.findings if finding.node)
+        return {verdict: found[verdict] for verdict in VERDICTS}
+
+    @property
+    def basis(self) -> str:
+        """What the rules rest on: for a target that was not run, that it was not."""
+        rule = self.target.operators.get(WHOLE_FILE)
+        if rule is not None and rule.reason:
+            return rule.reason
+        sources = "; ".join(self.target.sources)
+        if self.target.verified:
+            return f"The rules were compared with the runtime itself, node by node. Their sources: {sources}."
+        return f"{self.target.title} was not run: these rules come from documents. Their sources: {sources}."
+
+
+def lint(path: Path | str, *, target: str | None = None) -> Lint:
+    """Judge the model at `path`, float or quantized, and change nothing.
+
+    target: a name of `onnxdfq/targets`; by default the one that the file was written for, else "ort".
+    Raises ModelFileError, and InputError for a target that is none.
+    """
+    if target is not None:
+        one_of("target", target, target_names())
+    model = read_model(path)
+    written_for = read_provenance(model).get("target")
+    name = target or (written_for if written_for in target_names() else "ort")
+    if model.functions:
+        common.InlinePass()(model)
+    infer_shapes(model, strict=False)
+    found = load_target(name)
+    quantized = any(node.op_type == "DequantizeLinear" or node.op_type.startswith(ON_INTEGERS) for node in model.graph)
+    return Lint(file=str(path), target=found, quantized=quantized, findings=run(model, found))
+
+
+def falling_short(findings: Sequence[Finding], requirement: str) -> tuple[Finding, ...]:
+    """What does not meet `requirement`: "integer" for every node, or "integer:Conv,Gemm" for those operators alone;
+    "exact" that no integer kernel saturates, on any processor.
+
+    A file that the target refuses meets none. Raises InputError for another requirement, or an operator that is never
+    judged.
+    """
+    verdict, _, listed = requirement.partition(":")
+    one_of("requirement", verdict, ["integer", "exact"])
+    if verdict == "exact":
+        if requirement != "exact":
+            raise InputError(f"--require {requirement}: exact is asked of the whole file; write --require exact.")
+        return tuple(finding for finding in findings if finding.verdict == "refused" or not finding.exact)
+    operators = [name.strip() for name in listed.split(",") if name.strip()]
+    if (listed != "" and not operators) or requirement.endswith(":"):
+        raise InputError(f"--require {requirement} names no operator; write integer, or integer:Conv,Gemm.")
+    present = {finding.op_type for finding in findings if finding.op_type}
+    for name in operators:
+        one_of("operator in --require", name, sorted(JUDGED | present))
+    return tuple(
+        finding
+        for finding in findings
+        if finding.verdict == "refused"
+        or (finding.verdict == "float" and (not operators or finding.op_type in operators))
+    )

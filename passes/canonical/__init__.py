@@ -1,0 +1,1 @@
+"""One form for what exporters write in many, and BatchNormalization folded."""

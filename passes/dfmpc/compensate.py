@@ -1,0 +1,298 @@
+"""DF-MPC (arXiv 2307.00498): low-bit weights, and the batch normalizations behind them recalibrated in closed form."""
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from passes.dfmpc.correlation import Field, fields
+from passes.dfmpc.layer_pairs import Assignment, Layer, LayerPairs, NormSlice, find_layer_pairs, input_count
+from passes.dfmpc.low_bit import (
+    LowBit,
+    Single,
+    dorefa,
+    rows_as_weight,
+    ternary_of_layer,
+    uniform,
+    weight_rows,
+)
+from passes.dfmpc.noise_probe import Covariance
+from passes.dfmpc.plan import CompensationPlan, LowBitWeight, NormNumbers
+from passes.dfmpc.recalibration import (
+    Covariant,
+    Inputs,
+    Neighbours,
+    Normalized,
+    coefficients,
+    deviation_ratio,
+    inputs_of,
+)
+from passes.graph.affine import Array
+from passes.graph.channel_paths import layer_bias
+from passes.graph.editing import as_float64, constant_value, is_op
+from passes.moments.moments import Moments
+from passes.moments.spread import Spread
+
+Rounding = Literal["paper", "nearest", "covariance"]
+Deviation = Literal["keep", "norm", "covariance"]
+AT_A_TIME = 2  # layers whose integers are sought: more would take more memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compensation:
+    """What DF-MPC does; the defaults are what measured best.
+
+    low_bits, high_bits: 2…8; two low bits are ternary. assignment: see `find_layer_pairs`.
+    rounding: "paper", one scale for a layer, Eq. (3), (4), (6); "nearest", one per output channel; "covariance", of the
+    low layers the integers with which the error of their output varies least, not that of their weights.
+    mean: recalibrate the mean behind a layer. deviation: recalibrate the deviation, by the norms of the filters or by
+    the covariance of what they see. high_layers: behind high layers as well as behind low ones.
+    coefficients: Eq. (27), with lambda1 and lambda2, where a pair is legal. They lower the error of the next layer and
+    shrink what it reads; with the deviations recalibrated the network is better without.
+    """
+
+    low_bits: int
+    high_bits: int
+    assignment: Assignment = "first"
+    rounding: Rounding = "covariance"
+    mean: bool = True
+    deviation: Deviation = "covariance"
+    high_layers: bool = True
+    coefficients: bool = False
+    lambda1: float = 0.5
+    lambda2: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, bits in (("low", self.low_bits), ("high", self.high_bits)):
+            most = 7 if self.rounding == "paper" else 8
+            if not 2 <= bits <= most:
+                raise ValueError(f"The {name} layers have {bits} bits; {self.rounding} rounding takes 2 to {most}.")
+
+    @classmethod
+    def paper(cls, *, low_bits: int, high_bits: int) -> "Compensation":
+        """The method as published, with the recalibration of the low layer that it asks for without a formula."""
+        return cls(
+            low_bits=low_bits,
+            high_bits=high_bits,
+            assignment="first",
+            rounding="paper",
+            deviation="norm",
+            high_layers=False,
+            coefficients=True,
+        )
+
+
+def plan_compensation(
+    model: ir.Model,
+    settings: Compensation,
+    *,
+    known: Mapping[str, Moments | Spread] | None = None,
+    shown: Mapping[str, Covariance] | None = None,
+) -> CompensationPlan:
+    """Decides every number; the model stays as it is.
+
+    model: float, in canonical form, BatchNormalizations in place. known: moments by value name, of the image or, for a
+    model whose normalizations are folded, of the inputs of its layers as images showed them. shown: by layer name, what
+    a probe showed of the inputs (see `noise_probe`); it goes before what batch normalization tells. Raises ValueError,
+    with the reason for every layer, where there is nothing that can have low bits, or take a coefficient if these are
+    asked for; and for a folded model without `known`.
+    """
+    pairs = find_layer_pairs(model, settings.assignment)
+    _check(model, settings, pairs, known)
+    position = {node: index for index, node in enumerate(model.graph)}
+    layers = sorted((*pairs.low, *pairs.high), key=lambda layer: position[layer.node])
+    images = {value.name or "" for value in model.graph.inputs} - set(known or {})
+    seen = _seen({_source(layer.node) for layer in layers} - images, fields(model, known))
+    low, legal = {layer.node for layer in pairs.low}, {layer.node for layer in pairs.legal}
+    inputs = [
+        _inputs(layer.node, (shown or {}).get(layer.node.name or ""), seen.get(_source(layer.node))) for layer in layers
+    ]
+    with ThreadPoolExecutor(max_workers=AT_A_TIME) as pool:
+        chosen = pool.map(
+            lambda layer, given: _quantized(layer.node, settings, layer.node in low, given), layers, inputs
+        )
+        planner = _Planner(settings)
+        for layer, given, found in zip(layers, inputs, chosen, strict=True):
+            field = seen.get(_source(layer.node))
+            approximate = isinstance(given, Neighbours) and field is not None and field.moments.approximate
+            compensated = settings.coefficients and layer.node in legal
+            planner.add(layer, found, given, low=layer.node in low, compensated=compensated, approximate=approximate)
+    return planner.result()
+
+
+def _seen(wanted: set[str], found: Iterator[tuple[str, Field]]) -> dict[str, Field]:
+    """Of the wanted values, read no farther than to the last: behind it, only the output would be worked out."""
+    seen: dict[str, Field] = {}
+    for name, field in found:
+        if name in wanted:
+            seen[name] = field
+            if len(seen) == len(wanted):
+                break
+    return seen
+
+
+def _check(
+    model: ir.Model, settings: Compensation, pairs: LayerPairs, known: Mapping[str, Moments | Spread] | None
+) -> None:
+    if not (pairs.low or pairs.high):
+        raise ValueError("The model has no layer with a constant weight of floats: there is nothing to quantize.")
+    if not any(is_op(node, "BatchNormalization") for node in model.graph) and not known:
+        raise ValueError(
+            "The model has no BatchNormalization that DF-MPC could recalibrate. If they were folded into the weights, "
+            "export the model without folding, or give images, from which the means can be corrected."
+        )
+    reasons = "".join(f"\n  {reason}" for reason in pairs.refused.values())
+    if not pairs.low and settings.low_bits != settings.high_bits:
+        raise ValueError(
+            f"No layer can have {settings.low_bits} bits beside others of {settings.high_bits} that pay for it; give "
+            f"all layers the same bits, or see why each stays high:{reasons}"
+        )
+    if settings.coefficients and pairs.low and not pairs.legal:
+        raise ValueError(f"No pair is legal: of no low layer all that read it can be compensated:{reasons}")
+
+
+class _Planner:
+    """Collects the numbers, layer by layer in graph order."""
+
+    def __init__(self, settings: Compensation) -> None:
+        self.settings = settings
+        self.weights: dict[str, LowBitWeight] = {}
+        self.norms: dict[ir.Node, NormNumbers] = {}
+        self.biases: dict[str, Array] = {}
+        self.coefficients: dict[str, tuple[Array, ...]] = {}
+        self.blind: list[str] = []
+        self.approximate: list[str] = []
+        self._gains: dict[ir.Node, Array] = {}  # what coefficients did to the inputs of a layer, one for each
+
+    def add(
+        self,
+        layer: Layer,
+        found: LowBit,
+        inputs: Inputs | None,
+        *,
+        low: bool,
+        compensated: bool,
+        approximate: bool,
+    ) -> None:
+        """Recalibrate what follows one layer, whose integers are found."""
+        node, settings, name = layer.node, self.settings, layer.node.name or ""
+        if inputs is None:
+            self.blind.append(name)
+        elif approximate:
+            self.approximate.append(name)
+        shape, rows = _rows(node)
+        shift, ratio = np.zeros(len(rows)), np.ones(len(rows))
+        if low or settings.high_layers:
+            new = self._with_gain(node, found.rows)
+            if settings.deviation != "keep":
+                ratio = deviation_ratio(rows, new, inputs if settings.deviation == "covariance" else None)
+            if not layer.norms:  # no other place than the weight itself
+                found = LowBit(integers=found.integers, scale=found.scale / ratio)
+                new = np.asarray(new / ratio[:, None], np.float32)
+            if settings.mean and inputs is not None:
+                shift = inputs.response(new - rows)
+        bits = settings.low_bits if low else settings.high_bits
+        wider = settings.rounding == "paper" and bits > 2  # DoReFa's integers are odd, and twice as far apart
+        integers = rows_as_weight(node, found.integers, shape)
+        self.weights[name] = LowBitWeight(bits=bits + wider, integers=integers, scale=found.scale)
+        for norm in layer.norms:
+            self._recalibrate(layer, norm, rows, found, shift, ratio, compensated)
+        if not layer.norms and shift.any() and (bias := layer_bias(node)) is not None:
+            self.biases[name] = bias - shift
+
+    def _with_gain(self, node: ir.Node, rows: Single) -> Single:
+        """(O, D) the rows times what coefficients have multiplied their inputs with."""
+        gain = self._gains.get(node)
+        if gain is None:
+            return rows
+        group = node.attributes.get_int("group", 1)
+        split = rows.reshape(group, len(rows) // group, len(gain) // group, -1)
+        return np.asarray((split * gain.reshape(group, 1, -1, 1)).reshape(rows.shape), np.float32)
+
+    def _recalibrate(
+        self, layer: Layer, norm: NormSlice, rows: Single, found: LowBit, shift: Array, ratio: Array, compensated: bool
+    ) -> None:
+        epsilon = norm.node.attributes.get_float("epsilon", 1e-5)
+        whole = self.norms.get(norm.node) or _numbers(norm.node)
+        part = slice(norm.start, norm.start + len(rows))
+        scale, bias, mean = whole.scale[part], whole.bias[part], whole.mean[part] + shift
+        before = np.sqrt(whole.var[part] + epsilon)
+        after, c = before * ratio, np.ones(len(rows))
+        if compensated:
+            old = Normalized(rows=rows, scale=scale, bias=bias, mean=whole.mean[part], deviation=before)
+            new = Normalized(rows=found.rows, scale=scale, bias=bias, mean=mean, deviation=after)
+            c = coefficients(old, new, lambda1=self.settings.lambda1, lambda2=self.settings.lambda2)
+            name = layer.node.name or ""
+            self.coefficients[name] = (*self.coefficients.get(name, ()), c)
+            for consumer in norm.consumers:
+                gain = self._gains.setdefault(consumer.node, np.ones(input_count(consumer.node)))
+                gain[consumer.start : consumer.start + len(c) * consumer.run] *= np.repeat(c, consumer.run)
+        # variance and epsilon give the new deviation; below sqrt(epsilon) they cannot, and the scale makes up for it
+        var = np.maximum(np.square(after) - epsilon, 0.0)
+        made = (c * scale * np.sqrt(var + epsilon) / after, c * bias, mean, var)
+        arrays = [array.copy() for array in (whole.scale, whole.bias, whole.mean, whole.var)]
+        for array, numbers in zip(arrays, made, strict=True):
+            array[part] = numbers
+        self.norms[norm.node] = NormNumbers(scale=arrays[0], bias=arrays[1], mean=arrays[2], var=arrays[3])
+
+    def result(self) -> CompensationPlan:
+        """All of it."""
+        settings, notes = self.settings, []
+        if settings.low_bits > settings.high_bits:
+            notes.append(
+                f"The layers that are to pay have {settings.high_bits} bits, fewer than the {settings.low_bits} of "
+                "those they pay for; the other way round the same size usually keeps more accuracy."
+            )
+        if self.blind:
+            notes.append(f"Without data nothing is known of what {_listed(self.blind)} reads.")
+        if self.approximate:
+            notes.append(f"Mean and deviation are approximate of what {_listed(self.approximate)} reads.")
+        return CompensationPlan(
+            weights=self.weights,
+            norms={node.name or "": numbers for node, numbers in self.norms.items()},
+            biases=self.biases,
+            coefficients=self.coefficients,
+            notes=tuple(notes),
+        )
+
+
+def _quantized(node: ir.Node, settings: Compensation, low: bool, inputs: Inputs | None) -> LowBit:
+    _, rows = _rows(node)
+    bits = settings.low_bits if low else settings.high_bits
+    if settings.rounding == "paper":
+        return ternary_of_layer(rows) if bits == 2 else dorefa(rows, bits)
+    found = uniform(rows, bits)
+    if settings.rounding == "nearest" or inputs is None or not low:
+        return found
+    return inputs.rounded(rows, found, bits)
+
+
+def _rows(node: ir.Node) -> tuple[tuple[int, ...], Single]:
+    """The shape of a layer's weight, and its rows (O, D)."""
+    weight = constant_value(node.inputs[1])
+    assert weight is not None
+    return weight.shape, weight_rows(node, weight).astype(np.float32, copy=False)
+
+
+def _inputs(node: ir.Node, shown: Covariance | None, seen: Field | None) -> Inputs | None:
+    if shown is not None:
+        return Covariant(shown=shown)
+    return None if seen is None else inputs_of(node, _rows(node)[0], seen)
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"each of {len(names)} layers (the first is {names[0]})"
+
+
+def _source(node: ir.Node) -> str:
+    value = node.inputs[0]
+    return "" if value is None or value.name is None else value.name
+
+
+def _numbers(node: ir.Node) -> NormNumbers:
+    arrays = [constant_value(value) for value in node.inputs[1:5]]
+    scale, bias, mean, var = (as_float64(array) for array in arrays if array is not None)
+    return NormNumbers(scale=scale, bias=bias, mean=mean, var=var)

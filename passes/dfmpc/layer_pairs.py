@@ -1,0 +1,301 @@
+"""Which layers DF-MPC makes low-bit and which pay for them, by the graph's structure (arXiv 2307.00498, figure 2)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import onnx_ir as ir
+
+from passes.graph.affine import output_channels
+from passes.graph.editing import constant_value, is_op, rank, scalar_value
+
+Assignment = Literal["first", "last"]
+ASSIGNMENTS: tuple[Assignment, ...] = get_args(Assignment)
+LAYERS = ("Conv", "ConvTranspose", "Gemm")
+
+# f(c x) = c f(x) for every c > 0 that belongs to a channel
+HOMOGENEOUS = ("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LeakyRelu", "MaxPool", "PRelu", "Relu", "Resize")
+# what stands between two layers of a chain; behind those that are not homogeneous the chain goes on, a coefficient not
+BETWEEN = (
+    *HOMOGENEOUS,
+    *("Clip", "Elu", "Gelu", "HardSigmoid", "HardSwish", "Mish", "Selu", "Sigmoid", "Softplus", "Swish", "Tanh"),
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Consumer:
+    """A layer that reads another's channels, from its input channel `start` on.
+
+    run: so many inputs belong to each channel (behind Flatten), else 1; `start` counts inputs.
+    """
+
+    node: ir.Node
+    start: int
+    run: int = 1
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NormSlice:
+    """The channels of a BatchNormalization, from `start` on, that come from one layer; who reads them behind it."""
+
+    node: ir.Node
+    start: int
+    consumers: tuple[Consumer, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Layer:
+    """A layer with a constant weight and what its output meets.
+
+    norms: the BatchNormalizations that read it, straight or through Concat; empty where anything else reads it too.
+    consumers: the layers that read its channels, behind norms and activations.
+    end: what else the channels go to behind the norms, in words; None where that is nothing but `consumers`.
+    stray: what reads it that is no BatchNormalization, in words.
+    obstacle: why no coefficient can be put on its channels, None where one can: all that read them get it.
+    """
+
+    node: ir.Node
+    norms: tuple[NormSlice, ...]
+    consumers: tuple[Consumer, ...]
+    end: str | None
+    stray: str | None
+    obstacle: str | None
+    joins_sum: bool
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LayerPairs:
+    """low: the layers that get few bits. high: all others with weights. Both in graph order.
+
+    refused: for each layer that a coefficient cannot follow, and each that stays high, the reason; by node name.
+    """
+
+    low: tuple[Layer, ...]
+    high: tuple[Layer, ...]
+    refused: dict[str, str]
+
+    @property
+    def legal(self) -> tuple[Layer, ...]:
+        """The low layers all of whose consumers can be compensated, and are high."""
+        return tuple(layer for layer in self.low if layer.node.name not in self.refused)
+
+
+def find_layer_pairs(model: ir.Model, assignment: Assignment) -> LayerPairs:
+    """Low and high layers of a model in canonical form, with its BatchNormalizations or with none left.
+
+    first (figure 2): going backwards from the outputs, a layer is low when none of its consumers is. So it is the first
+    convolution of a basic block, the 3x3 of a bottleneck and of a dense layer (its consumers are all the layers behind
+    the Concat), every other layer of a plain net.
+    last (what the sizes in the paper's tables 3 and 4 imply): of a residual branch all layers but the first; the second
+    convolution of a basic block. Elsewhere as `first`.
+
+    Always high: layers that read a graph input, those without BatchNormalization behind them (nothing there could be
+    recalibrated; in a model without any this does not count), and depthwise ones, which hold few weights and average
+    over few. Raises ValueError for another assignment.
+    """
+    if assignment not in ASSIGNMENTS:
+        raise ValueError(f"assignment is {assignment!r}; it must be one of {', '.join(ASSIGNMENTS)}.")
+    layers = [_layer(node) for node in model.graph if has_weight(node)]
+    folded = not any(is_op(node, "BatchNormalization") for node in model.graph)
+    obstacles = {layer.node: reason for layer in layers if (reason := _stays_high(layer, folded)) is not None}
+    branches = _residual_branches(layers, obstacles) if assignment == "last" else {}
+    low: set[ir.Node] = set()
+    for layer in reversed(layers):
+        if layer.node in obstacles:
+            continue
+        if layer.node in branches:
+            obstacle = "it is the first layer of a residual branch" if branches[layer.node] else None
+        else:
+            obstacle = layer.end or _one_of(layer, low)
+        if obstacle is None:
+            low.add(layer.node)
+        else:
+            obstacles[layer.node] = obstacle
+    refused = {}
+    for layer in layers:
+        name = layer.node.name or ""
+        if layer.node not in low:
+            refused[name] = f"{_title(layer.node)} stays high: {obstacles[layer.node]}."
+        elif (obstacle := layer.obstacle or _one_of(layer, low)) is not None:
+            refused[name] = f"{_title(layer.node)} gets no coefficient: {obstacle}."
+    return LayerPairs(
+        low=tuple(layer for layer in layers if layer.node in low),
+        high=tuple(layer for layer in layers if layer.node not in low),
+        refused=refused,
+    )
+
+
+def has_weight(node: ir.Node) -> bool:
+    """Whether `node` is a layer with a constant weight of floats: Conv, ConvTranspose, or Gemm (see `Canonicalize`)."""
+    if not is_op(node, *LAYERS) or node.attributes.get_int("transA", 0) != 0:
+        return False
+    if is_op(node, "ConvTranspose") and node.attributes.get_int("group", 1) > 1:
+        return False  # its output channels lie on two axes: no scale of one axis belongs to each
+    weight = constant_value(node.inputs[1])
+    return weight is not None and weight.dtype.kind == "f" and weight.size > 0
+
+
+def _one_of(layer: Layer, low: set[ir.Node]) -> str | None:
+    taken = next((reader.node for reader in layer.consumers if reader.node in low), None)
+    return None if taken is None else f"{_title(taken)}, which reads it, is low itself"
+
+
+def input_count(node: ir.Node) -> int:
+    """How many channels, or features, a layer for which `has_weight` reads."""
+    weight = constant_value(node.inputs[1])
+    assert weight is not None
+    if is_op(node, "Conv"):
+        return int(weight.shape[1]) * node.attributes.get_int("group", 1)
+    return int(weight.shape[is_op(node, "Gemm") and node.attributes.get_int("transB", 0) != 0])
+
+
+def is_depthwise(node: ir.Node) -> bool:
+    """Whether each output channel of a convolution reads one input channel alone, of several."""
+    weight = constant_value(node.inputs[1])
+    group = node.attributes.get_int("group", 1)
+    return weight is not None and group > 1 and weight.shape[is_op(node, "Conv")] == 1
+
+
+def _stays_high(layer: Layer, folded: bool) -> str | None:
+    data = layer.node.inputs[0]
+    if data is None or data.is_graph_input():
+        return "it reads the graph input"
+    if not (layer.norms or folded):
+        return layer.end or layer.stray
+    return "it is depthwise" if is_depthwise(layer.node) else None
+
+
+def _residual_branches(layers: Sequence[Layer], obstacles: dict[ir.Node, str]) -> dict[ir.Node, bool]:
+    """The layers of branches that end in a sum: whether each is the first of its branch."""
+    before = {layer.consumers[0].node: layer for layer in layers if layer.end is None and len(layer.consumers) == 1}
+    found: dict[ir.Node, bool] = {}
+    for layer in layers:
+        member: Layer | None = layer
+        if layer.consumers or not layer.joins_sum or layer.node in obstacles:
+            continue
+        while member is not None:
+            previous = before.get(member.node)
+            found[member.node] = previous is None
+            member = previous
+    return found
+
+
+def _layer(node: ir.Node) -> Layer:
+    norms: list[NormSlice] = []
+    weight = constant_value(node.inputs[1])
+    assert weight is not None
+    stray = next(_strays(node.outputs[0], 0, norms), None)
+    if stray is not None:
+        norms = []
+    walk = _Walk()
+    behind = []
+    for norm in norms:
+        before = len(walk.consumers)
+        walk.follow(norm.node.outputs[0], norm.start)
+        behind.append(replace(norm, consumers=tuple(walk.consumers[before:])))
+    if not norms:
+        walk.follow(node.outputs[0], 0)
+    end = walk.ends[0] if walk.ends else None if walk.consumers else "no layer reads it"
+    return Layer(
+        node=node,
+        norms=tuple(behind),
+        consumers=tuple(walk.consumers),
+        end=end,
+        stray=stray,
+        obstacle=end or stray or (walk.bends[0] if walk.bends else None),
+        joins_sum=walk.joins_sum,
+    )
+
+
+def _strays(value: ir.Value, start: int, norms: list[NormSlice]) -> Iterator[str]:
+    """What else than BatchNormalization reads `value`, in words; the normalizations go to `norms`."""
+    if value.is_graph_output():
+        yield f"its output '{value.name}' leaves the graph before a BatchNormalization"
+    for use in value.uses():
+        reader = use.node
+        if is_op(reader, "BatchNormalization") and use.idx == 0:
+            if any(constant_value(parameter) is None for parameter in reader.inputs[1:5]):
+                yield f"the parameters of {_title(reader)} are computed by the graph"
+            norms.append(NormSlice(node=reader, start=start))
+        elif is_op(reader, "Concat") and _joins_channels(reader) and (offset := _offset(reader, use.idx)) is not None:
+            yield from _strays(reader.outputs[0], start + offset, norms)
+        elif is_op(reader, "AveragePool"):  # a shift of the mean passes it as it is
+            yield from _strays(reader.outputs[0], start, norms)
+        else:
+            yield f"{_title(reader)} reads it before a BatchNormalization does"
+
+
+class _Walk:
+    """Follows channels from a value to the layers that read them."""
+
+    def __init__(self) -> None:
+        self.consumers: list[Consumer] = []
+        self.ends: list[str] = []  # where the channels go that is no layer
+        self.bends: list[str] = []  # what a positive factor cannot pass
+        self.joins_sum = False
+        self._seen: set[ir.Value] = set()
+
+    def follow(self, value: ir.Value, start: int, flat: int | None = None) -> None:
+        """start: the first of the channels in `value`. flat: behind Flatten, how many channels there were before it."""
+        if value in self._seen:
+            return
+        self._seen.add(value)
+        if value.is_graph_output():
+            self.ends.append(f"its output '{value.name}' leaves the graph")
+        for use in value.uses():
+            node = use.node
+            offset = _offset(node, use.idx) if is_op(node, "Concat") and _joins_channels(node) else None
+            if has_weight(node) and use.idx == 0:
+                run = 1 if flat is None else input_count(node) // flat
+                self.consumers.append(Consumer(node=node, start=start * run, run=run))
+            elif offset is not None and flat is None:
+                self.follow(node.outputs[0], start + offset)
+            elif is_op(node, "Flatten") and flat is None and (channels := _flattened(node)) is not None:
+                self.follow(node.outputs[0], start, channels)
+            elif is_op(node, *BETWEEN) and use.idx == 0:
+                if not _lets_through(node):
+                    self.bends.append(f"{_title(node)} is not linear for positive numbers, so no factor passes it")
+                self.follow(node.outputs[0], start, flat)
+            elif is_op(node, "BatchNormalization") and use.idx == 0:
+                self.bends.append(f"{_title(node)} normalizes it a second time")
+                self.follow(node.outputs[0], start, flat)
+            elif not is_op(node, "Shape"):
+                self.joins_sum |= is_op(node, "Add", "Sum")
+                self.ends.append(f"{_title(node)} reads it, which is no layer that can pay for it")
+
+
+def _flattened(node: ir.Node) -> int | None:
+    """The number of channels whose positions Flatten puts side by side, None where that is not known."""
+    return _channels(node.inputs[0]) if node.attributes.get_int("axis", 1) == 1 else None
+
+
+def _lets_through(node: ir.Node) -> bool:
+    if is_op(node, "Clip"):
+        low, high = (node.inputs[index] if index < len(node.inputs) else None for index in (1, 2))
+        return high is None and scalar_value(low) == 0
+    return is_op(node, *HOMOGENEOUS)
+
+
+def _joins_channels(node: ir.Node) -> bool:
+    axis, axes = node.attributes.get_int("axis", 1), rank(node.inputs[0])
+    return axis == 1 or (axes is not None and axis + axes == 1)
+
+
+def _offset(node: ir.Node, index: int) -> int | None:
+    """The first channel that input `index` has in the output of a Concat."""
+    sizes = [_channels(value) for value in node.inputs[:index]]
+    return None if None in sizes else sum(size for size in sizes if size is not None)
+
+
+def _channels(value: ir.Value | None) -> int | None:
+    producer = None if value is None else value.producer()
+    if producer is not None and has_weight(producer):
+        weight = constant_value(producer.inputs[1])
+        assert weight is not None
+        return output_channels(producer, weight)
+    size = None if value is None or value.shape is None or len(value.shape) < 2 else value.shape[1]
+    return size if isinstance(size, int) else None
+
+
+def _title(node: ir.Node) -> str:
+    return f"{node.op_type} '{node.name}'"

@@ -1,0 +1,241 @@
+"""Weights in few bits: ternary, DoReFa, and integers chosen for inputs whose neighbours are alike. All vectorised."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from passes.graph.affine import Array, output_channels
+from passes.graph.editing import is_op
+
+Number = TypeVar("Number", bound=np.generic)
+Integers = NDArray[np.int8]
+Single = NDArray[np.float32]
+
+# Where a uniform grid of so many bits ends, in standard deviations of a normal variable, for the least squared error.
+LOADING = {2: 1.22, 3: 1.97, 4: 2.68, 5: 3.31, 6: 3.89, 7: 4.42, 8: 4.92}
+REFITS = 3
+BLOCK = 64
+CACHED = 2**17  # numbers of a weight that are worked on at a time, so that all about them stays in the cache
+RIDGE = np.float32(0.1)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LowBit:
+    """A weight as integers times one scale per output channel.
+
+    integers: the weight's rows, (O, D), |integer| < 2**(bits - 1), for DoReFa up to 2**bits - 1. scale: (O,) positive.
+    """
+
+    integers: Integers
+    scale: Array
+
+    @property
+    def rows(self) -> Single:
+        """(O, D) what the integers stand for."""
+        return np.multiply(self.integers, self.scale[:, None], dtype=np.float32, casting="same_kind")
+
+
+def channels_first(node: ir.Node) -> bool:
+    """Whether output channels are axis 0 of the weight of Conv, ConvTranspose or Gemm, and not axis 1."""
+    return is_op(node, "Conv") or (is_op(node, "Gemm") and node.attributes.get_int("transB", 0) != 0)
+
+
+def weight_rows(node: ir.Node, weight: NDArray[Number]) -> NDArray[Number]:
+    """(O, D) one row per output channel of Conv (O, I/g, k...), ConvTranspose (I, O, k...) or Gemm.
+
+    D runs over the inputs of the channel's group, taps innermost.
+    """
+    return (weight if channels_first(node) else weight.swapaxes(0, 1)).reshape(output_channels(node, weight), -1)
+
+
+def rows_as_weight(node: ir.Node, rows: NDArray[Number], shape: tuple[int, ...]) -> NDArray[Number]:
+    """The inverse of `weight_rows`; shape: of the weight."""
+    if channels_first(node):
+        return rows.reshape(shape)
+    return np.ascontiguousarray(rows.reshape(shape[1], shape[0], *shape[2:]).swapaxes(0, 1))
+
+
+def ternary_of_layer(rows: Single) -> LowBit:
+    """DF-MPC Eq. (3)-(4), from Ternary Weight Networks: one threshold 0.7 E|w| and one scale for the whole layer."""
+    magnitude = np.abs(rows)
+    kept = magnitude > 0.7 * magnitude.mean(dtype=np.float64)
+    scale = magnitude[kept].mean(dtype=np.float64) if kept.any() else 1.0
+    return LowBit(integers=(np.sign(rows) * kept).astype(np.int8), scale=np.full(len(rows), scale))
+
+
+def dorefa(rows: Single, bits: int) -> LowBit:
+    """DF-MPC Eq. (6): 2**bits levels of equal distance from -max|w| to max|w| of the layer; zero is none of them.
+
+    The integers are odd, from -(2**bits - 1) to 2**bits - 1. Raises ValueError where these do not fit 8 bits.
+    """
+    if bits > 7:
+        raise ValueError(f"DoReFa's {bits}-bit levels need integers of {bits + 1} bits, and containers hold 8.")
+    steps = 2**bits - 1
+    greatest = float(np.abs(rows).max(initial=0.0)) or 1.0
+    integers = 2 * np.rint(steps * (rows / (2 * greatest) + 0.5)) - steps
+    return LowBit(integers=integers.astype(np.int8), scale=np.full(len(rows), greatest / steps))
+
+
+def ternary(rows: Single) -> LowBit:
+    """The integers -1, 0, 1 and the scale that are closest to each row, exactly.
+
+    The n greatest magnitudes are kept, n so that (sum of them)**2 / n is greatest; the scale is their mean.
+    """
+    magnitude = np.abs(rows)
+    falling = np.sort(magnitude, axis=1)[:, ::-1]
+    gain = np.cumsum(falling, axis=1)
+    gain *= gain
+    gain /= np.arange(1, rows.shape[1] + 1, dtype=np.float32)
+    count = np.argmax(gain, axis=1)[:, None]
+    kept = (magnitude >= np.take_along_axis(falling, count, 1)) & (magnitude > 0)
+    return refitted(rows, (np.sign(rows) * kept).astype(np.int8))
+
+
+def uniform(rows: Single, bits: int) -> LowBit:
+    """Integers up to 2**(bits - 1) - 1 either way and a scale per row, near the least squared error.
+
+    From two scales, that of the greatest weight and that which suits normal weights, each fitted to the integers and
+    they to it in turn; of each row the better of the two.
+    """
+    found = [ternary(part) if bits == 2 else _uniform(part, bits) for part in row_parts(rows)]
+    return LowBit(
+        integers=np.concatenate([part.integers for part in found]),
+        scale=np.concatenate([part.scale for part in found]),
+    )
+
+
+def row_parts(rows: Single) -> Iterator[Single]:
+    """Some rows at a time, so that what is worked out for them stays in the cache, and takes little memory."""
+    step = max(CACHED // rows.shape[1], 1)
+    return (rows[first : first + step] for first in range(0, len(rows), step))
+
+
+def _uniform(rows: Single, bits: int) -> LowBit:
+    limit = 2 ** (bits - 1) - 1
+    greatest = np.abs(rows).max(axis=1, initial=0)
+    ends = (greatest, np.minimum(greatest, LOADING[bits] * np.sqrt(_product(rows, rows) / rows.shape[1])))
+    first, second = (_fitted(rows, np.where(end > 0, end / limit, 1.0), limit) for end in ends)
+    errors = [_product(miss, miss) for miss in (first.rows - rows, second.rows - rows)]
+    worse = errors[1] < errors[0]
+    return LowBit(
+        integers=np.where(worse[:, None], second.integers, first.integers),
+        scale=np.where(worse, second.scale, first.scale),
+    )
+
+
+def _fitted(rows: Single, scale: Array, limit: int) -> LowBit:
+    for _ in range(REFITS):
+        fitted = refitted(
+            rows, np.clip(np.rint(rows / scale[:, None].astype(np.float32)), -limit, limit).astype(np.int8)
+        )
+        scale = fitted.scale
+    return fitted
+
+
+def _product(left: Single, right: Single) -> Array:
+    """(O,) row by row."""
+    return np.asarray(np.einsum("od,od->o", left, right), np.float64)
+
+
+def refitted(rows: Single, integers: Integers) -> LowBit:
+    """These integers with the scale of the least squared error; a row without any keeps scale 1."""
+    whole = integers.astype(np.float32)
+    square, product = _product(whole, whole), _product(rows, whole)
+    return LowBit(integers=integers, scale=np.where(product > 0, product / np.maximum(square, 1.0), 1.0))
+
+
+def aware_of_neighbours(rows: Single, start: LowBit, blocks: Single, bits: int, sweeps: int) -> LowBit:
+    """Integers that lower the error of what the layer computes, not of its weights: sum of d' B d over the kernels.
+
+    rows: (O, D); blocks: (g, I/g, K, K), the covariance of the K taps that a kernel sees of each input channel, D being
+    I/g * K. Tap by tap, in all kernels at once, the integer that is best given the others; where neighbouring pixels
+    are alike, a tap so makes up for the rounding of the taps beside it. The scale of each row is fitted before each
+    sweep. Different channels are taken as uncorrelated, so the error never rises.
+    """
+    group, inputs, taps, _ = blocks.shape
+    outputs = len(rows) // group
+    shape = (group, outputs, inputs, taps)
+    weight, integers, scale = rows.reshape(shape), start.integers.reshape(shape), start.scale.reshape(group, outputs, 1)
+    matrix = np.ascontiguousarray(np.moveaxis(blocks, (2, 3), (0, 1)))[:, :, :, None, :]  # (K, K, g, 1, I/g)
+    found, scales = np.empty(shape, np.int8), np.empty(scale.shape)
+    step = max(CACHED // (group * inputs * taps), 1)
+    for first in range(0, outputs, step):  # rows do not depend on each other
+        part = (slice(None), slice(first, first + step))
+        given = weight[part], integers[part], scale[part]
+        found[part], scales[part] = _aware_of_neighbours(*given, matrix, bits, sweeps)
+    return LowBit(integers=found.reshape(rows.shape), scale=scales.reshape(-1))
+
+
+def _aware_of_neighbours(
+    weight: Single, integers: Integers, start: Array, matrix: Single, bits: int, sweeps: int
+) -> tuple[Single, Single]:
+    limit, taps = np.float32(2 ** (bits - 1) - 1), len(matrix)
+    # taps outermost: each step then works on whole planes (g, O/g, I/g)
+    weight = np.ascontiguousarray(np.moveaxis(weight, 3, 0))
+    whole = np.moveaxis(integers, 3, 0).astype(np.float32, order="C")
+    wanted, present = np.zeros_like(weight), np.zeros_like(weight)
+    for k in range(taps):
+        for j in range(taps):
+            wanted[k] += matrix[k, j] * weight[j]
+            present[k] += matrix[k, j] * whole[j]
+    own = np.maximum(np.stack([matrix[k, k] for k in range(taps)]), np.float32(1e-12))
+    scale = start.astype(np.float32)
+    for _ in range(sweeps):
+        changed = False
+        scale = _best_scale("kgoi,kgoi->go", wanted, present, whole, scale)
+        for k in range(taps):
+            best = np.clip(np.rint(whole[k] + (wanted[k] / scale - present[k]) / own[k]), -limit, limit)
+            change = best - whole[k]
+            if change.any():
+                changed = True
+                whole[k] = best
+                for j in range(taps):
+                    present[j] += matrix[j, k] * change
+        if not changed:
+            break
+    return np.moveaxis(whole, 0, 3), _best_scale("kgoi,kgoi->go", wanted, present, whole, scale)
+
+
+def aware_of_covariance(rows: Single, start: LowBit, matrix: Single, bits: int, sweeps: int) -> LowBit:
+    """As `aware_of_neighbours`, with all that a filter sees varying together. matrix: (g, D, D).
+
+    Input by input, in all filters at once, the integer that is best given the others. BLOCK inputs at a time see each
+    change at once, the rest afterwards, in one product (as GPTQ does, arXiv 2210.17323).
+    """
+    group, size, _ = matrix.shape
+    limit = np.float32(2 ** (bits - 1) - 1)
+    diagonal = np.einsum("gdd->gd", matrix)
+    # what noise cannot tell apart must not be played off against each other
+    matrix = matrix + RIDGE * diagonal.mean(axis=1)[:, None, None] * np.eye(size, dtype=np.float32)
+    own = np.maximum(np.einsum("gdd->gd", matrix), np.float32(1e-12))
+    weight = rows.reshape(group, -1, size).astype(np.float32)
+    whole = start.integers.reshape(weight.shape).astype(np.float32)
+    scale = start.scale.astype(np.float32).reshape(group, -1, 1)
+    wanted, present = weight @ matrix, whole @ matrix
+    for _ in range(sweeps):
+        before = whole.copy()
+        scale = _best_scale("god,god->go", wanted, present, whole, scale)
+        for first in range(0, size, BLOCK):
+            part = slice(first, min(first + BLOCK, size))
+            inside, near = present[:, :, part].copy(), matrix[:, part, part]
+            aim, old = wanted[:, :, part] / scale, whole[:, :, part].copy()
+            for k in range(inside.shape[2]):
+                exact = old[:, :, k] + (aim[:, :, k] - inside[:, :, k]) / own[:, None, first + k]
+                change = np.clip(np.rint(exact), -limit, limit) - old[:, :, k]
+                whole[:, :, first + k] += change
+                inside += change[:, :, None] * near[:, None, k]
+            present += (whole[:, :, part] - old) @ matrix[:, part]
+        if np.array_equal(whole, before):
+            break
+    scale = _best_scale("god,god->go", wanted, present, whole, scale)
+    return LowBit(integers=whole.reshape(rows.shape).astype(np.int8), scale=scale.reshape(-1).astype(np.float64))
+
+
+def _best_scale(sums: str, wanted: Single, present: Single, whole: Single, scale: Single) -> Single:
+    """(g, O/g, 1) the scale of the least error, w' B q / q' B q, from B w, B q and q; `scale` where there is none."""
+    product, energy = (np.einsum(sums, part, whole)[:, :, None] for part in (wanted, present))
+    return np.where((product > 0) & (energy > 0), product / np.maximum(energy, np.float32(1e-30)), scale)

@@ -1,0 +1,166 @@
+"""How the inputs of a layer vary together, shown by noise: no image is needed, batch normalization sets the scale.
+
+Noise with the spectrum of natural images goes through the network, and every BatchNormalization normalizes it by its
+own statistics instead of the running ones. So each channel has the mean and the deviation that it has for images, layer
+by layer, and the weights make of the noise what channels have in common. Derived for this project; no paper's.
+
+1. `probe_model` gives the network to run, by whatever runs ONNX; 2. `noise_fields` its input; 3. `input_covariances`
+takes what came out.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import inf, prod
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from passes.dfmpc.layer_pairs import has_weight, input_count
+from passes.graph.affine import Array
+from passes.graph.editing import FreshNames, add_initializer, constant_value, discard, drop_unused_initializers, is_op
+
+Single = NDArray[np.float32]
+
+SHARED = 0.9  # of the variance of the noise, which all colours have in common (natural images: lightness)
+LARGEST = 1200  # inputs of a filter; the covariance of more takes too long to use
+SAMPLES = 64  # positions that are looked at, for each input of a filter
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Covariance:
+    """Of what the filters of a layer see: I/g channels of each group and K taps, padding included.
+
+    mean: (g, I/g * K). matrix: (g, I/g * K, I/g * K).
+    """
+
+    mean: Array
+    matrix: Single
+
+
+def probe_model(model: ir.Model) -> ir.Model:
+    """A copy whose BatchNormalizations normalize by the batch, and whose outputs are what its layers read."""
+    copy = model.clone()
+    names = FreshNames(copy.graph)
+    for node in copy.graph:
+        if is_op(node, "BatchNormalization") and all(constant_value(value) is not None for value in node.inputs[1:3]):
+            _by_the_batch(node, names)
+    _return_layer_inputs(copy.graph, LARGEST)
+    return copy
+
+
+def model_of_layer_inputs(model: ir.Model) -> ir.Model:
+    """A copy whose outputs are what its layers read: for images, which need no other statistics than their own."""
+    copy = model.clone()
+    _return_layer_inputs(copy.graph)
+    return copy
+
+
+def _return_layer_inputs(graph: ir.Graph, largest: float = inf) -> None:
+    layers = [node for node in graph if has_weight(node) and filter_size(node) <= largest]
+    read = dict.fromkeys(value for node in layers if (value := node.inputs[0]) is not None)
+    graph.outputs.clear()
+    graph.outputs.extend(value for value in read if not value.is_graph_input())
+    for node in reversed(graph):
+        discard(node)
+    drop_unused_initializers(graph)
+
+
+def noise_fields(count: int, channels: int, size: tuple[int, int], seed: int) -> Single:
+    """(count, channels, height, width) of noise whose amplitudes fall as 1 / frequency; mean about 0, deviation 1."""
+    random = np.random.default_rng(seed)
+    frequency = np.hypot(np.fft.fftfreq(size[0])[:, None], np.fft.rfftfreq(size[1]))
+    frequency[0, 0] = 1 / max(size)
+
+    def field(number: int) -> Array:
+        white = random.normal(size=(count, number, *size))
+        pink = np.fft.irfft2(np.fft.rfft2(white) / frequency, s=size)
+        return np.asarray(pink / pink.std())
+
+    return np.asarray(np.sqrt(SHARED) * field(1) + np.sqrt(1 - SHARED) * field(channels), np.float32)
+
+
+def input_covariances(model: ir.Model, values: Mapping[str, Single]) -> dict[str, Covariance]:
+    """By layer name, of every layer of `model` one of whose `values` (name → (N, C, ...)) is the input.
+
+    A layer whose filters see more than LARGEST numbers is left out.
+    """
+    found = {}
+    for node in model.graph:
+        value = values.get(node.inputs[0].name or "") if node.inputs and node.inputs[0] is not None else None
+        if value is None or not has_weight(node) or is_op(node, "ConvTranspose") or filter_size(node) > LARGEST:
+            continue
+        if value.ndim < 2 or value.shape[1] != input_count(node):
+            continue
+        group = node.attributes.get_int("group", 1)
+        seen = _patches(node, value).reshape(-1, group, filter_size(node)).swapaxes(0, 1)  # (g, P, D)
+        mean = seen.mean(axis=1, keepdims=True)
+        seen = seen - mean
+        matrix = seen.swapaxes(1, 2) @ seen / np.float32(seen.shape[1])
+        found[node.name or ""] = Covariance(mean=mean[:, 0].astype(np.float64), matrix=matrix)
+    return found
+
+
+def filter_size(node: ir.Node) -> int:
+    """How many numbers one filter of a layer sees."""
+    weight = constant_value(node.inputs[1])
+    assert weight is not None
+    return input_count(node) // node.attributes.get_int("group", 1) * prod(weight.shape[2:])
+
+
+def _patches(node: ir.Node, value: Single) -> Single:
+    """(P, C * K) what the layer sees at so many positions as are needed."""
+    if not is_op(node, "Conv"):
+        return value.reshape(len(value), -1)
+    weight = constant_value(node.inputs[1])
+    assert weight is not None
+    kernel = weight.shape[2:]
+    axes = len(kernel)
+    pads = node.attributes.get_ints("pads", (0,) * 2 * axes)
+    steps = node.attributes.get_ints("dilations", (1,) * axes)
+    strides = node.attributes.get_ints("strides", (1,) * axes)
+    each = max(prod(value.shape[2:]) // prod(strides), 1)
+    value = value[: -(-SAMPLES * filter_size(node) // each)]
+    padded = np.pad(value, ((0, 0), (0, 0), *zip(pads[:axes], pads[axes:], strict=True)))
+    spans = [(size - 1) * step + 1 for size, step in zip(kernel, steps, strict=True)]
+    windows = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=tuple(range(2, 2 + axes)))
+    windows = windows[(slice(None), slice(None), *(slice(None, None, stride) for stride in strides))]
+    every = (slice(None),) * (2 + axes)
+    windows = windows[(*every, *(slice(None, None, step) for step in steps))]  # (N, C, out..., k...)
+    ordered = np.moveaxis(windows, 1, 1 + axes)  # (N, out..., C, k...)
+    return ordered.reshape(-1, value.shape[1] * prod(kernel))
+
+
+def _by_the_batch(node: ir.Node, names: FreshNames) -> None:
+    """scale * (x - mean) / sqrt(var + epsilon) + bias, mean and var of x over all axes but the channels."""
+    graph, value = node.graph, node.inputs[0]
+    assert isinstance(graph, ir.Graph) and value is not None and value.shape is not None
+    shape = (1, -1, *(1,) * (len(value.shape) - 2))
+    scale, bias = (constant_value(parameter) for parameter in node.inputs[1:3])
+    assert scale is not None and bias is not None
+    axes = [axis for axis in range(len(value.shape)) if axis != 1]
+
+    def constant(name: str, array: NDArray[np.generic]) -> ir.Value:
+        return add_initializer(graph, names(f"{node.name}.{name}"), array)
+
+    over = constant("axes", np.asarray(axes, np.int64))
+    epsilon = constant("epsilon", np.asarray(node.attributes.get_float("epsilon", 1e-5), np.float32))
+    mean = ir.node("ReduceMean", [value, over], name=names(f"{node.name}_mean"))
+    centred = ir.node("Sub", [value, mean.outputs[0]], name=names(f"{node.name}_centred"))
+    square = ir.node("Mul", [centred.outputs[0]] * 2, name=names(f"{node.name}_square"))
+    var = ir.node("ReduceMean", [square.outputs[0], over], name=names(f"{node.name}_var"))
+    safe = ir.node("Add", [var.outputs[0], epsilon], name=names(f"{node.name}_safe"))
+    deviation = ir.node("Sqrt", [safe.outputs[0]], name=names(f"{node.name}_deviation"))
+    unit = ir.node("Div", [centred.outputs[0], deviation.outputs[0]], name=names(f"{node.name}_unit"))
+    scaled = ir.node(
+        "Mul", [unit.outputs[0], constant("gamma", scale.reshape(shape))], name=names(f"{node.name}_scaled")
+    )
+    moved = ir.node("Add", [scaled.outputs[0], constant("beta", bias.reshape(shape))], name=names(f"{node.name}_moved"))
+    nodes = [mean, centred, square, var, safe, deviation, unit, scaled, moved]
+    for made in nodes[:-1]:
+        made.outputs[0].name = names(f"{made.name}_output")
+    graph.insert_before(node, nodes)
+    old, new = node.outputs[0], moved.outputs[0]
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    new.name, new.type, new.shape = old.name, old.type, old.shape
+    graph.remove(node, safe=True)

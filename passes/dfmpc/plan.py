@@ -1,0 +1,127 @@
+"""The numbers of DF-MPC: the plan, the pass that writes it, and what is shipped once normalizations are folded."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from passes.dfmpc.low_bit import Integers, channels_first, rows_as_weight, weight_rows
+from passes.graph.affine import Array, write_layer
+from passes.graph.editing import FreshNames, as_float64, constant_value, set_constant_input
+from passes.quantize.plan import TensorQuant
+
+CLOSE = 1e-5  # of a row's greatest weight: what rounding to float32, twice, can leave
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LowBitWeight:
+    """integers: in the weight's shape. scale: (O,) per output channel. bits: that hold the integers with their sign."""
+
+    bits: int
+    integers: Integers
+    scale: Array
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NormNumbers:
+    """The parameters of a BatchNormalization, (C,) each."""
+
+    scale: Array
+    bias: Array
+    mean: Array
+    var: Array
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CompensationPlan:
+    """All numbers that CompensateWeights writes, by node name.
+
+    coefficients: of the low layers that have some, (O,) c for each BatchNormalization behind them; `norms` contains
+    them already. notes: what the user should know, a sentence each.
+    """
+
+    weights: Mapping[str, LowBitWeight]
+    norms: Mapping[str, NormNumbers]
+    biases: Mapping[str, Array]
+    coefficients: Mapping[str, tuple[Array, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class QuantizedWeight:
+    """A weight of the folded model. integers: in its shape; quant: their bits, and their scale per output channel."""
+
+    quant: TensorQuant
+    integers: Integers
+
+
+class CompensateWeights(ir.passes.InPlacePass):
+    """Writes a CompensationPlan into the float graph: weights on their grids, BatchNormalizations, biases."""
+
+    def __init__(self, plan: CompensationPlan) -> None:
+        self.plan = plan
+
+    def requires(self, model: ir.Model) -> None:
+        """Every name of the plan must stand in the graph."""
+        planned = {*self.plan.weights, *self.plan.norms, *self.plan.biases}
+        if missing := planned - {node.name for node in model.graph}:
+            raise ir.passes.PreconditionError(f"the plan names nodes that the graph lacks: {sorted(missing)}")
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Edit `model` in place."""
+        names = FreshNames(model.graph)
+        for node in model.graph:
+            name = node.name or ""
+            if (weight := self.plan.weights.get(name)) is not None:
+                rows = weight_rows(node, weight.integers) * weight.scale[:, None].astype(np.float32)
+                _set(node, 1, rows_as_weight(node, rows, weight.integers.shape), names, f"{name}.weight")
+            if (bias := self.plan.biases.get(name)) is not None:
+                write_layer(node, names, bias=bias)
+            if (norm := self.plan.norms.get(name)) is not None:
+                for index, part in enumerate(("scale", "bias", "mean", "var"), start=1):
+                    _set(node, index, getattr(norm, part), names, f"{name}.{part}")
+        return ir.passes.PassResult(model, modified=bool(self.plan.weights))
+
+
+def _set(node: ir.Node, index: int, array: NDArray[Any], names: FreshNames, base: str) -> None:
+    old = constant_value(node.inputs[index])
+    assert old is not None
+    set_constant_input(node, index, array.astype(old.dtype), names, base)
+
+
+def quantized_weights(model: ir.Model, plan: CompensationPlan) -> dict[str, QuantizedWeight]:
+    """How the weights of the planned layers are to be written, once BatchNormalizations are folded; by initializer.
+
+    Folding multiplied each output channel with a number, which goes into its scale; where that is negative, the
+    integers change their sign. Raises ValueError for a layer whose weight is no longer integers times a scale for each
+    output channel, as after folding something into its inputs.
+    """
+    found = {}
+    for node in model.graph:
+        planned = plan.weights.get(node.name or "")
+        if planned is None or (value := node.inputs[1]) is None or (weight := constant_value(value)) is None:
+            continue
+        rows, integers = as_float64(weight_rows(node, weight)), as_float64(weight_rows(node, planned.integers))
+        square = np.square(integers).sum(axis=1)
+        scale = np.divide((rows * integers).sum(axis=1), square, out=np.zeros_like(square), where=square > 0)
+        if (np.abs(rows - integers * scale[:, None]) > CLOSE * np.abs(rows).max(axis=1, keepdims=True)).any():
+            raise ValueError(
+                f"The weight of {node.op_type} '{node.name}' is not its planned integers times a scale per output "
+                "channel: nothing but BatchNormalizations behind it may be folded between planning and quantization."
+            )
+        integers *= np.sign(scale)[:, None]
+        scale = np.where(scale == 0, 1.0, np.abs(scale))
+        axis, greatest = int(not channels_first(node)), 2 ** (planned.bits - 1) - 1
+        quant = TensorQuant(
+            bits=planned.bits,
+            signed=True,
+            axis=axis,
+            threshold=scale * (greatest + 1.0),
+            clip=(-greatest, greatest),  # two bits are ternary, and a channel may have changed its sign
+        )
+        written = rows_as_weight(node, integers.astype(np.int8), weight.shape)
+        found[value.name or ""] = QuantizedWeight(quant=quant, integers=written)
+    return found

@@ -1,0 +1,1 @@
+"""DFQ (arXiv 1906.04721): edits that even out channels."""

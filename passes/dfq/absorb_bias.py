@@ -1,0 +1,79 @@
+"""High biases move into the next layer (DFQ, arXiv 1906.04721, section 4.1.3), so that activations need less range."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from passes.graph.affine import ChannelAffine, absorb_inputs, write_layer
+from passes.graph.channel_paths import ChannelPath, channel_paths, layer_bias, layers_beside
+from passes.graph.editing import FreshNames, is_op
+from passes.moments.moments import Moments
+
+CERTAIN = 3.0  # standard deviations; of a normal variable 0.135 % lie further below its mean
+
+
+def high_biases(model: ir.Model, moments: Mapping[str, Moments]) -> dict[str, NDArray[np.float64]]:
+    """What AbsorbHighBias is to take from each value: by value name, (C,) of a value's channels, none negative.
+
+    c = max(0, beta - 3 gamma), beta and gamma the mean and standard deviation of what goes into a Relu: then
+    Relu(x - c) = Relu(x) - c wherever x >= c, which DFQ assumes of all x and a normal x fulfils to 99.865 %. In that
+    share of numbers, and in no more, the model computes something else (too much, by c - x).
+
+    moments: by value name, of the model as it is now (equalized: rescaled). Where a channel of high bias is found:
+    Conv, ConvTranspose or Gemm, then Relu, then possibly MaxPool, GlobalAveragePool, Flatten, an AveragePool without
+    padding, then a Gemm or a Conv without padding, each read by the next alone. A reader that pads with zeros is
+    passed over: its border would see 0 where the absorbed constant says c.
+    """
+    found: dict[str, NDArray[np.float64]] = {}
+    for path in channel_paths(model, _shifts_through):
+        before = moments.get(path.values[0].name or "")
+        if before is None or not _reader_takes_shift(path) or not is_op(next(iter(path.between), None), "Relu"):
+            continue
+        amount = np.maximum(before.mean - CERTAIN * before.std, 0)
+        if amount.any():
+            for value, repeats in zip(path.values, path.repeats, strict=True):
+                found[value.name or ""] = np.repeat(amount, repeats)
+    return found
+
+
+class AbsorbHighBias(ir.passes.InPlacePass):
+    """Takes constants from the channels of values.
+
+    1. A layer whose output loses a constant: from its bias.
+    2. A layer whose input loses a constant: its bias gets what the weights make of it.
+    """
+
+    def __init__(self, amounts: Mapping[str, NDArray[np.float64]]) -> None:
+        self.amounts = amounts
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Edit `model` in place."""
+        names, count = FreshNames(model.graph), 0
+        for node, weight, after, before in layers_beside(model, self.amounts):
+            bias = layer_bias(node)
+            assert bias is not None
+            if before is not None:
+                bias = bias + absorb_inputs(node, weight, ChannelAffine(scale=np.ones_like(before), shift=before))[1]
+            write_layer(node, names, bias=bias if after is None else bias - after)
+            count += 1
+        return ir.passes.PassResult(model, modified=bool(count))
+
+
+def _shifts_through(node: ir.Node) -> bool:
+    """f(x - c) = f(x) - c for every constant c; and Relu, for which it is the assumption."""
+    if is_op(node, "AveragePool"):
+        explicit = node.attributes.get_string("auto_pad", "NOTSET") in ("NOTSET", "VALID")
+        whole = node.attributes.get_int("ceil_mode", 0) == 0
+        return explicit and whole and not any(node.attributes.get_ints("pads", ()))
+    if is_op(node, "Flatten"):
+        return node.attributes.get_int("axis", 1) == 1
+    # padding of a MaxPool is minus infinity: no border there
+    return is_op(node, "Relu", "MaxPool", "GlobalMaxPool", "GlobalAveragePool")
+
+
+def _reader_takes_shift(path: ChannelPath) -> bool:
+    node = path.target
+    explicit = node.attributes.get_string("auto_pad", "NOTSET") in ("NOTSET", "VALID")
+    return is_op(node, "Gemm") or (is_op(node, "Conv") and explicit and not any(node.attributes.get_ints("pads", ())))

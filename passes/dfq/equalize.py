@@ -1,0 +1,131 @@
+"""Cross-layer equalization (DFQ, arXiv 1906.04721, section 4.1): ranges of weights move between neighbouring layers."""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from passes.graph.affine import Array, scale_outputs, write_layer
+from passes.graph.channel_paths import (
+    ChannelPath,
+    channel_paths,
+    input_features,
+    layer_bias,
+    layer_weight,
+    layers_beside,
+    magnitudes,
+    scale_inputs,
+)
+from passes.graph.editing import FreshNames, constant_value, is_op, scalar_value
+
+# f(s x) = s f(x) for every s > 0, channel by channel
+HOMOGENEOUS = ("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LeakyRelu", "MaxPool", "PRelu", "Relu", "Resize")
+ROUNDS = 1000
+CONVERGED = 1e-4  # of the logarithm of a scale: a hundredth of a percent
+DEAD = 1e-4  # of the layer's greatest: what is smaller is no range to equalize but the rest of a channel that died
+
+
+def equalizing_scales(model: ir.Model) -> dict[str, NDArray[np.float64]]:
+    """What EqualizeChannels is to multiply each value with: by value name, (C,) of a value's channels, all positive.
+
+    Eq. (11): s_j = sqrt(r1_j r2_j) / r1_j for output channel j of one layer and input channel j of the next, r the
+    greatest magnitude of its weights. All pairs in turn until nothing changes; a chain (pointwise, depthwise,
+    pointwise) so ends with the same range in all its layers, which is DFQ's rule for three.
+
+    A pair is two of Conv, ConvTranspose, Gemm (grouped and depthwise too) with constant weights, and between them
+    nothing but Relu, LeakyRelu, PRelu, poolings, Pad with zeros, Resize, Flatten and Clip to [0, infinity), each read
+    by the next alone. Clip with an upper bound (ReLU6) ends the path: see `LiftClips`. A channel whose weights are
+    all but zero on either side keeps scale 1.
+    """
+    paths = list(scalable_paths(model))
+    tables = {path.target: _magnitudes(path.target, path.channels) for path in paths}
+    tables |= {path.source: _magnitudes(path.source) for path in paths if path.source not in tables}
+    scales = [np.ones(path.channels) for path in paths]
+    alive = [_alive(*_ranges(path, tables)) for path in paths]
+    for _ in range(ROUNDS):
+        change = 0.0
+        for path, scale, mask in zip(paths, scales, alive, strict=True):
+            out, into = _ranges(path, tables)
+            step = np.sqrt(np.divide(into, out, out=np.ones_like(out), where=mask))
+            tables[path.source] *= step.reshape(*tables[path.source].shape[:2], 1)
+            tables[path.target] /= step.reshape(len(tables[path.target]), 1, -1)
+            scale *= step
+            change = max(change, float(np.abs(np.log(step)).max(initial=0)))
+        if change < CONVERGED:
+            break
+    return {
+        value.name or "": np.repeat(scale, repeats)
+        for path, scale in zip(paths, scales, strict=True)
+        for value, repeats in zip(path.values, path.repeats, strict=True)
+    }
+
+
+def scalable_paths(model: ir.Model) -> Iterator[ChannelPath]:
+    """The pairs of layers, in graph order, between which the channels may be scaled, each by what is positive."""
+    return channel_paths(model, _scales_through)
+
+
+class EqualizeChannels(ir.passes.InPlacePass):
+    """Multiplies the channels of values by positive scales, so that the model computes what it did.
+
+    1. A layer whose output is scaled: its weight and bias, by output channel.
+    2. A layer whose input is scaled: its weight, by input channel, with the inverse.
+    3. What lies between (`equalizing_scales` chooses only such) needs no edit.
+    """
+
+    def __init__(self, scales: Mapping[str, NDArray[np.float64]]) -> None:
+        self.scales = scales
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Edit `model` in place."""
+        names, count = FreshNames(model.graph), 0
+        for node, weight, after, before in layers_beside(model, self.scales):
+            bias = layer_bias(node)
+            assert bias is not None
+            if before is not None:
+                weight = scale_inputs(node, weight, 1 / before)
+            if after is not None:
+                weight = scale_outputs(node, weight, after)
+            scaled_bias = bias * after if after is not None and bias.any() else None
+            write_layer(node, names, weight=weight, bias=scaled_bias)
+            count += 1
+        return ir.passes.PassResult(model, modified=bool(count))
+
+
+def _scales_through(node: ir.Node) -> bool:
+    if is_op(node, "PRelu"):
+        return constant_value(node.inputs[1]) is not None
+    if is_op(node, "Clip"):
+        low = scalar_value(node.inputs[1]) if len(node.inputs) > 1 else None
+        high = node.inputs[2] if len(node.inputs) > 2 else None
+        return low == 0 and (high is None or scalar_value(high) == np.inf)
+    if is_op(node, "Pad"):
+        fill, amounts = node.inputs[2] if len(node.inputs) > 2 else None, constant_value(node.inputs[1])
+        channels = (
+            None if amounts is None or amounts.size < 4 or len(node.inputs) > 3 else amounts[1 :: amounts.size // 2]
+        )
+        return channels is not None and not channels.any() and (fill is None or scalar_value(fill) == 0)
+    if is_op(node, "Resize"):
+        cubic = node.attributes.get_string("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize"
+        return not cubic
+    if is_op(node, "Flatten"):
+        return node.attributes.get_int("axis", 1) == 1
+    return is_op(node, *HOMOGENEOUS)
+
+
+def _magnitudes(node: ir.Node, channels: int | None = None) -> Array:
+    """(g, O/g, I/g), in float64; `channels` of the input, by default as many as the weight takes."""
+    weight = layer_weight(node)
+    assert weight is not None
+    return magnitudes(node, weight, channels or input_features(node) or 0)
+
+
+def _ranges(path: ChannelPath, tables: Mapping[ir.Node, Array]) -> tuple[Array, Array]:
+    """(C,) of the outputs of the layer before, (C,) of the inputs of the layer behind."""
+    return tables[path.source].max(axis=2).reshape(-1), tables[path.target].max(axis=1).reshape(-1)
+
+
+def _alive(out: Array, into: Array) -> NDArray[np.bool_]:
+    """(C,) which channels have a range on both sides."""
+    return np.asarray((out > DEAD * out.max(initial=0)) & (into > DEAD * into.max(initial=0)))

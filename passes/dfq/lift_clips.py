@@ -1,0 +1,61 @@
+"""ReLU6 becomes Relu where its upper bound cuts next to nothing, so that equalization gets through."""
+
+import math
+from collections.abc import Collection, Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from passes.graph.editing import is_op, replace_with, scalar_value
+from passes.moments.moments import Moments
+from passes.moments.spread import erf
+
+
+def clipped_shares(model: ir.Model, moments: Mapping[str, Moments]) -> dict[str, float]:
+    """For each Clip to [0, b] (by node name): the share of numbers that its upper bound is expected to cut.
+
+    In the worst channel, each taken as normal with the moments of the Clip's input; 1.0 where these are not known.
+    """
+    shares: dict[str, float] = {}
+    for node in model.graph:
+        if (bound := _upper_bound(node)) is None:
+            continue
+        source = node.inputs[0]
+        known = None if source is None else moments.get(source.name or "")
+        if known is None:
+            shares[node.name or ""] = 1.0
+            continue
+        distance = (bound - known.mean) / np.maximum(known.std, 1e-12)
+        shares[node.name or ""] = float(np.max(0.5 * (1 - erf(distance * math.sqrt(0.5))), initial=0))
+    return shares
+
+
+class LiftClips(ir.passes.InPlacePass):
+    """Clip to [0, b] becomes Relu, at the nodes that are named.
+
+    DFQ (arXiv 1906.04721) replaces every ReLU6 so. The model then computes something else wherever the bound cut;
+    `clipped_shares` says how often that is.
+    """
+
+    def __init__(self, nodes: Collection[str]) -> None:
+        self.nodes = frozenset(nodes)
+
+    def requires(self, model: ir.Model) -> None:
+        clips = {node.name for node in model.graph if _upper_bound(node) is not None}
+        if unknown := sorted(self.nodes - clips):
+            raise ir.passes.PreconditionError(f"No Clip to [0, b] of the main graph is called {', '.join(unknown)}.")
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Edit `model` in place."""
+        for node in model.graph:
+            if node.name in self.nodes:
+                replace_with(node, ir.node("Relu", [node.inputs[0]], name=node.name))
+        return ir.passes.PassResult(model, modified=bool(self.nodes))
+
+
+def _upper_bound(node: ir.Node) -> float | None:
+    """b of a Clip to [0, b], else None."""
+    if not is_op(node, "Clip") or len(node.inputs) < 3 or scalar_value(node.inputs[1]) != 0:
+        return None
+    bound = scalar_value(node.inputs[2])
+    return bound if bound is not None and 0 < bound < np.inf else None

@@ -1,0 +1,1 @@
+"""What every pass needs to read and edit a graph."""

@@ -1,0 +1,114 @@
+"""The way of a layer's output channels to the one layer that reads them."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from passes.graph.affine import Array, ChannelAffine, absorb_inputs, constant_bias, output_channels
+from passes.graph.editing import as_float64, constant_value, is_op, sole_consumer
+
+LAYERS = ("Conv", "ConvTranspose", "Gemm")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ChannelPath:
+    """source → between → target, each value read by the next node alone.
+
+    values: of what source and each node between gives. run: so many inputs of target belong to each channel (behind
+    Flatten), else 1.
+    """
+
+    source: ir.Node
+    values: tuple[ir.Value, ...]
+    between: tuple[ir.Node, ...]
+    target: ir.Node
+    channels: int
+    run: int
+
+    @property
+    def repeats(self) -> tuple[int, ...]:
+        """For each of `values`: 1, or `run` behind Flatten."""
+        flat = [False, *(is_op(node, "Flatten") for node in self.between)]
+        return tuple(self.run if any(flat[: index + 1]) else 1 for index in range(len(flat)))
+
+
+def channel_paths(model: ir.Model, passes_on: Callable[[ir.Node], bool]) -> Iterator[ChannelPath]:
+    """All paths between layers with constant weights whose nodes between satisfy `passes_on`, in graph order."""
+    for source in model.graph:
+        if (weight := layer_weight(source)) is None or layer_bias(source) is None:
+            continue
+        values, between = [source.outputs[0]], []
+        while (node := sole_consumer(values[-1])) is not None and node.inputs[0] is values[-1] and passes_on(node):
+            between.append(node)
+            values.append(node.outputs[0])
+        if node is None or node.inputs[0] is not values[-1] or values[-1] in node.inputs[1:]:
+            continue
+        channels, features = output_channels(source, weight), input_features(node)
+        if features is None or features % channels or layer_bias(node) is None:
+            continue
+        run = features // channels
+        if run > 1 and not any(is_op(step, "Flatten") for step in between):
+            continue
+        yield ChannelPath(
+            source=source, values=tuple(values), between=tuple(between), target=node, channels=channels, run=run
+        )
+
+
+def layer_weight(node: ir.Node) -> Array | None:
+    """The constant weight of Conv, ConvTranspose or Gemm, in float64; else None."""
+    if not is_op(node, *LAYERS) or node.attributes.get_int("transA", 0) != 0:
+        return None
+    weight = constant_value(node.inputs[1])
+    return None if weight is None or weight.dtype.kind != "f" else as_float64(weight)
+
+
+def layer_bias(node: ir.Node) -> Array | None:
+    """(C_out,) what the layer adds, zeros without a bias; None where it is no constant per channel."""
+    weight = layer_weight(node)
+    if weight is None:
+        return None
+    return constant_bias(node, output_channels(node, weight))
+
+
+def input_features(node: ir.Node) -> int | None:
+    """Size of axis 1 of what the layer reads; None where `node` is no layer with a constant weight."""
+    weight = layer_weight(node)
+    if weight is None:
+        return None
+    if is_op(node, "Conv"):
+        return int(weight.shape[1]) * node.attributes.get_int("group", 1)
+    transposed = is_op(node, "Gemm") and node.attributes.get_int("transB", 0) != 0
+    return int(weight.shape[int(transposed)])
+
+
+def scale_inputs(node: ir.Node, weight: Array, scale: Array) -> Array:
+    """Weight of the layer preceded by `scale` (C,); a Gemm behind Flatten sees each channel as a run of features."""
+    if is_op(node, "ConvTranspose"):
+        return weight * scale.reshape(-1, *(1,) * (weight.ndim - 1))
+    return absorb_inputs(node, weight, ChannelAffine(scale=scale, shift=np.zeros_like(scale)))[0]
+
+
+def magnitudes(node: ir.Node, weight: Array, channels: int) -> Array:
+    """(g, O/g, I/g) greatest |w| of the taps between each output and each input channel; `channels` of the input."""
+    if is_op(node, "Gemm"):
+        rows = weight if node.attributes.get_int("transB", 0) else weight.T  # (O, K)
+        return np.asarray(np.abs(rows).reshape(1, len(rows), channels, -1).max(axis=3, initial=0))
+    group = node.attributes.get_int("group", 1)
+    split = np.abs(weight).reshape(group, weight.shape[0] // group, weight.shape[1], -1)
+    table = np.asarray(split.max(axis=3, initial=0))
+    return table if is_op(node, "Conv") else table.transpose(0, 2, 1)
+
+
+def layers_beside(
+    model: ir.Model, named: Mapping[str, Array]
+) -> Iterator[tuple[ir.Node, Array, Array | None, Array | None]]:
+    """The layers whose output or input `named` speaks of: (layer, weight, entry of the output, entry of the input)."""
+    for node in model.graph:
+        weight, source = layer_weight(node), node.inputs[0] if node.inputs else None
+        if weight is None or source is None:
+            continue
+        after, before = named.get(node.outputs[0].name or ""), named.get(source.name or "")
+        if after is not None or before is not None:
+            yield node, weight, after, before

@@ -1,0 +1,1 @@
+"""What a target will do with a file, node by node."""

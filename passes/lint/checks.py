@@ -1,0 +1,360 @@
+"""Conditions of operator rules that are no mere data, by the names under which `OperatorRule.checks` calls for them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from passes.graph.editing import constant_value, is_op, rank
+from passes.graph.operators import LINEAR, POOLS
+from passes.lint.quantized_graph import Ending, Grid
+from passes.quantize.grid import is_power_of_two
+from passes.quantize.points import MOVES
+
+QUANTIZERS = ("QuantizeLinear", "Clip", "DequantizeLinear")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Site:
+    """A node and the quantization around it. inputs: its data inputs. bias: the form of its bias."""
+
+    node: ir.Node
+    inputs: tuple[Grid | None, ...]
+    bias: str
+    bias_value: ir.Value | None
+    bias_grid: Grid | None
+    end: Ending
+
+
+@dataclass(frozen=True, kw_only=True)
+class Obstacle:
+    """Why a node is no integer one, and what to change. refused: it is taken for one, and then fails or is wrong."""
+
+    reason: str
+    advice: str
+    refused: bool = False
+
+
+Check = Callable[[Site], Obstacle | None]
+
+
+def _output_axis(site: Site) -> Obstacle | None:
+    """Scales per channel have to lie along the output channels."""
+    weight = site.inputs[1]
+    if weight is None or weight.axis is None or weight.node is None or _in_blocks(weight):
+        return None
+    axes = rank(weight.node.inputs[0])
+    axis = weight.axis + axes if weight.axis < 0 and axes is not None else weight.axis
+    match site.node.op_type:
+        case "Conv":
+            expected: int | None = 0
+        case "ConvTranspose":
+            expected = 1
+        case "Gemm":
+            expected = 0 if site.node.attributes.get_int("transB", 0) else 1
+        case _:
+            expected = None if axes is None else axes - 1
+    if expected is None or axis == expected:
+        return None
+    return Obstacle(
+        reason=f"the scales of its weight lie along axis {axis} and not along the output channels, axis {expected}",
+        advice=f"quantize the weight per tensor, or along axis {expected}",
+    )
+
+
+def _in_blocks(grid: Grid) -> bool:
+    return grid.scale is not None and grid.scale.ndim > 1 and grid.scale.size > 1
+
+
+def _no_blocks(site: Site) -> Obstacle | None:
+    weight = site.inputs[1]
+    if weight is None or not _in_blocks(weight):
+        return None
+    return Obstacle(reason="its weight has a scale for every block", advice="quantize the weight per output channel")
+
+
+def _no_blocks_unseen(site: Site) -> Obstacle | None:
+    return _unseen(_no_blocks(site))
+
+
+def _per_tensor(site: Site) -> Obstacle | None:
+    """Activations have one scale each."""
+    grids = [*(grid for grid in site.inputs if grid is not None and not grid.constant), site.end.grid]
+    if all(grid is None or grid.scale is None or grid.scale.size == 1 for grid in grids):
+        return None
+    reason = "its input or its output has one scale per channel"
+    return Obstacle(reason=reason, advice="quantize activations with one scale for the whole tensor")
+
+
+def _per_tensor_input(site: Site) -> Obstacle | None:
+    grid = site.inputs[0]
+    if grid is None or grid.scale is None or grid.scale.size == 1:
+        return None
+    reason = "its input has one scale per channel"
+    return Obstacle(reason=reason, advice="quantize activations with one scale for the whole tensor")
+
+
+def _per_tensor_unseen(site: Site) -> Obstacle | None:
+    return _unseen(_per_tensor(site))
+
+
+def _output_axis_unseen(site: Site) -> Obstacle | None:
+    return _unseen(_output_axis(site))
+
+
+def _unseen(found: Obstacle | None) -> Obstacle | None:
+    """The same obstacle where the runtime does not look."""
+    if found is None:
+        return None
+    reason = f"{found.reason}, which the runtime does not look at: it fails, or computes other numbers"
+    return Obstacle(reason=reason, advice=found.advice, refused=True)
+
+
+def _output_axis_unless_float_bias(site: Site) -> Obstacle | None:
+    """The same, but a runtime that quantizes float biases itself looks at the axis first, and leaves the node alone."""
+    return _output_axis(site) if site.bias == "float" else _output_axis_unseen(site)
+
+
+def _bias_matches(site: Site) -> bool:
+    """Whether an int32 bias has the scale of input times weight, within what ONNX Runtime allows."""
+    x, weight, bias = site.inputs[0], site.inputs[1], site.bias_grid
+    if bias is None or x is None or weight is None or x.scale is None or weight.scale is None or bias.scale is None:
+        return True
+    product = x.scale.astype(np.float64).reshape(-1) * weight.scale.astype(np.float64).reshape(-1)
+    if bias.scale.size not in (1, product.size) and product.size != 1:
+        return False
+    return bool(np.isclose(bias.scale.astype(np.float64).reshape(-1), product, rtol=0.01, atol=1e-6).all())
+
+
+_BIAS_ADVICE = "write the bias in float, or as int32 with the scale of the input times that of the weight"
+
+
+def _bias_scale(site: Site) -> Obstacle | None:
+    if _bias_matches(site):
+        return None
+    return Obstacle(reason="the scale of its int32 bias is not input scale times weight scale", advice=_BIAS_ADVICE)
+
+
+def _bias_scale_unseen(site: Site) -> Obstacle | None:
+    """The integer kernel adds the bias to the accumulator whatever scale the file gives it."""
+    if _bias_matches(site):
+        return None
+    return Obstacle(
+        reason="the scale of its int32 bias is not input scale times weight scale, which the runtime does not look at: "
+        "it adds another bias",
+        advice=_BIAS_ADVICE,
+        refused=True,
+    )
+
+
+def _float_needs_output(site: Site) -> Obstacle | None:
+    """The runtime quantizes a float weight or bias itself only in front of a QuantizeLinear."""
+    weight = site.inputs[1]
+    parts = ["bias"] if site.bias == "float" else []
+    if weight is not None and weight.container == "float":
+        parts.append("weight")
+    if site.end.grid is not None or not parts:
+        return None
+    return Obstacle(
+        reason=f"its float {' and '.join(parts)} would be quantized only in front of a QuantizeLinear, "
+        f"but {site.end.obstacle}",
+        advice="put QuantizeLinear and DequantizeLinear behind it, or write the bias as int32",
+    )
+
+
+def _row_bias(site: Site) -> Obstacle | None:
+    array = constant_value(site.bias_value) if site.bias == "float" else None
+    if array is None or array.ndim == 1:
+        return None
+    return Obstacle(
+        reason=f"its float bias has {array.ndim} axes", advice="give the bias one axis, one number an output channel"
+    )
+
+
+def _beta_1(site: Site) -> Obstacle | None:
+    beta = site.node.attributes.get_float("beta", 1.0)
+    if beta == 1 or site.bias == "none":
+        return None
+    return Obstacle(reason=f"its beta is {beta:g}", advice="multiply the bias by beta, and set beta to 1")
+
+
+def _symmetric(site: Site) -> Obstacle | None:
+    grids = [*site.inputs, site.end.grid]
+    for grid in grids:
+        if grid is not None and grid.zero_point is not None and np.any(grid.zero_point):
+            return Obstacle(
+                reason=f"a zero point is {int(np.ravel(grid.zero_point)[np.argmax(np.ravel(grid.zero_point) != 0)])}",
+                advice="quantize symmetrically, with zero points of 0",
+                refused=True,
+            )
+    return None
+
+
+def _symmetric_weight(site: Site) -> Obstacle | None:
+    weight = site.inputs[1]
+    if weight is None or weight.zero_point is None or not np.any(weight.zero_point):
+        return None
+    return Obstacle(reason="the zero point of its weight is not 0", advice="quantize the weight symmetrically, as int8")
+
+
+def _symmetric_if_signed(site: Site) -> Obstacle | None:
+    weight = site.inputs[1]
+    return _symmetric_weight(site) if weight is not None and weight.container.startswith("int") else None
+
+
+def _no_quantized_bias(site: Site) -> Obstacle | None:
+    if site.bias in ("none", "float"):
+        return None
+    reason, advice = (
+        f"its bias is {site.bias}, and Quantize/Dequantize on a bias is rejected",
+        "write the bias in float",
+    )
+    return Obstacle(reason=reason, advice=advice, refused=True)
+
+
+def _position(grid: Grid | None) -> int | None:
+    """p of a scale 2**-p for the whole tensor; None for any other."""
+    if grid is None or grid.scale is None or grid.scale.size != 1 or not is_power_of_two(grid.scale):
+        return None
+    return -int(np.log2(float(grid.scale.reshape(()))))
+
+
+def _beyond(name: str, shift: int, least: int, greatest: int) -> Obstacle | None:
+    if least <= shift <= greatest:
+        return None
+    return Obstacle(
+        reason=f"its {name} is {shift}, and the hardware shifts by {least} to {greatest}",
+        advice="choose its scales nearer to each other: --target vitisai does",
+    )
+
+
+def _shifts(site: Site) -> Obstacle | None:
+    """shift_cut and shift_bias of a layer, and their limits (Vitis AI, vai_q_onnx/refine.py)."""
+    x, weight, output = _position(site.inputs[0]), _position(site.inputs[1]), _position(site.end.grid)
+    bias = _position(site.bias_grid)
+    if x is None or weight is None or output is None:
+        return None
+    cut = weight + x - output
+    found = _beyond("shift_cut", cut, 0, 16)
+    if found is not None or bias is None:
+        return found
+    return _beyond("shift_bias", weight + x - bias, min(0, -(24 - (8 + cut))), 15)
+
+
+def _shifts_of_add(site: Site) -> Obstacle | None:
+    """shift_read and shift_write of an Add, likewise."""
+    inputs, output = [_position(grid) for grid in site.inputs], _position(site.end.grid)
+    known = [entry for entry in inputs if entry is not None]
+    if len(known) < len(inputs) or output is None:
+        return None
+    read = _beyond("shift_read", max(known) - min(known), 0, 7)
+    return read or _beyond("shift_write", min(known) - output, -7, 25)
+
+
+def _weight_per_tensor(site: Site) -> Obstacle | None:
+    weight = site.inputs[1]
+    if weight is None or weight.axis is None:
+        return None
+    return Obstacle(
+        reason="its weight has one scale per channel", advice="quantize the weight with one scale for the whole tensor"
+    )
+
+
+def _one_weight_scale(site: Site) -> Obstacle | None:
+    """Of QLinearConv and QLinearMatMul: their fifth input is the scale of the weight."""
+    scale = constant_value(site.node.inputs[4])
+    if scale is None or scale.size == 1:
+        return None
+    reason = f"its weight has {scale.size} scales, and OpenVINO reads only one here"
+    return Obstacle(reason=reason, advice="write the file as Quantize/Dequantize, --target openvino", refused=True)
+
+
+def _power_of_two(site: Site) -> Obstacle | None:
+    for grid in (*site.inputs, site.end.grid, site.bias_grid):
+        if grid is not None and grid.scale is not None and not is_power_of_two(grid.scale):
+            return Obstacle(
+                reason=f"a scale is {float(np.ravel(grid.scale)[0]):g}, no power of two",
+                advice="quantize with --scheme power-of-two",
+            )
+    return None
+
+
+def _reads_integers(site: Site) -> Obstacle | None:
+    """Element-wise kernels read integers only if a kernel before has written such, around 0; else they convert."""
+    known: dict[ir.Value, bool | None] = {}
+    read = {value: _written_as_integers(value, known) for value in site.node.inputs[: len(site.inputs)] if value}
+    if all(written is None for written in read.values()):
+        return Obstacle(reason="it computes on constants alone", advice="")
+    for value, grid in zip(site.node.inputs, site.inputs, strict=False):
+        if value is None or grid is None or read[value] is None:
+            continue
+        if grid.zero_point is None or np.any(grid.zero_point) or not read[value]:
+            return Obstacle(
+                reason=f"{value.name} was quantized from float data right before, or has a zero point other than 0: it "
+                "is then computed together with the conversion, in float",
+                advice="quantize with zero points of 0, behind a layer that computes on integers",
+            )
+    return None
+
+
+def _written_as_integers(value: ir.Value, known: dict[ir.Value, bool | None]) -> bool | None:
+    """Whether a kernel before writes `value` as integers: a layer, or one that itself reads nothing but integers.
+
+    None: it follows from constants alone.
+    """
+    if value in known:
+        return known[value]
+    producer = value.producer()
+    found: bool | None
+    if constant_value(value) is not None:
+        found = None
+    elif producer is None or is_op(producer, "Shape", "Size"):
+        found = False
+    elif is_op(producer, *LINEAR, *POOLS, "Concat"):
+        found = True
+    elif is_op(producer, *MOVES) and is_op(producer.inputs[0].producer() if producer.inputs[0] else None, *QUANTIZERS):
+        found = True  # a kernel of its own, behind the Quantize
+    else:
+        first_only = is_op(producer, *QUANTIZERS, *MOVES, "CastLike")
+        data = [entry for entry in producer.inputs[: 1 if first_only else None] if entry is not None]
+        parts = [_written_as_integers(entry, known) for entry in data]
+        found = None if all(part is None for part in parts) else all(part is not False for part in parts)
+    known[value] = found
+    return found
+
+
+def _explicit_attributes(site: Site) -> Obstacle | None:
+    wanted = ("kernel_shape", "strides", "pads", "dilations", "group")
+    missing = [name for name in wanted if name not in site.node.attributes]
+    if not missing:
+        return None
+    return Obstacle(reason=f"it does not say its {', '.join(missing)}", advice="write these attributes out")
+
+
+CHECKS: Mapping[str, Check] = {
+    "beta_1": _beta_1,
+    "bias_scale": _bias_scale,
+    "bias_scale_unseen": _bias_scale_unseen,
+    "explicit_attributes": _explicit_attributes,
+    "float_needs_output": _float_needs_output,
+    "no_quantized_bias": _no_quantized_bias,
+    "no_blocks": _no_blocks,
+    "no_blocks_unseen": _no_blocks_unseen,
+    "one_weight_scale": _one_weight_scale,
+    "output_axis": _output_axis,
+    "output_axis_unless_float_bias": _output_axis_unless_float_bias,
+    "output_axis_unseen": _output_axis_unseen,
+    "per_tensor": _per_tensor,
+    "per_tensor_input": _per_tensor_input,
+    "per_tensor_unseen": _per_tensor_unseen,
+    "power_of_two": _power_of_two,
+    "reads_integers": _reads_integers,
+    "row_bias": _row_bias,
+    "shifts": _shifts,
+    "shifts_of_add": _shifts_of_add,
+    "symmetric": _symmetric,
+    "symmetric_if_signed": _symmetric_if_signed,
+    "symmetric_weight": _symmetric_weight,
+    "weight_per_tensor": _weight_per_tensor,
+}

@@ -1,0 +1,183 @@
+"""`QuantizedGraph` reads what quantization surrounds the nodes of a QDQ file of any origin, as a runtime sees it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from passes.graph.editing import constant_value, is_op, sole_consumer, static_dims
+from passes.target.operator_rule import OperatorRule
+
+WHOLE_FILE = "*"  # the rule for what concerns no single operator
+RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Grid:
+    """How a value is quantized.
+
+    container: element type of the integers; "float" for a constant that is not quantized.
+    scale, zero_point: () or (C,) along `axis`; None where the file computes them.
+    constant: the integers stand in the file. node: the DequantizeLinear or QuantizeLinear, None for a float constant.
+    """
+
+    container: str
+    scale: NDArray[np.float32] | None
+    zero_point: NDArray[np.int64] | None
+    axis: int | None
+    constant: bool
+    node: ir.Node | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Ending:
+    """What comes behind a value. grid: that of the QuantizeLinear, None where none follows alone.
+
+    activation: the function between, if one is. obstacle: why no QuantizeLinear follows alone.
+    """
+
+    grid: Grid | None
+    activation: ir.Node | None = None
+    obstacle: str = ""
+
+
+class QuantizedGraph:
+    """A graph and the rules of the runtime that reads it."""
+
+    def __init__(self, graph: ir.Graph, rules: Mapping[str, OperatorRule]) -> None:
+        self.rules = rules
+        self.opset = graph.opset_imports.get("", 0)
+        self._whole = rules.get(WHOLE_FILE, OperatorRule())
+        self._computed_on_loading = _constants(graph)
+
+    def is_constant(self, value: ir.Value | None) -> bool:
+        """Whether the value stands in the file, or follows from such values alone."""
+        return value is not None and (value in self._computed_on_loading or constant_value(value) is not None)
+
+    def grid_before(self, value: ir.Value | None, *, as_written: bool = False) -> Grid | None:
+        """The grid that `value` is read from, None where it holds float data. as_written: as the file has it."""
+        producer = None if value is None else value.producer()
+        if value is None:
+            return None
+        if producer is not None and is_op(producer, "DequantizeLinear"):
+            source = producer.inputs[0]
+            quantizer = None if source is None else source.producer()
+            pair = is_op(quantizer, "QuantizeLinear") and source is not None and sole_consumer(source) is producer
+            grid = _grid(producer, constant=self.is_constant(source))
+            return grid if as_written else self._changed(grid, pair=pair and _readers(value) <= 1)
+        if self.is_constant(value):
+            return Grid(container="float", scale=None, zero_point=None, axis=None, constant=True, node=None)
+        return self.grid_moved_on(producer, as_written=as_written) if producer is not None else None
+
+    def ending(self, value: ir.Value, *, fuses: tuple[str, ...] = ()) -> Ending:
+        """The QuantizeLinear behind `value`: across one function of `fuses`, and what quantization is moved through."""
+        activation, consumer = None, sole_consumer(value)
+        if consumer is not None and is_op(consumer, *fuses) and consumer.inputs[0] is value:
+            activation, value = consumer, consumer.outputs[0]
+            consumer = sole_consumer(value)
+        start = value
+        while consumer is not None and consumer.inputs[0] is value and self._pulls(consumer):
+            value = consumer.outputs[0]
+            consumer = sole_consumer(value)
+        if consumer is None or not is_op(consumer, "QuantizeLinear") or consumer.inputs[0] is not value:
+            return Ending(grid=None, activation=activation, obstacle=_obstacle(value, consumer))
+        follower = sole_consumer(consumer.outputs[0])
+        pair = follower is not None and is_op(follower, "DequantizeLinear") and _readers(follower.outputs[0]) <= 1
+        # where the Quantize is moved, the runtime puts a pair of its own behind the start
+        grid = self._changed(_grid(consumer, constant=False), pair=pair or start is not value)
+        return Ending(grid=grid, activation=activation)
+
+    def _pulls(self, node: ir.Node) -> bool:
+        rule = self.rules.get(node.op_type)
+        return rule is not None and rule.pulls and is_op(node, node.op_type) and self.opset >= rule.oldest_opset
+
+    def _carries(self, node: ir.Node) -> bool:
+        rule = self.rules.get(node.op_type)
+        return rule is not None and rule.carries and is_op(node, node.op_type) and self.opset >= rule.oldest_opset
+
+    def grid_moved_on(self, node: ir.Node, *, as_written: bool = False) -> Grid | None:
+        """The grid of the pair that the runtime puts behind `node`, when it moves the DequantizeLinear before it on."""
+        grid = self.grid_before(node.inputs[0], as_written=True) if self._carries(node) else None
+        return grid if grid is None or as_written else self._changed(grid, pair=_readers(node.outputs[0]) <= 1)
+
+    def trips_over_move(self, node: ir.Node) -> bool:
+        """Whether the runtime moves a DequantizeLinear through `node`, changes its type, and then does not load it."""
+        moved = self.grid_moved_on(node)
+        if moved is None or not self.type_breaks(node) or moved.container == self._whole.becomes.split()[0]:
+            return False
+        return self.ending(node.outputs[0]).grid is None
+
+    def type_breaks(self, node: ir.Node) -> bool:
+        """Whether the first input of `node` has a type that the runtime cannot move on.
+
+        The pair that ONNX Runtime 1.31 writes keeps the attribute output_dtype, which came with opset 21, when
+        `qdq_s8_to_u8.cc` changes its zero point.
+        """
+        grid = self.grid_before(node.inputs[0], as_written=True)
+        if grid is None or grid.constant or not 0 < self._whole.becomes_breaks_from <= self.opset:
+            return False
+        return grid.container == self._whole.becomes.split()[0]
+
+    def _changed(self, grid: Grid, *, pair: bool) -> Grid:
+        """The grid once the runtime has changed the type of a pair of Quantize and Dequantize that stands alone."""
+        if not self._whole.becomes or not pair or grid.constant or grid.zero_point is None:
+            return grid
+        old, new = self._whole.becomes.split()
+        if grid.container != old:
+            return grid
+        return replace(grid, container=new, zero_point=grid.zero_point + (np.iinfo(new).min - np.iinfo(old).min))
+
+
+def _constants(graph: ir.Graph) -> set[ir.Value]:
+    """Values that runtimes compute when they load the file. Dequantized constants stay quantized, and are none."""
+    found: set[ir.Value] = set()
+    for node in graph:
+        if node.op_type == "DequantizeLinear" or node.op_type in RANDOM or not node.inputs:
+            continue
+        data = node.inputs[:1] if is_op(node, "CastLike") else node.inputs  # of the other input only the type counts
+        known = all(value is None or value in found or constant_value(value) is not None for value in data)
+        if known or (is_op(node, "Shape", "Size") and static_dims(node.inputs[0]) is not None):
+            found.update(node.outputs)
+    return found
+
+
+def _obstacle(value: ir.Value, consumer: ir.Node | None) -> str:
+    if consumer is not None:
+        return f"the {consumer.op_type} behind it reads it in float"
+    if value.is_graph_output():
+        return f"its output {value.name} leaves the graph in float"
+    readers = [use.node for use in value.uses()]
+    if any(is_op(node, "QuantizeLinear") for node in readers):
+        return f"besides one QuantizeLinear there are other readers of its output {value.name}"
+    return f"its output {value.name} is read {len(readers)} times in float"
+
+
+def _readers(value: ir.Value) -> int:
+    return len(tuple(value.uses())) + value.is_graph_output()
+
+
+def _grid(node: ir.Node, *, constant: bool) -> Grid:
+    """What a QuantizeLinear or DequantizeLinear says."""
+    scale = constant_value(node.inputs[1])
+    zero = constant_value(node.inputs[2]) if len(node.inputs) > 2 else None
+    per_channel = scale is not None and scale.size > 1
+    return Grid(
+        container=_container(node),
+        scale=None if scale is None else np.asarray(scale, np.float32),
+        zero_point=np.zeros((), np.int64) if zero is None else np.asarray(zero).astype(np.int64),
+        axis=node.attributes.get_int("axis", 1) if per_channel else None,
+        constant=constant,
+        node=node,
+    )
+
+
+def _container(node: ir.Node) -> str:
+    integers = node.inputs[0] if node.op_type == "DequantizeLinear" else node.outputs[0]
+    zero = node.inputs[2] if len(node.inputs) > 2 else None
+    for value in (zero, integers):
+        if value is not None and value.dtype is not None:
+            return value.dtype.name.lower()
+    given = node.attributes.get_int("output_dtype", 0)
+    return ir.DataType(given).name.lower() if given else "uint8"

@@ -1,0 +1,1 @@
+"""Mean and spread of values from BatchNormalization alone, without data."""

@@ -1,0 +1,129 @@
+"""What operators that only move numbers about do to the channels, found by letting them move the channels' numbers."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.reference
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from passes.graph.editing import constant_value, static_dims
+from passes.moments.spread import Spread
+
+MOVES = (
+    "DepthToSpace", "Expand", "Flatten", "Gather", "Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile",
+    "Transpose", "Unsqueeze",
+)  # fmt: skip
+FREE_BATCH = 2  # stands for a batch of any size
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Moved:
+    """A value whose axis 1 does not tell the channels, as inside a channel shuffle.
+
+    labels: of the value's shape; which channel of `spread` each number belongs to.
+    """
+
+    spread: Spread
+    labels: NDArray[np.int64]
+
+
+def moved(node: ir.Node, source: Spread | Moved) -> tuple[Spread | Moved | None, ...]:
+    """What `node`, one of MOVES, makes of its first input; None where a shape or an index is not constant.
+
+    And where a shape holds for one size of the batch alone, which is none of FREE_BATCH.
+    """
+    unknown = (None,) * len(node.outputs)
+    if not isinstance(source, Moved):
+        labels = _labels(node.inputs[0], len(source.points))
+        if labels is None:
+            return unknown
+        source = Moved(spread=source, labels=labels)
+    constants = [constant_value(value) for value in node.inputs[1:] if value is not None]
+    if any(constant is None for constant in constants):
+        return unknown
+    try:
+        results = _run(node, [source.labels, *constants])
+    except (ValueError, IndexError, RuntimeError):
+        return unknown
+    return tuple(
+        _settled(Moved(spread=source.spread, labels=labels), value.name or "")
+        for value, labels in zip(node.outputs, results, strict=True)
+    )
+
+
+def joined(node: ir.Node, sources: list[Spread | Moved | None]) -> Spread | Moved | None:
+    """What Concat makes of its inputs, along whatever axis; None where one is unknown."""
+    parts: list[Moved] = []
+    for value, source in zip(node.inputs, sources, strict=True):
+        if isinstance(source, Spread):
+            labels = _labels(value, len(source.points))
+            source = None if labels is None else Moved(spread=source, labels=labels)
+        if source is None:
+            return None
+        parts.append(source)
+    points = [part.spread.points for part in parts]
+    starts = np.cumsum([0, *(len(each) for each in points[:-1])])
+    spread = Spread(
+        points=np.concatenate(points),
+        origin=node.outputs[0].name or "",
+        approximate=any(part.spread.approximate for part in parts),
+    )
+    try:
+        labels = np.concatenate(
+            [part.labels + start for part, start in zip(parts, starts, strict=True)], node.attributes.get_int("axis", 0)
+        )
+    except ValueError:  # a free batch that was merged with another axis: the sizes here are not those at run time
+        return None
+    return _settled(Moved(spread=spread, labels=labels), spread.origin)
+
+
+def along_channels(value: Moved, origin: str) -> Spread:
+    """By axis 1, whatever channels lie there: normal, with the mean and the deviation of them all."""
+    axes = tuple(axis for axis in range(value.labels.ndim) if axis != 1)
+    mean, square = value.spread.mean, np.square(value.spread.mean) + np.square(value.spread.std)
+    mean, square = mean[value.labels].mean(axis=axes), square[value.labels].mean(axis=axes)
+    std = np.sqrt(np.maximum(square - np.square(mean), 0))
+    return Spread.normal(mean, std, origin=origin, approximate=True)
+
+
+def _labels(value: ir.Value | None, channels: int) -> NDArray[np.int64] | None:
+    if value is None or value.shape is None or len(value.shape) < 2:
+        return None
+    batch, rest = value.shape[0], static_dims(value, 2)
+    if rest is None or value.shape[1] != channels:
+        return None
+    shape = (batch if isinstance(batch, int) else FREE_BATCH, channels, *rest)
+    numbers = np.arange(channels).reshape(1, channels, *(1,) * len(rest))
+    return np.array(np.broadcast_to(numbers, shape))
+
+
+def _run(node: ir.Node, arrays: list[Any]) -> list[NDArray[np.int64]]:
+    """The node by ONNX's own reference."""
+    assert isinstance(node.graph, ir.Graph)
+    proto = ir.to_proto(node)
+    opset = onnx.helper.make_opsetid("", node.graph.opset_imports[""])
+    names = [name for name in proto.input if name]
+    graph = onnx.helper.make_graph(
+        [proto],
+        "moves",
+        [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, None) for name in dict.fromkeys(names)],
+        [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, None) for name in proto.output],
+    )
+    evaluator = onnx.reference.ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=[opset]))
+    return list(evaluator.run(None, dict(zip(names, arrays, strict=True))))
+
+
+def _settled(value: Moved, origin: str) -> Spread | Moved:
+    """A Spread again, where axis 1 alone tells the channel; of new origin, where channels changed places."""
+    labels, spread = value.labels, value.spread
+    if labels.ndim < 2 or 0 in labels.shape:
+        return value
+    column = labels[0].reshape(labels.shape[1], -1)[:, 0]
+    if not np.array_equal(labels, np.broadcast_to(column.reshape(1, -1, *(1,) * (labels.ndim - 2)), labels.shape)):
+        return value
+    if np.array_equal(column, np.arange(len(spread.points))):
+        return spread
+    return Spread(points=spread.points[column], origin=origin, approximate=spread.approximate)

@@ -1,0 +1,1 @@
+"""The frozen plan: grids, points, and integers that no kernel saturates on."""

@@ -1,0 +1,261 @@
+"""Weights that no x86-64 processor saturates on: `within_pair_sums` decides them, `greatest_pair_sum` measures a file.
+
+On processors without VNNI the kernels that multiply uint8 activations with int8 weights add two neighbouring products
+in 16 bits, and saturate. Activations reach 255, so two weights of one sign whose sum is beyond 128 can give another
+number there than the file says. Which weights are neighbours was tried out, on an emulated Haswell:
+
+- along what a layer sums over, taps first and channels innermost, numbers 0 and 1, 2 and 3 and so on: ONNX Runtime's
+  Conv, Gemm and MatMul, and OpenVINO's Gemm, MatMul and grouped Conv.
+- the channels of each tap by themselves, so that of an odd count the last stands alone: OpenVINO's other Conv and its
+  ConvTranspose.
+
+Both are kept. A Conv of one channel in and out per group has kernels of its own, which add in 32 bits.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from passes.graph.editing import initializer_array
+from passes.quantize.grid import is_power_of_two
+from passes.quantize.plan import QuantPlan, TensorQuant
+from passes.quantize.points import data_input, weight_uses
+from passes.target.target import Target
+
+Rows = NDArray[Any]  # of floats, integers or marks
+STRETCH = 1 + 2.0**-9  # the least by which a free scale is stretched at once
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Layout:
+    """How the weight of one layer lies in its kernel: rows (R, T, C), one row a sum, T taps of C channels.
+
+    axes, sizes: the transposition and then the reshape that make rows of the weight (reshaped to `split` before).
+    channel: (R,) index of each row's output channel, along the axis that scales lie on.
+    flat: whether neighbours are also met across taps.
+    """
+
+    split: tuple[int, ...]
+    axes: tuple[int, ...]
+    sizes: tuple[int, int, int]
+    channel: NDArray[np.int64]
+    flat: bool
+
+    def rows(self, weight: Rows) -> Rows:
+        """A copy, contiguous."""
+        return np.array(weight.reshape(self.split).transpose(self.axes), order="C").reshape(self.sizes)
+
+    def weight(self, rows: Rows, shape: tuple[int, ...]) -> Rows:
+        """Rows as a weight of this shape again."""
+        moved = rows.reshape([self.split[axis] for axis in self.axes])
+        return moved.transpose(np.argsort(self.axes)).reshape(shape)
+
+    def pairs(self, rows: Rows) -> Iterator[tuple[Rows, Rows]]:
+        """First and second of all neighbours, as views into `rows`."""
+        if self.flat:
+            flat = rows.reshape(len(rows), -1)
+            yield flat[:, 0 : flat.shape[1] // 2 * 2 : 2], flat[:, 1::2]
+        if not self.flat or rows.shape[2] % 2:
+            yield rows[:, :, 0 : rows.shape[2] // 2 * 2 : 2], rows[:, :, 1::2]
+
+
+def layout(node: ir.Node, shape: tuple[int, ...]) -> Layout | None:
+    """That of a layer whose second input has this shape. None where its kernel never adds in 16 bits."""
+    group = node.attributes.get_int("group", 1)
+    count = int(np.prod(shape))
+    if not count:
+        return None
+    match node.op_type:
+        case "Conv" | "QLinearConv" | "ConvInteger" if len(shape) > 2:
+            if shape[1] == 1 and shape[0] == group:
+                return None
+            taps = count // (shape[0] * shape[1])
+            return Layout(
+                split=(shape[0], shape[1], taps),
+                axes=(0, 2, 1),
+                sizes=(shape[0], taps, shape[1]),
+                channel=np.arange(shape[0]),
+                flat=True,
+            )
+        case "ConvTranspose" if len(shape) > 2:
+            inner, outer = shape[0] // group, shape[1]
+            taps = count // (shape[0] * shape[1])
+            return Layout(
+                split=(group, inner, outer, taps),
+                axes=(0, 2, 3, 1),
+                sizes=(group * outer, taps, inner),
+                channel=np.tile(np.arange(outer), group),
+                flat=False,
+            )
+        case "Gemm" | "QGemm" | "MatMul" | "QLinearMatMul" | "MatMulInteger" if len(shape) > 0:
+            if node.op_type in ("Gemm", "QGemm") and node.attributes.get_int("transB", 0) != 0:
+                split, axes = (1, *shape), (0, 1, 2)
+            else:
+                *batch, depth, width = (*shape, 1) if len(shape) == 1 else shape
+                split, axes = (int(np.prod(batch, dtype=int)), depth, width), (0, 2, 1)
+            rows, depth = split[0] * split[axes[1]], split[axes[2]]
+            channel = np.tile(np.arange(split[axes[1]]), split[0])
+            return Layout(split=split, axes=axes, sizes=(rows, 1, depth), channel=channel, flat=True)
+    return None
+
+
+def pair_bound(limit: int, greatest: int) -> int:
+    """What two weights of one sign may sum to. limit: what the kernel holds. greatest: the largest activation, counted
+    from the least integer of its container, for that is what kernels multiply with."""
+    return limit // max(greatest, 1)
+
+
+def greatest_pair_sum(node: ir.Node, integers: NDArray[np.integer]) -> int:
+    """The greatest magnitude of what two neighbours of one sign sum to (one alone counts); 0 where none are added."""
+    found = layout(node, integers.shape)
+    if found is None:
+        return 0
+    rows = found.rows(integers.astype(np.int64))
+    return max((int(_sums(*pair).max(initial=0)) for pair in found.pairs(rows)), default=0)
+
+
+def pairs_beyond(node: ir.Node, integers: NDArray[np.integer], bound: int) -> NDArray[np.bool_]:
+    """Which of the integers have a neighbour with which they sum to more than `bound`; same shape."""
+    found = layout(node, integers.shape)
+    if found is None:
+        return np.zeros(integers.shape, bool)
+    rows = found.rows(integers.astype(np.int64))
+    marks = np.zeros(rows.shape, bool)
+    for pair, marked in zip(found.pairs(rows), found.pairs(marks), strict=True):
+        for half in marked:
+            half |= _sums(*pair) > bound
+    return np.asarray(found.weight(marks, integers.shape), bool)
+
+
+def bound_of_weight(node: ir.Node, weight: str, plan: QuantPlan, target: Target) -> int | None:
+    """What two neighbours in this initializer, as `node` multiplies with it, may sum to; None where it does not matter.
+
+    It does where the node's kernel adds pairs in 16 bits for the element type that its activation has.
+    """
+    rule = target.operators.get(node.op_type)
+    use = next((use for use in weight_uses(node) if use.initializer == weight), None)
+    if not target.pair_limit or rule is None or not rule.adds_pairs or use is None:
+        return None
+    value = node.inputs[1]
+    read = plan.read_quant(data_input(node, use))
+    if value is None or value.name != weight or read is None or read.bits > 8 or weight not in plan.weights:
+        return None
+    container = target.signed_activations if read.signed else target.unsigned_activations
+    if container not in rule.adds_pairs:
+        return None
+    below = 2**7 if read.signed else read.tail
+    return pair_bound(target.pair_limit, read.range[1] + below)
+
+
+def within_pair_sums(model: ir.Model, plan: QuantPlan, target: Target) -> QuantPlan:
+    """The plan with weights whose neighbours stay within what the target's kernels hold on every processor.
+
+    A channel with neighbours beyond gets whichever costs its weights less squared error: steps of twice the width (of
+    free scales as much as is needed), or those pairs moved to the bound. What keeps the rule is the same object as
+    before. Nothing else is decided: biases are corrected after this.
+    """
+    weights, integers = dict(plan.weights), dict(plan.integers)
+    for node in model.graph:
+        for use in weight_uses(node):
+            name = use.initializer
+            bound = bound_of_weight(node, name, plan, target)
+            if bound is None:
+                continue
+            array = initializer_array(model.graph, name)
+            known = integers.get(name)
+            settled = weights[name].integers(array) if known is None else known.astype(np.int64)
+            found = _within(node, array, weights[name], settled, bound)
+            if found is not None:
+                weights[name], moved = found
+                integers.pop(name, None)
+                if moved is not None:
+                    integers[name] = moved
+    return replace(plan, weights=weights, integers=integers)
+
+
+def _within(
+    node: ir.Node, array: NDArray[np.float32], quant: TensorQuant, integers: NDArray[np.int64], bound: int
+) -> tuple[TensorQuant, NDArray[np.int8] | None] | None:
+    """Another grid, and the integers where they are not the nearest on it; None where these integers keep the bound."""
+    place = layout(node, array.shape)
+    if place is None:
+        return None
+    channels = 1 if quant.axis is None else quant.threshold.size
+    channel = np.zeros(len(place.channel), np.int64) if quant.axis is None else place.channel
+    rows = place.rows(integers)
+    over = _channels_beyond(place, rows, channel, channels, bound)
+    if not over.any():
+        return None
+    exact = place.rows(array.astype(np.float64))
+    moved = _moved(place, rows, exact / quant.scale.reshape(-1)[channel][:, None, None], bound)
+    wider = _coarser(quant, array, place, channel, over, bound)
+    costs = [
+        np.bincount(channel, np.square(found * grid.scale.reshape(-1)[channel][:, None, None] - exact).sum(axis=(1, 2)),
+                    channels)
+        for found, grid in ((moved, quant), (place.rows(wider.integers(array)), wider))
+    ]  # fmt: skip
+    coarse = over & (costs[1] <= costs[0])
+    threshold = np.where(coarse.reshape(quant.threshold.shape), wider.threshold, quant.threshold)
+    chosen = replace(quant, threshold=threshold)
+    if (coarse == over).all() and np.array_equal(integers, quant.integers(array)):
+        return chosen, None
+    kept = np.where(coarse[channel][:, None, None], place.rows(chosen.integers(array)), moved)
+    return chosen, np.asarray(place.weight(kept, array.shape), np.int8)
+
+
+def _coarser(
+    quant: TensorQuant,
+    array: NDArray[np.float32],
+    place: Layout,
+    channel: NDArray[np.int64],
+    over: NDArray[np.bool_],
+    bound: int,
+) -> TensorQuant:
+    """The grid on which the nearest integers of the channels `over` keep the bound."""
+    doubles = is_power_of_two(quant.threshold)
+    while over.any():
+        rows = place.rows(quant.integers(array))
+        worst = np.zeros(over.size)
+        for first, second in place.pairs(rows):
+            sums = _sums(first, second)
+            np.maximum.at(worst, channel, sums.max(axis=tuple(range(1, sums.ndim)), initial=0))
+        over = worst > bound
+        factor = np.where(over, 2.0 if doubles else np.maximum(worst / bound, STRETCH), 1.0)
+        quant = replace(quant, threshold=quant.threshold * factor.reshape(quant.threshold.shape))
+    return quant
+
+
+def _moved(place: Layout, rows: Rows, exact: Rows, bound: int) -> Rows:
+    """The integers with every pair beyond moved to the bound, as near to `exact` (in steps) as it allows.
+
+    Numbers only move towards zero, so what one pair settles no other pair breaks.
+    """
+    rows = rows.copy()
+    for (first, second), (x, y) in zip(place.pairs(rows), place.pairs(exact), strict=True):
+        for sign in (1, -1):
+            beyond = sign * (first + second) > bound  # both of this sign, for neither alone is beyond
+            share = np.clip(np.rint((bound + sign * (x - y)) / 2), bound - sign * second, sign * first)
+            first[beyond] = sign * share[beyond]
+            second[beyond] = sign * (bound - share)[beyond]
+    return rows
+
+
+def _channels_beyond(
+    place: Layout, rows: Rows, channel: NDArray[np.int64], channels: int, bound: int
+) -> NDArray[np.bool_]:
+    over = np.zeros(channels, bool)
+    for pair in place.pairs(rows):
+        row = (_sums(*pair) > bound).reshape(len(rows), -1).any(axis=1)
+        np.logical_or.at(over, channel, row)
+    return over
+
+
+def _sums(first: Rows, second: Rows) -> NDArray[np.int64]:
+    """The larger magnitude of what the positive and what the negative numbers of each pair sum to."""
+    positive = np.maximum(first, 0) + np.maximum(second, 0)
+    negative = np.minimum(first, 0) + np.minimum(second, 0)
+    return np.asarray(np.maximum(positive, -negative))

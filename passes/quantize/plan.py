@@ -1,0 +1,153 @@
+"""The frozen plan: which value is quantized how. Decided before the graph is touched; `InsertQdq` carries it out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from passes.quantize.grid import integer_range, scale_of
+
+
+def shifted_name(value: str) -> str:
+    """Name of the shifted value: what is quantized instead of `value`."""
+    return f"{value}_shifted"
+
+
+def padded_name(value: str) -> str:
+    """Name of the shifted value with its border, where the layer pads."""
+    return f"{value}_shifted_padded"
+
+
+def even_tail(steps: float) -> int:
+    """The least `tail` that reaches so many steps below zero."""
+    return 2 * int(np.ceil(steps / 2))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TensorQuant:
+    """Uniform quantization of one tensor.
+
+    threshold: () for the whole tensor or (C,) along `axis`, in the tensor's own unit.
+    clip: lower and upper integer when a Clip of the graph is carried out on the integers, else None.
+    tail: how many steps below zero a grid without sign begins, for values of which few are negative; as much as it
+    reaches below zero it then lacks above. An even number: kernels that add the zero point before they round half to
+    even (ONNX Runtime's Add and Mul) round ties the other way where it is odd.
+    """
+
+    bits: int
+    signed: bool
+    threshold: NDArray[np.float64]
+    axis: int | None = None
+    clip: tuple[int, int] | None = None
+    tail: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.axis is None) != (self.threshold.ndim == 0):
+            raise ValueError(f"a threshold of shape {self.threshold.shape} does not go with axis {self.axis}")
+        if not np.all(self.threshold > 0) or not np.all(np.isfinite(self.threshold)):
+            raise ValueError("every threshold must be positive and finite")
+        if self.tail and (self.signed or self.tail % 2 or not 0 < self.tail < 2**self.bits):
+            raise ValueError(f"a grid of {self.bits} bits does not begin {self.tail} steps below zero")
+
+    @property
+    def scale(self) -> NDArray[np.float64]:
+        """() or (C,): width of one step."""
+        return scale_of(self.threshold, self.bits, signed=self.signed)
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """Least and greatest integer that occurs."""
+        low, high = (end - self.tail for end in integer_range(self.bits, signed=self.signed))
+        return (low, high) if self.clip is None else (max(low, self.clip[0]), min(high, self.clip[1]))
+
+    def widened(self, doublings: float) -> "TensorQuant":
+        """The grid with steps 2**doublings as wide, that reaches as far below zero."""
+        tail = min(even_tail(self.tail * 0.5**doublings), 2**self.bits - 2)
+        return replace(self, threshold=self.threshold * 2.0**doublings, tail=tail)
+
+    def integers(self, tensor: ArrayLike) -> NDArray[np.int64]:
+        """The tensor on the grid, rounded half to even as ONNX does; same shape."""
+        array = np.asarray(tensor, np.float64)
+        scale = self.scale
+        if self.axis is not None:
+            scale = scale.reshape([-1 if d == self.axis else 1 for d in range(array.ndim)])
+        return np.clip(np.rint(array / scale), *self.range).astype(np.int64)
+
+    def round_trip(self, tensor: ArrayLike) -> NDArray[np.float64]:
+        """Quantize and dequantize; same shape."""
+        return self.dequantized(self.integers(tensor))
+
+    def dequantized(self, integers: NDArray[np.integer]) -> NDArray[np.float64]:
+        """What integers of the grid stand for; same shape."""
+        scale = self.scale
+        if self.axis is not None:
+            scale = scale.reshape([-1 if d == self.axis else 1 for d in range(integers.ndim)])
+        return integers * scale
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class QuantPlan:
+    """All numbers that quantization writes into the graph.
+
+    activations: by value name. weights: by initializer name. constants: by initializer name, of what element-wise
+    operators combine with activations. same_as: a value that only moves numbers about (MaxPool, Reshape, ...) to the
+    value whose quantization it takes over. biases: by node name, the node's new bias.
+    bias_quants: by node name, where the target wants biases on 8-bit grids of their own.
+    shifts: value name → what `ShiftNegative` adds to it; activations then names the shifted value. integers: by
+    initializer name, where others than the nearest ones are written: tuning found them better, or a kernel would
+    saturate on the nearest (`pair_sums`).
+    """
+
+    activations: Mapping[str, TensorQuant]
+    weights: Mapping[str, TensorQuant]
+    constants: Mapping[str, TensorQuant] = field(default_factory=dict)
+    same_as: Mapping[str, str] = field(default_factory=dict)
+    biases: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    bias_quants: Mapping[str, TensorQuant] = field(default_factory=dict)
+    shifts: Mapping[str, float] = field(default_factory=dict)
+    integers: Mapping[str, NDArray[np.int8]] = field(default_factory=dict)
+
+    def read_quant(self, value: str) -> TensorQuant | None:
+        """How readers of `value` see it quantized: shifted, or by what it shares with another; None where in float."""
+        name = shifted_name(value) if value in self.shifts else self.same_as.get(value, value)
+        return self.activations.get(name)
+
+    def weight_integers(self, name: str, weight: ArrayLike) -> NDArray[np.int64]:
+        """What is written for the initializer `name`, whose float values are `weight`; same shape."""
+        found = self.integers.get(name)
+        return self.weights[name].integers(weight) if found is None else found.astype(np.int64)
+
+    def rounded_weight(self, name: str, weight: ArrayLike) -> NDArray[np.float64]:
+        """What these integers stand for; same shape."""
+        return self.weights[name].dequantized(self.weight_integers(name, weight))
+
+    def with_weight(self, name: str, quant: TensorQuant) -> "QuantPlan":
+        """The plan with another grid for one weight, and the nearest integers on it."""
+        integers = {key: array for key, array in self.integers.items() if key != name}
+        return replace(self, weights={**self.weights, name: quant}, integers=integers)
+
+
+def same_numbers(one: QuantPlan, other: QuantPlan) -> bool:
+    """Whether two plans quantize alike: what one is tuned to holds for the other. (Containers are the target's.)"""
+    return _numbers(one) == _numbers(other)
+
+
+def _numbers(plan: QuantPlan) -> dict[str, object]:
+    """Everything in a plan, in a form that compares by value."""
+
+    def of(quant: TensorQuant) -> tuple[object, ...]:
+        return quant.bits, quant.signed, quant.threshold.tobytes(), quant.axis, quant.clip, quant.tail
+
+    return {
+        "same_as": dict(plan.same_as),
+        "shifts": dict(plan.shifts),
+        **{
+            table: {name: of(quant) for name, quant in getattr(plan, table).items()}
+            for table in ("activations", "weights", "constants", "bias_quants")
+        },
+        **{
+            table: {name: array.tobytes() for name, array in getattr(plan, table).items()}
+            for table in ("biases", "integers")
+        },
+    }

@@ -1,0 +1,187 @@
+"""Where a fully quantized graph needs Quantize/Dequantize: all weights, all activations that hardware materialises."""
+
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from passes.graph.editing import constant_value, is_op, sole_consumer
+from passes.graph.operators import CURVES, ELEMENTWISE
+from passes.target.operator_rule import OperatorRule
+from passes.target.target import Target
+
+# These move numbers about or pick among them, so their output lies on the grid of their first input.
+MOVES = frozenset({
+    "DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "GlobalMaxPool", "Identity", "MaxPool",
+    "Pad", "ReduceMax", "ReduceMin", "Reshape", "Resize", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile",
+    "Transpose", "Unsqueeze",
+})  # fmt: skip
+# What computes number by number: float operators of this kind, one right behind the other, are one function.
+FUNCTIONS = CURVES | {"BatchNormalization", "Div", "Exp", "Log", "Neg", "Pow", "Reciprocal", "Sqrt", "Sub"}
+# Both bounds of these are known, so nothing is searched.
+KNOWN_RANGE = {"Softmax": (0.0, 1.0), "Sigmoid": (0.0, 1.0), "HardSigmoid": (0.0, 1.0)}
+ACTIVATION_DTYPE = ir.DataType.FLOAT
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightUse:
+    """An initializer that a linear operator multiplies with. axis: its output channels, None for a vector. scales: it
+    is that of a convolution which scales each channel by one number."""
+
+    initializer: str
+    node: str
+    axis: int | None
+    scales: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantPoints:
+    """activations: values with parameters of their own, in graph order. same_as: value → whose parameters it shares.
+
+    constants: initializers that element-wise operators combine with activations, as far as the target wants integers.
+    """
+
+    activations: tuple[str, ...]
+    same_as: Mapping[str, str]
+    weights: tuple[WeightUse, ...]
+    constants: tuple[str, ...] = ()
+
+
+def find_quant_points(model: ir.Model, target: Target) -> QuantPoints:
+    """All points of a float graph with inferred types. Values that hold no data (shapes, indices) are none."""
+    activations: list[str] = []
+    same_as: dict[str, str] = {}
+    weights: list[WeightUse] = []
+    data: set[ir.Value] = {value for value in model.graph.inputs if value.dtype == ACTIVATION_DTYPE}
+    activations.extend(_name(value) for value in model.graph.inputs if value in data and value.uses())
+    for node in model.graph:
+        weights.extend(weight_uses(node))
+        if not any(value in data for value in node.inputs):
+            continue
+        for value in node.outputs:
+            if value.dtype != ACTIVATION_DTYPE:
+                continue
+            data.add(value)
+            source = node.inputs[0]
+            if not (value.uses() or value.is_graph_output()) or is_fused(value, target):
+                continue
+            if is_within_function(value, target) or (target.fused_sums and is_summed_in_kernel(value)):
+                continue
+            if node.op_type in MOVES and source in data and source is not None and not is_fused(source, target):
+                same_as[_name(value)] = same_as.get(_name(source), _name(source))
+            else:
+                activations.append(_name(value))
+    quantized = {*activations, *same_as}
+    constants = [
+        _name(value)
+        for value in model.graph.initializers.values()
+        if value.uses() and all(_is_combined(value, use.node, quantized, target) for use in value.uses())
+    ]
+    return QuantPoints(
+        activations=tuple(activations), same_as=same_as, weights=tuple(weights), constants=tuple(constants)
+    )
+
+
+def is_fused(value: ir.Value, target: Target) -> bool:
+    """Whether the only consumer is an activation function that the target computes together with the producer."""
+    consumers, producer = [use.node for use in value.uses()], value.producer()
+    if len(consumers) != 1 or value.is_graph_output() or producer is None or producer.op_type in MOVES:
+        return False
+    if consumers[0].op_type not in target.fused_activations or consumers[0].inputs[0] is not value:
+        return False
+    source = producer.inputs[0] if producer.op_type in target.fused_activations else None
+    return source is None or not is_fused(source, target)  # one function is computed together with a layer, not two
+
+
+def is_within_function(value: ir.Value, target: Target) -> bool:
+    """Whether the target computes what makes `value`, and all that reads it, in float and element by element."""
+    return target.fused_functions and all(
+        node is not None
+        and node.op_type in FUNCTIONS
+        and not target.operators.get(node.op_type, OperatorRule()).takes_integers
+        for node in (value.producer(), sole_consumer(value))
+    )
+
+
+def _is_combined(constant: ir.Value, node: ir.Node, quantized: Set[str], target: Target) -> bool:
+    """Whether `node` is an element-wise operator on `constant` and a quantized value, and the target's kernel for it
+    takes no floats."""
+    if not is_op(node, *ELEMENTWISE) or constant.dtype != ACTIVATION_DTYPE or constant.is_graph_output():
+        return False
+    if target.format == "qoperator":
+        wanted = node.op_type in ("Add", "Mul")  # there are QLinearAdd and QLinearMul
+    else:
+        rule = target.operators.get(node.op_type)
+        wanted = rule is not None and bool(rule.containers) and not any("float" in taken for taken in rule.containers)
+    if not wanted:
+        return False
+    array = constant_value(constant)
+    if array is None or not array.size or not np.isfinite(array).all():
+        return False
+    return any(value is not None and value.name in quantized for value in node.inputs)
+
+
+def is_summed_in_kernel(value: ir.Value) -> bool:
+    """Whether a Conv computes `value` for nothing but a sum of two values of one shape, which it can compute itself.
+
+    Of two such convolutions it is the later one: what the earlier computed is then there.
+    """
+    conv, uses = value.producer(), list(value.uses())
+    if conv is None or conv.op_type != "Conv" or len(uses) != 1 or value.is_graph_output():
+        return False
+    add = uses[0].node
+    other = add.inputs[1 - uses[0].idx] if add.op_type == "Add" else None
+    if other is None or other.is_initializer() or other.shape is None or value.shape is None:
+        return False
+    if other.shape[1:] != value.shape[1:]:
+        return False
+    rival = other.producer()
+    if rival is None or rival.op_type != "Conv" or len(tuple(other.uses())) != 1 or other.is_graph_output():
+        return True
+    order = list(add.graph or ())
+    return order.index(conv) > order.index(rival)
+
+
+def weight_uses(node: ir.Node) -> list[WeightUse]:
+    """The constant operands that `node`, if it is linear, multiplies with."""
+    found = []
+    for index in (0, 1):
+        value = node.inputs[index] if index < len(node.inputs) else None
+        if value is None or not value.is_initializer() or value.dtype != ACTIVATION_DTYPE or value.shape is None:
+            continue
+        rank = len(value.shape)
+        match node.op_type, index:
+            case "Conv", 1:
+                axis = 0
+            case "ConvTranspose", 1:
+                axis = 1  # (C_in, C_out / group, ...)
+            case "Gemm", _:
+                transposed = node.attributes.get_int("transA" if index == 0 else "transB", 0)
+                axis = index if not transposed else 1 - index
+            case "MatMul", _:
+                axis = rank - 1 if index == 1 else rank - 2
+            case _:
+                continue
+        channels, *taps = value.shape
+        scales = node.op_type == "Conv" and node.attributes.get_int("group", 1) == channels and set(taps) == {1}
+        found.append(
+            WeightUse(initializer=_name(value), node=node.name or "", axis=axis if rank > 1 else None, scales=scales)
+        )
+    return found
+
+
+def scales_channels(node: ir.Node) -> bool:
+    """Whether it is a layer that does no more to channels than a normalization does."""
+    return any(use.scales for use in weight_uses(node))
+
+
+def data_input(node: ir.Node, use: WeightUse) -> str:
+    """The name of what `node` multiplies the weight of `use` with."""
+    return next(value.name or "" for value in node.inputs[:2] if value is not None and value.name != use.initializer)
+
+
+def _name(value: ir.Value) -> str:
+    if value.name is None:
+        raise ValueError("a value has no name; run Canonicalize first")
+    return value.name

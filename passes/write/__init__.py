@@ -1,0 +1,1 @@
+"""Edits that carry out a plan in the form that a target reads."""

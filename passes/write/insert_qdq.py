@@ -1,0 +1,211 @@
+"""`InsertQdq`: carries out a QuantPlan. It computes no threshold; every number comes from the plan."""
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from passes.graph.editing import FreshNames, add_initializer, initializer_array, set_constant_input
+from passes.quantize.plan import QuantPlan, TensorQuant
+from passes.target.target import Target
+from passes.write.biases import quantize_bias
+
+
+class InsertQdq(ir.passes.InPlacePass):
+    """Writes Quantize/Dequantize nodes into a float graph.
+
+    1. A weight becomes an integer initializer, in the narrowest container of the target that holds its bits, and a
+       DequantizeLinear that bears the weight's name.
+    2. An activation v becomes v → QuantizeLinear → DequantizeLinear, and all consumers read the latter.
+    3. A graph output keeps its name: what computed it gets the name `<output>_float`.
+    4. Below the container's width a Clip on the integers keeps the range (Quantize–Clip–Dequantize, the form that
+       integer kernels still accept).
+    5. A float Clip that cuts the grid moves onto the integers, which frees its producer for fusion. Rounding is
+       monotone, so rounding the bounds and clipping the integers gives what clipping and then rounding gave.
+    6. A constant that an element-wise operator combines with activations becomes integers in their container and a
+       DequantizeLinear that bears its name.
+    7. Biases that the plan corrects are replaced, or added where there was none; where the target wants integers, they
+       become integers and a DequantizeLinear as well.
+
+    Raises ValueError where the plan asks for what the target has no form for: a sign, a width, a range.
+    """
+
+    def __init__(self, plan: QuantPlan, target: Target) -> None:
+        self.plan = plan
+        self.target = target
+
+    def requires(self, model: ir.Model) -> None:
+        """Every name of the plan must stand in the graph."""
+        values = {value.name for node in model.graph for value in node.outputs} | {v.name for v in model.graph.inputs}
+        missing = (set(self.plan.activations) | set(self.plan.same_as)) - values
+        missing |= {*self.plan.weights, *self.plan.constants} - set(model.graph.initializers)
+        missing |= set(self.plan.biases) - {node.name for node in model.graph}
+        if missing:
+            raise ir.passes.PreconditionError(f"the plan names what the graph lacks: {sorted(missing)}")
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Edit `model` in place."""
+        graph, names = model.graph, FreshNames(model.graph)
+        for node in graph:
+            if (bias := self.plan.biases.get(node.name or "")) is not None:
+                set_constant_input(node, 2, bias, names, f"{node.name}.bias")
+        for name in self.plan.weights:
+            container = self.target.weight_container(self.plan.weights[name].bits)
+            _quantize_weight(graph, names, name, self.plan, ir.DataType[container.upper()])
+        for name, quant in self.plan.constants.items():
+            _quantize_constant(graph, names, name, quant, self.target)
+        values = {value.name: value for node in graph for value in node.outputs} | {v.name: v for v in graph.inputs}
+        quants = dict(self.plan.activations)
+        quants |= {name: self.plan.activations[source] for name, source in self.plan.same_as.items()}
+        parameters: dict[str, tuple[ir.Value, ir.Value]] = {}
+        for name, quant in quants.items():
+            source = self.plan.same_as.get(name, name)
+            if source not in parameters:
+                parameters[source] = _parameters(graph, names, source, quant, self.target)
+            _quantize_activation(graph, names, values[name], quant, parameters[source])
+        if self.target.bias != "float":
+            for node in list(graph):
+                quantize_bias(graph, names, node, self.plan.bias_quants.get(node.name or ""))
+        return ir.passes.PassResult(model, modified=True)
+
+
+def _quantize_weight(graph: ir.Graph, names: FreshNames, name: str, plan: QuantPlan, container: ir.DataType) -> None:
+    quant, floats = plan.weights[name], initializer_array(graph, name)
+    zero = np.zeros(quant.threshold.shape, container.numpy())
+    _dequantize(graph, names, name, quant, plan.weight_integers(name, floats).astype(zero.dtype), zero)
+
+
+def _quantize_constant(graph: ir.Graph, names: FreshNames, name: str, quant: TensorQuant, target: Target) -> None:
+    zero = _zero_point(name, quant, target)
+    integers = (quant.integers(initializer_array(graph, name)) + int(zero)).astype(zero.dtype)
+    _dequantize(graph, names, name, quant, integers, zero)
+
+
+def _dequantize(
+    graph: ir.Graph,
+    names: FreshNames,
+    name: str,
+    quant: TensorQuant,
+    integers: NDArray[np.integer],
+    zero: NDArray[np.integer],
+) -> None:
+    """Put the integers and a DequantizeLinear in the place of an initializer."""
+    value = graph.initializers[name]
+    uses = list(value.uses())
+    first = min((use.node for use in uses), key=list(graph).index)
+    kept = value.is_graph_output()  # under its own name, in float
+    if not kept:
+        del graph.initializers[name]
+    inputs = [
+        add_initializer(graph, names(f"{name}_quantized"), integers),
+        add_initializer(graph, names(f"{name}_scale"), quant.scale.astype(np.float32)),
+        add_initializer(graph, names(f"{name}_zero_point"), zero),
+    ]
+    attributes = {} if quant.axis is None else {"axis": quant.axis}
+    node = ir.node(
+        "DequantizeLinear", inputs, attributes, name=names(f"{name}_dequantize"), metadata_props=_annotation(quant)
+    )
+    output = node.outputs[0]
+    output.name = names(f"{name}_dequantized") if kept else name
+    output.type, output.shape = value.type, value.shape
+    graph.insert_before(first, node)
+    for use in uses:
+        use.node.replace_input_with(use.idx, output)
+
+
+def _quantize_activation(
+    graph: ir.Graph, names: FreshNames, value: ir.Value, quant: TensorQuant, parameters: tuple[ir.Value, ir.Value]
+) -> None:
+    if quant.clip is not None:
+        value = _drop_clip(graph, value)
+    name, producer = value.name or "", value.producer()
+    uses = list(value.uses())
+    scale, zero_point = parameters
+    nodes = [ir.node("QuantizeLinear", [value, scale, zero_point], name=names(f"{name}_quantize"))]
+    nodes[0].outputs[0].name = names(f"{name}_quantized")
+    assert zero_point.const_value is not None
+    zero = zero_point.const_value.numpy()
+    container = np.iinfo(zero.dtype)
+    ends = _ends(quant, zero)
+    if ends != [container.min, container.max]:
+        bounds = [
+            add_initializer(graph, names(f"{name}_{which}"), np.asarray(end, zero.dtype))
+            for which, end in zip(("least", "greatest"), ends, strict=True)
+        ]
+        nodes.append(ir.node("Clip", [nodes[0].outputs[0], *bounds], name=names(f"{name}_clip")))
+        nodes[1].outputs[0].name = names(f"{name}_clipped")
+    nodes.append(
+        ir.node(
+            "DequantizeLinear",
+            [nodes[-1].outputs[0], scale, zero_point],
+            name=names(f"{name}_dequantize"),
+            metadata_props=_annotation(quant),
+        )
+    )
+    nodes[0].metadata_props.update(_annotation(quant))
+    result = nodes[-1].outputs[0]
+    result.name, result.type, result.shape = names(f"{name}_dequantized"), value.type, value.shape
+    for node in nodes[:-1]:
+        node.outputs[0].shape = value.shape
+        node.outputs[0].type = zero_point.type
+    if producer is None:
+        graph.insert_before(graph[0], nodes)
+    else:
+        graph.insert_after(producer, nodes)
+    for use in uses:
+        use.node.replace_input_with(use.idx, result)
+    # a graph input that is an output as well bears the name of both, and stays as it comes in
+    if value.is_graph_output() and producer is not None:
+        for index in [index for index, output in enumerate(graph.outputs) if output is value]:
+            graph.outputs[index] = result
+        value.name, result.name = names(f"{name}_float"), name
+
+
+def _drop_clip(graph: ir.Graph, value: ir.Value) -> ir.Value:
+    """Take the float Clip that computes `value` out; its input, under the Clip's output name, is quantized instead."""
+    clip = value.producer()
+    if clip is None or clip.op_type not in ("Clip", "Relu") or clip.inputs[0] is None:
+        raise ValueError(f"the plan moves a Clip onto the integers at {value.name}, which no Clip computes")
+    source = clip.inputs[0]
+    name, source_name = value.name, source.name
+    for use in list(value.uses()):
+        use.node.replace_input_with(use.idx, source)
+    if value.is_graph_output():
+        graph.outputs[list(graph.outputs).index(value)] = source
+    graph.remove(clip, safe=True)
+    value.name, source.name = source_name, name
+    return source
+
+
+def _parameters(
+    graph: ir.Graph, names: FreshNames, name: str, quant: TensorQuant, target: Target
+) -> tuple[ir.Value, ir.Value]:
+    scale = add_initializer(graph, names(f"{name}_scale"), quant.scale.astype(np.float32))
+    return scale, add_initializer(graph, names(f"{name}_zero_point"), _zero_point(name, quant, target))
+
+
+def _zero_point(name: str, quant: TensorQuant, target: Target) -> NDArray[np.integer]:
+    """Where zero lies in the container; its dtype is the container."""
+    width = 8 if quant.bits <= 8 else 16
+    container = target.signed_activations if quant.signed else target.unsigned_activations
+    if container == "none":
+        raise ValueError(f"the plan has no sign at {name}, and {target.title} takes only grids with a sign")
+    if quant.tail and target.zero_points != "any":
+        raise ValueError(f"the plan begins below zero at {name}, and {target.title} has no zero points for that")
+    kind = np.dtype(container.replace("8", str(width)))
+    if quant.signed:
+        zero = np.asarray(0 if container == "int8" else 2 ** (width - 1), kind)
+    else:
+        zero = np.asarray(np.iinfo(kind).min + quant.tail, kind)
+    if target.small_ranges == "none" and _ends(quant, zero) != [np.iinfo(kind).min, np.iinfo(kind).max]:
+        raise ValueError(f"the plan bounds {name} within {kind}, and {target.title} takes only the whole of it")
+    return zero
+
+
+def _ends(quant: TensorQuant, zero: NDArray[np.integer]) -> list[int]:
+    """Least and greatest integer of the container that occur."""
+    return [end + int(zero) for end in quant.range]
+
+
+def _annotation(quant: TensorQuant) -> dict[str, str]:
+    greatest = float(quant.threshold.max())
+    return {"dfq.bits": f"{'s' if quant.signed else 'u'}{quant.bits}", "dfq.threshold": f"{greatest:g}"}

@@ -1,0 +1,146 @@
+"""Thresholds by what they cost the outputs: worked out by hand on a network that does not look at its outliers."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+import onnxdfq
+from onnxdfq.calibration.by_outputs import thresholds_by_outputs
+from onnxdfq.calibration.calibration import Calibration
+from onnxdfq.targets import load_target
+from passes.quantize.plan import QuantPlan
+
+ORT = load_target("ort")
+SAMPLE = Path(__file__).resolve().parents[2] / "samples" / "digits" / "digits.onnx"
+
+
+def network(weight_of_outliers: float, function: str = "Relu(h)") -> ir.Model:
+    """Channel 0 carries outliers, which the output sees with this weight; channel 1 carries what it is about."""
+    proto = onnx.parser.parse_model(
+        f"""
+        <ir_version: 10, opset_import: ["" : 21]>
+        agraph (float[N, 2, 4, 4] x) => (float[N, 1, 4, 4] y)
+            <float[2, 2, 1, 1] w = {{1, 0, 0, 1}}, float[1, 2, 1, 1] v = {{{weight_of_outliers:f}, 1}},
+             float zero = {{0}}, float six = {{6}}> {{
+            [first] h = Conv(x, w)
+            [function] r = {function}
+            [last] y = Conv(r, v)
+        }}
+        """
+    )
+    return ir.from_proto(onnx.shape_inference.infer_shapes(proto))
+
+
+def pixels() -> np.ndarray:
+    random = np.random.default_rng(0)
+    images = random.uniform(0, 1, (32, 2, 4, 4)).astype(np.float32)
+    images[:, 0, 0, 0] = 7.5
+    return images
+
+
+@pytest.mark.parametrize("weight", [1e-4, 1.0])
+def test_outliers_count_as_far_as_the_output_sees_them(weight: float) -> None:
+    model, images = network(weight), pixels()
+    plan = Calibration().plan(model, images, ORT)
+    assert float(plan.activations["r"].threshold) == 8
+    found = thresholds_by_outputs(model, plan, images)
+    if weight == 1.0:
+        assert "r" not in found
+    else:
+        assert float(found["r"].threshold) == 4
+        assert found["r"].signed == plan.activations["r"].signed
+    assert "x" not in found, "the image's range is known"
+
+
+def test_free_thresholds_move_by_less_and_stay_within_a_clip() -> None:
+    model, images = network(1e-4, "Clip(h, zero, six)"), pixels()
+    plan = Calibration(scheme="free").plan(model, images, ORT)
+    found = thresholds_by_outputs(model, plan, images, scheme="free")
+    assert "r" not in found, "the grid has to end at the bounds"
+    model = network(1e-4)
+    plan = Calibration(scheme="free").plan(model, images, ORT)
+    found = thresholds_by_outputs(model, plan, images, scheme="free")
+    assert float(found["r"].threshold) == pytest.approx(float(plan.activations["r"].threshold) / 2**0.5)
+
+
+def test_few_bits_are_left_to_the_tuning() -> None:
+    model, images = network(1e-4), pixels()
+    plan = Calibration(activation_bits=4).plan(model, images, ORT)
+    assert set(thresholds_by_outputs(model, plan, images)) <= {"y"} - plan.activations.keys()
+
+
+def gated(function: str) -> ir.Model:
+    proto = onnx.parser.parse_model(
+        f"""
+        <ir_version: 10, opset_import: ["" : 21]>
+        agraph (float[N, 1, 4, 4] x) => (float[N, 1, 4, 4] y) <float[1, 1, 1, 1] w = {{1}}> {{
+            [first] h = Conv(x, w)
+            [curve] g = {function}(h)
+            [last] y = Conv(g, w)
+        }}
+        """
+    )
+    return ir.from_proto(onnx.shape_inference.infer_shapes(proto))
+
+
+def test_a_grid_begins_where_the_function_behind_it_saturates() -> None:
+    images = np.random.default_rng(0).uniform(-3, 5, (64, 1, 4, 4)).astype(np.float32)
+    images[:, :, 0, 0] = -12
+    model = gated("Gelu")
+    plan = Calibration().plan(model, images, ORT)
+    assert (plan.activations["h"].signed, float(plan.activations["h"].threshold)) == (True, 16)
+    without = thresholds_by_outputs(model, plan, images)["h"]
+    assert (without.signed, float(without.threshold)) == (True, 8)
+    found = thresholds_by_outputs(model, plan, images, tails=True)["h"]
+    assert not found.signed
+    assert float(found.scale) == 8 / 256, "a bit finer than from -8 to 8"
+    assert 2 < found.tail * float(found.scale) < 3, "beyond, Gelu is less than half a step"
+    leaky = gated("LeakyRelu")  # changes as far below zero as one looks
+    plan = Calibration().plan(leaky, images, ORT)
+    assert all(quant.signed for quant in thresholds_by_outputs(leaky, plan, images, tails=True).values())
+
+
+@pytest.mark.parametrize("settings, begun", [({}, True), ({"shift_negative": True}, False), ({"target": "qnn"}, False)])
+def test_the_pipeline_begins_grids_below_zero_where_the_target_does(
+    settings: dict[str, object], begun: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def choice(*_: object, tails: bool, **__: object) -> dict[str, object]:
+        seen.append(tails)
+        return {}
+
+    monkeypatch.setattr("onnxdfq.pipeline.steps.thresholds_by_outputs", choice)
+    onnxdfq.compress(SAMPLE, output=tmp_path / "q.onnx", images=32, steps=20, **settings)  # type: ignore[arg-type]
+    assert seen == [begun]
+
+
+def test_the_pipeline_takes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    value = "/Relu_output_0"
+    common = {"images": 32, "steps": 20, "force": True, "output": tmp_path / "q.onnx"}
+
+    def scales(**settings: str) -> dict[str, float]:
+        model = onnxdfq.compress(SAMPLE, **common, **settings).model  # type: ignore[arg-type]
+        return {
+            node.inputs[0].name or "": float(node.inputs[1].const_value.numpy())  # type: ignore[union-attr]
+            for node in model.graph
+            if node.op_type == "QuantizeLinear"
+        }
+
+    def doubled(model: ir.Model, plan: QuantPlan, images: np.ndarray, **_: object) -> dict[str, object]:
+        quant = plan.activations[value]
+        return {value: type(quant)(bits=8, signed=quant.signed, threshold=quant.threshold * 2)}
+
+    monkeypatch.setattr("onnxdfq.pipeline.steps.thresholds_by_outputs", lambda *_, **__: {})
+    schemes = ("power-of-two", "free")
+    plain, widest = {scheme: scales(scheme=scheme) for scheme in schemes}, scales(clipping="max")
+    monkeypatch.setattr("onnxdfq.pipeline.steps.thresholds_by_outputs", doubled)
+    for scheme in schemes:
+        moved = scales(scheme=scheme)
+        changed = {name for name, scale in moved.items() if scale != plain[scheme][name]}
+        assert changed == {value}
+        assert moved[value] == pytest.approx(2 * plain[scheme][value])
+    assert scales(clipping="max") == widest, "no clipping means none"
