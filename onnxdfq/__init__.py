@@ -1,7 +1,7 @@
 """Data-free quantization of ONNX models: `compress` is the door.
 
 import onnxdfq
-result = onnxdfq.compress("model.onnx", method="dgh", bits="w8a8", normalize="imagenet")
+result = onnxdfq.compress("model.onnx", bits="w8a8", normalize="imagenet")
 """
 
 from importlib import import_module
@@ -16,32 +16,82 @@ if getattr(passes, "PART_OF", None) != "onnxdfq":
     )
 
 if TYPE_CHECKING:
-    from onnxdfq.errors import DfqError
-    from onnxdfq.evaluation.evaluation import Evaluation
+    from onnxdfq.api import compress, evaluate, load, synthesize
+    from onnxdfq.errors import DfqError, InputError, OutputError
+    from onnxdfq.evaluation import Evaluation
     from onnxdfq.exporting import export
-    from onnxdfq.methods import Images
-    from onnxdfq.pipeline.compression import compress, synthesize
-    from onnxdfq.pipeline.result import Result
+    from onnxdfq.images.images import Images
+    from onnxdfq.methods import Dfmpc, Dfq, Dgh, Method, Noise, ZeroQ
+    from onnxdfq.pipeline.result import Metrics, Result, TargetResult
     from onnxdfq.recipe.bits import Bits
     from onnxdfq.recipe.recipe import Recipe
+    from onnxdfq.report.inspection import inspect
+    from onnxdfq.report.linting import lint
+    from onnxdfq.targets import load_target
 
 # Imported on first use: `onnxdfq --help` must not wait for torch.
 _HOMES = {
     "Bits": "recipe.bits",
+    "Dfmpc": "methods",
+    "Dfq": "methods",
     "DfqError": "errors",
+    "Dgh": "methods",
     "Evaluation": "evaluation.evaluation",
     "Images": "images.images",
+    "InputError": "errors",
+    "Method": "methods",
+    "Metrics": "pipeline.result",
+    "Noise": "methods",
+    "OutputError": "errors",
     "Recipe": "recipe.recipe",
     "Result": "pipeline.result",
-    "compress": "pipeline.compression",
+    "TargetResult": "pipeline.result",
+    "ZeroQ": "methods",
+    "compress": "api",
+    "evaluate": "api",
     "export": "exporting",
-    "synthesize": "pipeline.compression",
+    "inspect": "report.inspection",
+    "lint": "report.linting",
+    "load": "api",
+    "load_target": "targets",
+    "synthesize": "api",
 }
 
-__all__ = ["Bits", "DfqError", "Evaluation", "Images", "Recipe", "Result", "compress", "export", "synthesize"]
+__all__ = [
+    "Bits",
+    "Dfmpc",
+    "Dfq",
+    "DfqError",
+    "Dgh",
+    "Evaluation",
+    "Images",
+    "InputError",
+    "Method",
+    "Metrics",
+    "Noise",
+    "OutputError",
+    "Recipe",
+    "Result",
+    "TargetResult",
+    "ZeroQ",
+    "compress",
+    "evaluate",
+    "export",
+    "inspect",
+    "lint",
+    "load",
+    "load_target",
+    "synthesize",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'onnxdfq' has no attribute {name!r}")
-    return getattr(import_module(f"onnxdfq.{_HOMES[name]}"), name)
+    if name in _HOMES:
+        found = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        globals()[name] = found  # a module of the same name, imported later, must not take its place
+        return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -15,9 +15,17 @@ Messages are one sentence or two: what was found, what is allowed, what to do.
 
 
 class DfqError(Exception):
-    """Root of the tree. `exit_code` is what the command line ends with."""
+    """Root of the tree.
+
+    exit_code: what the command line ends with. field: the field of a recipe, or the argument, that is at fault, where
+    it is one; the command line calls it by its flag.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class InputError(DfqError):

@@ -12,7 +12,7 @@ from onnx_ir.passes import common
 from torch import Tensor, nn
 
 from onnxdfq.errors import DfqError
-from onnxdfq.images.dataset import Normalization
+from onnxdfq.images.normalization import Normalization
 from onnxdfq.model_file import check_writable, save_model
 from passes.write.provenance import WriteProvenance
 

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Protocol, TextIO
 
 PATIENCE_S = 2.0
@@ -57,3 +58,11 @@ def clock(seconds: float) -> str:
         return "?"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02d}"
+
+
+ProgressFactory = Callable[[str], Progress | None]
+"""Makes the display of one long stage, by its label; None for no display."""
+
+
+def silent(label: str) -> None:
+    """A ProgressFactory that shows nothing."""

@@ -6,7 +6,8 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from onnxdfq.images.dataset import Normalization, load_dataset
+from onnxdfq.images.dataset import load_dataset
+from onnxdfq.images.normalization import Normalization
 from onnxdfq.model_file import image_input, load_model
 
 FOLDER = Path(__file__).resolve().parents[1] / "samples" / "digits"

@@ -1,16 +1,17 @@
 """Real images for evaluation or calibration: an .npz file, or a folder of class folders."""
 
-import math
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxdfq.errors import DataError
+from onnxdfq.images.collecting import collect
+from onnxdfq.images.normalization import Normalization
 from onnxdfq.model_file import InputSpec
 
 _CHECKED_AT_ONCE = 1024  # images
@@ -19,60 +20,6 @@ _CHECKED_AT_ONCE = 1024  # images
 _CHANNELS_OF_BYTES = (1, 3, 4)
 
 _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Normalization:
-    """x = (byte / 255 - mean) / std, per channel. One number stands for every channel."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        numbers = (*self.mean, *self.std)
-        if not self.mean or not self.std or not all(map(math.isfinite, numbers)) or min(self.std) <= 0:
-            raise DataError(f"The normalization {self} is none: means are numbers, deviations are above 0.")
-        if len({len(self.mean), len(self.std)} - {1}) > 1:
-            raise DataError(f"The normalization {self} has {len(self.mean)} means and {len(self.std)} deviations.")
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """`imagenet`, `cifar10`, `none` or `M1,M2,M3/S1,S2,S3` (of the unit range). Raises DataError."""
-        means, slash, deviations = _PRESETS.get(text.strip().lower(), text).partition("/")
-        try:
-            if not slash:
-                raise ValueError(text)
-            mean = tuple(float(number) for number in means.split(","))
-            std = tuple(float(number) for number in deviations.split(","))
-        except ValueError as error:
-            raise DataError(
-                f"--normalize {text!r} is not one of {', '.join(_PRESETS)} or M1,M2,M3/S1,S2,S3; "
-                "images of 0 to 255 as they are: 0/0.00392156862745098."
-            ) from error
-        return cls(mean=mean, std=std)
-
-    def __str__(self) -> str:
-        """What `parse` reads back: a preset's name where it is one."""
-        text = "/".join(",".join(map(repr, numbers)) for numbers in (self.mean, self.std))
-        return next((name for name, preset in _PRESETS.items() if preset == text), text)
-
-    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(N, H, W, C) bytes to (N, C, H, W) in the model's unit. Raises DataError when the channels do not fit."""
-        for numbers in (self.mean, self.std):
-            if len(numbers) not in (1, images.shape[3]):
-                raise DataError(f"The normalization {self} has {len(numbers)} channels, the images {images.shape[3]}.")
-        # Folded into one multiplication and one addition in double precision: exact to float32 rounding.
-        std = np.array(self.std)
-        scale = (1 / (255 * std)).astype(np.float32)
-        offset = (-np.array(self.mean) / std).astype(np.float32)
-        return np.ascontiguousarray((images * scale + offset).transpose(0, 3, 1, 2), dtype=np.float32)
-
-
-_PRESETS = {
-    "imagenet": "0.485,0.456,0.406/0.229,0.224,0.225",
-    "cifar10": "0.4914,0.4822,0.4465/0.2023,0.1994,0.201",
-    "none": "0.0/1.0",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +78,32 @@ class Dataset:
             yield np.ascontiguousarray(batch.transpose(0, 2, 3, 1)) if self.channels_last else batch
 
 
+def load_data(
+    source: Any,
+    *,
+    spec: InputSpec,
+    normalization: Normalization | None = None,
+    classes: int | None = None,
+    limit: int | None = None,
+) -> Dataset:
+    """Images, and labels where there are some, from whatever holds them.
+
+    Args:
+        source: a path (see `load_dataset`); an array or tensor, uint8 (N, H, W, C) or float32 (N, C, H, W); a dataset
+            of images or (image, label) pairs; or an iterable of batches of images, or of (images, labels).
+        limit: images after which an iterable is read no further.
+
+    Raises:
+        DataError: it holds something else, or what does not fit the model's input `spec`.
+    """
+    if isinstance(source, Dataset):
+        return source
+    if isinstance(source, str | Path):
+        return load_dataset(source, spec=spec, normalization=normalization, classes=classes)
+    images, labels = collect(source, limit=limit)
+    return _checked(_from_arrays("the data", images, labels, spec), "the data", normalization, classes)
+
+
 def load_dataset(
     path: Path | str, *, spec: InputSpec, normalization: Normalization | None = None, classes: int | None = None
 ) -> Dataset:
@@ -142,16 +115,20 @@ def load_dataset(
     Raises DataError.
     """
     path = Path(path)
-    dataset = _from_folder(path, spec) if path.is_dir() else _from_npz(path, spec)
+    dataset = _from_folder(path, spec) if path.is_dir() else _from_arrays(str(path), *_read_npz(path), spec)
+    return _checked(dataset, str(path), normalization, classes)
+
+
+def _checked(dataset: Dataset, where: str, normalization: Normalization | None, classes: int | None) -> Dataset:
     if len(dataset) == 0:
-        raise DataError(f"{path} holds no images.")
+        raise DataError(f"{where} holds no images.")
     if dataset.labels is not None:
-        _check_labels(path, dataset.labels, len(dataset), classes)
+        _check_labels(where, dataset.labels, len(dataset), classes)
     if isinstance(dataset.images, np.ndarray) and dataset.images.dtype == np.float32:
         return dataset
     if normalization is None:
         raise DataError(
-            f"{path} holds images as bytes, and nothing says how the model wants them; "
+            f"{where} holds images as bytes, and nothing says how the model wants them; "
             "give --normalize imagenet, cifar10, none or M1,M2,M3/S1,S2,S3."
         )
     normalization(
@@ -160,8 +137,9 @@ def load_dataset(
     return replace(dataset, normalization=normalization)
 
 
-def _from_npz(path: Path, spec: InputSpec) -> Dataset:
-    images, labels = _read_npz(path)
+def _from_arrays(
+    path: str, images: NDArray[np.generic], labels: NDArray[np.integer[Any]] | None, spec: InputSpec
+) -> Dataset:
     wanted = spec.shape[1:]
     if images.dtype == np.float32:
         if images.shape[1:] != wanted:
@@ -240,7 +218,7 @@ def _from_folder(path: Path, spec: InputSpec) -> Dataset:
     )
 
 
-def _check_labels(path: Path, labels: NDArray[np.integer[Any]], count: int, classes: int | None) -> None:
+def _check_labels(path: str, labels: NDArray[np.integer[Any]], count: int, classes: int | None) -> None:
     if not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"{path}: labels are {labels.dtype}; whole numbers are needed.")
     if labels.shape != (count,):

@@ -1,7 +1,7 @@
 """Images: what a synthesis method delivers, with what is needed to make the same bytes again."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,10 @@ class Images:
 
     def __len__(self) -> int:
         return int(self.pixels.shape[0])
+
+    def first(self, count: int) -> "Images":
+        """The first `count` of them; all, where there are fewer."""
+        return self if count >= len(self) else replace(self, pixels=self.pixels[:count])
 
     def save(self, path: Path) -> None:
         """Write an .npz of four plain arrays, `images` among them, so that `evaluate` reads the file as data too."""

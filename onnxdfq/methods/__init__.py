@@ -1,63 +1,112 @@
-"""Synthesis: calibration images out of nothing but a trained model. One method per file, one frozen object per method.
+"""Methods: a paper is one file here (or one folder), and `passes/NAME` where it has a half that edits ONNX.
 
-    images = Dgh(steps=200).synthesize(model, count=256, seed=0)
-
-takes a canonical float model with its BatchNormalizations intact and returns `Images`.
+No other module names a method: they are found by their entry points, see `onnxdfq.methods.method`.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
-from types import MappingProxyType
+from dataclasses import fields
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from onnxdfq.images.images import Images
-from onnxdfq.methods import dgh, zeroq
-from onnxdfq.methods.dgh import Dgh
-from onnxdfq.methods.noise import Noise
-from onnxdfq.methods.zeroq import ZeroQ
-from onnxdfq.recipe.names import one_of
-from onnxdfq.synthesis.input_range import InputRange, input_range
-from onnxdfq.synthesis.quality import ImageQuality, evaluate_images
+from onnxdfq.errors import DfqError, InputError
+from onnxdfq.methods.method import FloatModel, Measurement, Method, Need, Note, Run
+from onnxdfq.recipe.names import AUTO, METHODS, method_names, one_of, registered
+from onnxdfq.recipe.reading import checked_fields
+from onnxdfq.recipe.recipe import Recipe
+
+if TYPE_CHECKING:
+    from onnxdfq.methods.dfmpc import Dfmpc
+    from onnxdfq.methods.dfq.dfq import Dfq
+    from onnxdfq.methods.dgh.dgh import Dgh
+    from onnxdfq.methods.noise import Noise
+    from onnxdfq.methods.zeroq import ZeroQ
+
+_HOMES = {"Dfmpc": "dfmpc", "Dfq": "dfq.dfq", "Dgh": "dgh.dgh", "Noise": "noise", "ZeroQ": "zeroq"}
 
 __all__ = [
-    "IMAGE_COUNT",
-    "METHODS",
+    "Dfmpc",
+    "Dfq",
     "Dgh",
-    "ImageQuality",
-    "Images",
-    "InputRange",
+    "FloatModel",
+    "Measurement",
     "Method",
+    "Need",
     "Noise",
+    "Note",
+    "Run",
     "ZeroQ",
-    "evaluate_images",
-    "input_range",
-    "method_named",
+    "choose_method",
+    "configured",
+    "load_method",
+    "method_of",
 ]
 
-Method = Dgh | ZeroQ | Noise
 
-IMAGE_COUNT: Mapping[str, int] = MappingProxyType({"fast": 256, "standard": 512, "paper": 1024})
-METHODS: Mapping[str, Mapping[str, Method]] = MappingProxyType(
-    {"dgh": dgh.EFFORTS, "zeroq": zeroq.EFFORTS, "noise": dict.fromkeys(IMAGE_COUNT, Noise())}
-)
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def method_named(
-    name: str,
-    *,
-    effort: str = "fast",
-    images: int | None = None,
-    steps: int | None = None,
-    batch_size: int | None = None,
-) -> tuple[Method, int]:
-    """A method at an effort ("fast", "standard", "paper") and its number of images; None leaves a value to the effort.
+@cache
+def load_method(name: str) -> type[Method]:
+    """The class of a registered method.
 
-    steps has no meaning for noise and is ignored there. Raises InputError for an unknown name, with the nearest one.
+    Raises:
+        InputError: there is no such method; the message suggests the nearest.
+        DfqError: the package that registered it is at fault.
     """
-    one_of("method", name, METHODS)
-    one_of("effort", effort, IMAGE_COUNT)
-    method = METHODS[name][effort]
-    if batch_size is not None:
-        method = replace(method, batch_size=batch_size)
-    if steps is not None and not isinstance(method, Noise):
-        method = replace(method, steps=steps)
-    return method, IMAGE_COUNT[effort] if images is None else images
+    one_of("method", name, [*method_names(), AUTO], field="method")
+    if name == AUTO:
+        raise InputError("auto is no method of its own: it stands for what the model allows.", field="method")
+    try:
+        found = registered(METHODS)[name].load()
+    except Exception as error:  # whatever a stranger's package raises
+        where = registered(METHODS)[name].value
+        raise DfqError(f"The method {name} cannot be imported from {where}: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Method)) or found.name != name:
+        raise DfqError(f"{registered(METHODS)[name].value} is no Method called {name}.")
+    return found
+
+
+def configured(kind: type[Method], recipe: Recipe, settings: Mapping[str, Any] | None = None) -> Method:
+    """A method with the values of its effort, of the recipe's own fields that it has (steps, batch_size), and of its
+    table in the recipe, each over the one before.
+
+    Args:
+        settings: in place of the recipe's table.
+
+    Raises:
+        InputError: a field or a value is none.
+    """
+    names = {field.name for field in fields(kind)}
+    general = {key: getattr(recipe, key) for key in ("steps", "batch_size")}
+    own = recipe.settings.get(kind.name, {}) if settings is None else settings
+    values: dict[str, Any] = {**kind.efforts.get(recipe.effort, {})}
+    values |= {key: value for key, value in general.items() if value is not None and key in names}
+    return kind(**values | checked_fields(kind, own, where=f"the settings of {kind.name}"))
+
+
+def method_of(recipe: Recipe) -> Method | None:
+    """The method that a recipe names, configured; None for "auto", which needs the model.
+
+    Raises:
+        InputError: there is no such method, or its settings are at fault (those of others than the chosen, too).
+    """
+    for name, settings in recipe.settings.items():
+        configured(load_method(name), recipe, settings)
+    return None if recipe.method == AUTO else configured(load_method(recipe.method), recipe)
+
+
+def choose_method(recipe: Recipe, met: frozenset[Need]) -> Method:
+    """What "auto" stands for: of all registered methods whose needs are met, the one with the greatest priority.
+
+    Args:
+        met: what the model and the recipe offer.
+    """
+    kinds = [load_method(name) for name in method_names()]
+    allowed = [kind for kind in kinds if kind.priority > 0 and kind.needs <= met]
+    if Need.TWO_WIDTHS in met:
+        allowed = [kind for kind in allowed if Need.TWO_WIDTHS in kind.needs]
+    return configured(max(allowed, key=lambda kind: (kind.priority, kind.name)), recipe)

@@ -1,24 +1,31 @@
 """Noise: no method at all, the baseline that every other has to beat, and what is left for models without BN."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
-import onnx_ir as ir
-import torch
-
-from onnxdfq.engine.feeds import Feeds
-from onnxdfq.images.dataset import Normalization
 from onnxdfq.images.images import Images
-from onnxdfq.progress import Progress
-from onnxdfq.synthesis.hyperparameters import at_least, batch_generators, describe
-from onnxdfq.synthesis.input_range import input_range
+from onnxdfq.methods.method import Synthesis
+from onnxdfq.recipe.limits import at_least
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from onnxdfq.images.normalization import Normalization
+    from onnxdfq.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True)
-class Noise:
+class Noise(Synthesis):
     """Independent Gaussian pixels with the mean and deviation of natural images, clamped to the model's input range.
 
     batch_size: how many images one generator draws; a part of what the seed means, nothing else. Raises InputError.
     """
+
+    name: ClassVar[str] = "noise"
+    summary: ClassVar[str] = "Gaussian pixels; works without BatchNormalization, and costs accuracy"
+    priority: ClassVar[int] = 10
 
     batch_size: int = 64
 
@@ -35,7 +42,13 @@ class Noise:
         device: str = "cpu",
         progress: Progress | None = None,
     ) -> Images:
-        """`count` images; needs no BatchNormalization and no gradient. Raises ShapeError, DataError."""
+        """See `Synthesis.synthesize`; needs no BatchNormalization and no gradient."""
+        import torch
+
+        from onnxdfq.engine.feeds import Feeds
+        from onnxdfq.synthesis.hyperparameters import batch_generators, describe
+        from onnxdfq.synthesis.input_range import input_range
+
         at_least("count", count, 1)
         scale = input_range(model, normalization)
         low, high = scale.limits(torch.device("cpu"))

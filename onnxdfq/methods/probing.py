@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxdfq.evaluation.evaluation import Session
+from onnxdfq.evaluation import Session
 from onnxdfq.model_file import image_input
 from passes.dfmpc.noise_probe import Covariance, input_covariances, model_of_layer_inputs, noise_fields, probe_model
 from passes.graph.batch_norm import read_batch_norms

@@ -1,31 +1,42 @@
 """ZeroQ (arXiv 2001.00281): each image by itself matches the running statistics. A baseline."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import onnx_ir as ir
-import torch
-from torch import Tensor
+from onnxdfq.methods.method import Need, Synthesis
+from onnxdfq.recipe.choices import PRECISIONS, Precision
+from onnxdfq.recipe.limits import at_least, positive
+from onnxdfq.recipe.names import one_of
 
-from onnxdfq.images.dataset import Normalization
-from onnxdfq.images.images import Images
-from onnxdfq.progress import Progress
-from onnxdfq.recipe.choices import Precision
-from onnxdfq.synthesis.hyperparameters import at_least, batch_generators, describe, one_of, positive
-from onnxdfq.synthesis.input_range import InputRange, input_range
-from onnxdfq.synthesis.network import TappedNetwork
-from onnxdfq.synthesis.statistics import image_moments, spread
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    from torch import Tensor
+
+    from onnxdfq.images.images import Images
+    from onnxdfq.images.normalization import Normalization
+    from onnxdfq.progress import Progress
+    from onnxdfq.synthesis.input_range import InputRange
+    from onnxdfq.synthesis.network import TappedNetwork
 
 INITIAL_RANGE = 127.5 / 5418.75  # the public code divides by a variance where it means a deviation: nearly grey images
 PATIENCE, DECAY, LEAST_RATE = 100, 0.1, 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
-class ZeroQ:
+class ZeroQ(Synthesis):
     """steps: for each batch, one batch after another. rate: of Adam, in standardised pixels. Raises InputError.
 
     As the public code: no augmentation, no clamp, no loss on the output, plateau schedule (factor 0.1, patience 100).
     Differs from it: the variance is the biased one, which exists for a layer of one pixel too.
     """
+
+    name: ClassVar[str] = "zeroq"
+    summary: ClassVar[str] = "images that each by itself match the BatchNormalizations' statistics; to compare with"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.BATCH_NORM})
+    efforts: ClassVar[Mapping[str, Mapping[str, Any]]] = {"fast": {"steps": 200}}
 
     steps: int = 500
     batch_size: int = 32
@@ -36,7 +47,7 @@ class ZeroQ:
         at_least("steps", self.steps, 1)
         at_least("batch_size", self.batch_size, 1)
         positive("rate", self.rate)
-        one_of("precision", self.precision, ("auto", "float32", "bfloat16"))
+        one_of("precision", self.precision, PRECISIONS, field="precision")
 
     def synthesize(
         self,
@@ -48,10 +59,14 @@ class ZeroQ:
         device: str = "cpu",
         progress: Progress | None = None,
     ) -> Images:
-        """`count` images for a canonical float model with its BatchNormalizations intact; the model is only read.
+        """See `Synthesis.synthesize`."""
+        import torch
 
-        Raises NoBatchNorm, ShapeError, UnsupportedOperator, DataError.
-        """
+        from onnxdfq.images.images import Images
+        from onnxdfq.synthesis.hyperparameters import batch_generators, describe
+        from onnxdfq.synthesis.input_range import input_range
+        from onnxdfq.synthesis.network import TappedNetwork
+
         at_least("count", count, 1)
         network = TappedNetwork(model, method="zeroq", device=device, precision=self.precision)
         scale = input_range(model, normalization)
@@ -82,6 +97,10 @@ class ZeroQ:
 def _loss(network: TappedNetwork, scale: InputRange, images: Tensor) -> Tensor:
     """Sum over BN inputs, and the image as one more layer of mean 0 and deviation 1, of the squared L2 distance of each
     image's mean and deviation to the running ones; mean over images (N, C, H, W)."""
+    import torch
+
+    from onnxdfq.synthesis.statistics import image_moments, spread
+
     taps, _ = network.forward(scale.to_model(images))
     nought = torch.zeros(images.shape[1], device=images.device)
     pairs = [network.image_moments(taps, layer) for layer in range(len(taps))] + [image_moments(images, nought)]
@@ -89,6 +108,3 @@ def _loss(network: TappedNetwork, scale: InputRange, images: Tensor) -> Tensor:
     for (first, second), std in zip(pairs, [*network.targets.layers(network.targets.std), nought + 1], strict=True):
         total = total + first.square().sum() + (spread(first, second) - std).square().sum()
     return total / len(images)
-
-
-EFFORTS: dict[str, ZeroQ] = {"fast": ZeroQ(steps=200), "standard": ZeroQ(), "paper": ZeroQ()}

@@ -1,171 +1,143 @@
-"""THE pipeline: a float ONNX model in, a quantized QDQ model out. `STEPS` is its order, top to bottom."""
+"""The way from a float model to written files: read `run_compression` first."""
 
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
 
-import onnx
-import onnx_ir as ir
-import torch
-
-from onnxdfq.errors import InputError
-from onnxdfq.pipeline import steps
-from onnxdfq.pipeline.job import File, Job, ProgressFactory, for_target
-from onnxdfq.pipeline.refusals import refuse_early
-from onnxdfq.pipeline.result import Result, Written
-from onnxdfq.recipe.bits import read_layer_bits
-from onnxdfq.recipe.names import one_of
-from onnxdfq.recipe.recipe import Recipe
-from onnxdfq.targets import load_target
-
-DEVICES = ("auto", "cpu", "cuda")
-
-SYNTHESIS_STEPS: tuple[Callable[[Job], None], ...] = (
-    refuse_early,
-    steps.load,
-    steps.canonicalize,
-    steps.make_images,
-)
-STEPS: tuple[Callable[[Job], None], ...] = (
-    *SYNTHESIS_STEPS,
-    # decide on the float graph
-    steps.compensate,
-    steps.fold_batch_norms,
-    steps.equalize_channels,
-    steps.calibrate,
-    steps.tune,
-    # then edit
-    steps.write_for_targets,
-    steps.write_provenance,
-    # check and prove
-    steps.save,
-    steps.measure,
-)
+from onnxdfq.methods import choose_method
+from onnxdfq.methods.method import FloatModel, Measurement, Method, Need, Note, Run
+from onnxdfq.pipeline.checks import calibration_of, check_method, check_paths, tuning_of
+from onnxdfq.pipeline.comparing import compare
+from onnxdfq.pipeline.images import make_images
+from onnxdfq.pipeline.loading import load
+from onnxdfq.pipeline.planning import Planning, plan_all
+from onnxdfq.pipeline.request import Request
+from onnxdfq.pipeline.result import Metrics, Result, TargetResult
+from onnxdfq.pipeline.rewriting import rewritten
+from onnxdfq.pipeline.writing import save_all, save_images, write
+from onnxdfq.recipe.bits import Bits
+from passes.graph.batch_norm import read_batch_norms
+from passes.lint.lint import lint
 
 
-def compress(
-    source: Path | str | onnx.ModelProto | ir.Model,
-    *,
-    output: Path | str | None = None,
-    recipe: Recipe | None = None,
-    calibration: Path | str | None = None,
-    evaluate: Path | str | None = None,
-    device: str = "auto",
-    input_shape: Mapping[str, Sequence[int]] | None = None,
-    save_images: Path | str | None = None,
-    plan: Path | str | None = None,
-    save_plan: Path | str | None = None,
-    force: bool = False,
-    progress: ProgressFactory = lambda _: None,
-    **settings: Any,
-) -> Result:
-    """Quantize a float model without data.
-
-    source: a path, or a model in memory. output: where to write; by default `model.w8a8.onnx` beside a source that is a
-    path, and nowhere for a model in memory; for several targets (target="ort,openvino") each file has the target in its
-    name, `model.w8a8.ort.onnx`. recipe: all settings at once; `settings` are fields of `Recipe` (method,
-    bits, target, scheme, effort, images, steps, batch_size, seed, normalize, ...) that overrule it. calibration: images
-    of the user's own, taken instead of synthesised ones. evaluate: labelled images to measure accuracy on. plan: a TOML
-    file that pins the bits of single layers (see `layer_bits`); save_plan: where to write those of all layers.
-    Raises InputError and its kin for what cannot be used, OutputError for what cannot be written.
-    """
-    recipe = Recipe.from_dict(_given(recipe) | settings, where="compress()")
-    with _as_file(source) as path:
-        in_memory = not isinstance(source, str | Path)  # it then lies in a temporary folder, and so does the output
-        unwritten = in_memory and output is None
-        bits = recipe.bits.replace("/", "-") if recipe.budget is None and plan is None else "mixed"
-        stem = path.parent / f"{path.stem}.{bits}.onnx" if output is None else Path(output)
-        job = Job(
-            source=path,
-            files=[
-                File(target=load_target(name), path=stem if len(recipe.targets) == 1 else for_target(stem, name))
-                for name in recipe.targets
-            ],
-            recipe=recipe,
-            calibration=None if calibration is None else Path(calibration),
-            evaluation=None if evaluate is None else Path(evaluate),
-            device=_device(device),
-            input_shape=input_shape or {},
-            save_images=None if save_images is None else Path(save_images),
-            pins={} if plan is None else read_layer_bits(Path(plan)),
-            save_plan=None if save_plan is None else Path(save_plan),
-            force=force,
-            progress=progress,
+def run_compression(request: Request) -> Result:
+    """Quantize a float model without data, and write and measure a file for each target. Raises DfqError."""
+    with recorded(request) as (run, record):
+        model, original = load(request)
+        method = settled_method(request, model, run)
+        source = make_images(model, method, request, run)
+        images = None if source is None else source.fixed(run.image_count)
+        # decide
+        model = rewritten(model, method, source, request, run)
+        observations = method.observe(model, source, request.targets, calibration_of(request), run)
+        planning = Planning(
+            model=model,
+            observations=observations,
+            images=images,
+            settled={} if model.settled is None else model.settled(model.graph),
+            tuning=tuning_of(request, method),
+            run=run,
         )
-        _run(job, STEPS)
-    written = {
-        file.target.name: Written(model=file.model, path=None if unwritten else file.path, metrics=file.metrics)
-        for file in job.files
+        plans = plan_all(planning, request.targets, calibration_of(request))
+        # then edit, and prove
+        written = {t.name: write(model, plans[t.name], t, method, images, run) for t in request.targets}
+        save_all(request, model, plans, written, images, run)
+        compare(request, original, images, run)
+    targets = {
+        output.target.name: TargetResult(
+            model=written[output.target.name],
+            plan=plans[output.target.name],
+            path=output.path,
+            metrics=record.of(output.target.name),
+            findings=lint(written[output.target.name], output.target),
+        )
+        for output in request.outputs
     }
-    first = next(iter(written.values()))
+    first = next(iter(targets.values()))
     return Result(
         model=first.model,
         path=first.path,
-        images=job.images,
-        metrics={**job.metrics, **first.metrics},
-        notes=tuple(job.notes),
-        written=written,
+        method=method.name,
+        images=images,
+        metrics={**record.of(None), **first.metrics},
+        notes=tuple(record.notes),
+        targets=targets,
     )
 
 
-def synthesize(
-    source: Path | str | onnx.ModelProto | ir.Model,
-    *,
-    output: Path | str | None = None,
-    device: str = "auto",
-    input_shape: Mapping[str, Sequence[int]] | None = None,
-    force: bool = False,
-    progress: ProgressFactory = lambda _: None,
-    **settings: Any,
-) -> Result:
-    """Only the images, as `compress` would make them; written to `output` (.npz) where that is given. The result's
-    model is the float model that they were made for, in canonical form. Raises as `compress` does."""
-    with _as_file(source) as path:
-        job = Job(
-            source=path,
-            recipe=Recipe.from_dict(settings, where="synthesize()"),
-            device=_device(device),
-            input_shape=input_shape or {},
-            save_images=None if output is None else Path(output),
-            force=force,
-            progress=progress,
-        )
-        _run(job, SYNTHESIS_STEPS)
-    return Result(model=job.model, path=job.save_images, images=job.images, metrics=job.metrics, notes=tuple(job.notes))
+def run_synthesis(request: Request) -> Result:
+    """Only the images, as a compression would make them. Raises DfqError."""
+    with recorded(request) as (run, record):
+        model, _ = load(request)
+        method = settled_method(request, model, run)
+        source = make_images(model, method, request, run)
+        images = None if source is None else source.fixed(run.image_count)
+        save_images(request, images)
+    return Result(
+        model=model.graph,
+        path=request.save_images,
+        method=method.name,
+        images=images,
+        metrics=record.of(None),
+        notes=tuple(record.notes),
+    )
 
 
-def _run(job: Job, steps: Sequence[Callable[[Job], None]]) -> None:
-    started = time.monotonic()
-    for step in steps:
-        step(job)
-    job.metrics["seconds"] = round(time.monotonic() - started, 1)
+def settled_method(request: Request, model: FloatModel, run: Run) -> Method:
+    """The method that was asked for, or what the model allows, which is told with its reason."""
+    if request.method is not None:
+        return request.method
+    method = choose_method(request.recipe, needs_met(request, model))
+    check_method(request, method)
+    if request.calibration is None:
+        met = ", ".join(sorted(need.value for need in method.needs))
+        reason = f"for there is {met}" if met else "for the model has no BatchNormalization; images of your own, with "
+        if not met:
+            reason += "--calibration, or an export that keeps it give better ones"
+        run.tell(Note(text=f"method {method.name}: {method.summary}; {reason}."))
+    return method
+
+
+def needs_met(request: Request, model: FloatModel) -> frozenset[Need]:
+    """What the model and the recipe offer to methods."""
+    two = Bits.parse(request.recipe.bits).low is not None
+    found = {Need.BATCH_NORM: bool(read_batch_norms(model.graph)), Need.TWO_WIDTHS: two}
+    return frozenset(need for need, met in found.items() if met)
+
+
+@dataclass(kw_only=True)
+class Record:
+    """What stages told, kept for the result."""
+
+    notes: list[str] = field(default_factory=list)
+    measured: dict[str | None, Metrics] = field(default_factory=dict)
+
+    def take(self, told: Note | Measurement) -> None:
+        """Note it down; the same sentence once."""
+        if isinstance(told, Measurement):
+            self.measured[told.target] = {**self.of(told.target), **told.values}  # type: ignore[typeddict-item]
+        elif told.text not in self.notes:
+            self.notes.append(told.text)
+
+    def of(self, target: str | None) -> Metrics:
+        """The numbers of one file, or those of the run."""
+        return self.measured.get(target, {})
 
 
 @contextmanager
-def _as_file(source: Path | str | onnx.ModelProto | ir.Model) -> Iterator[Path]:
-    """A path is itself; a model in memory lies in a temporary folder, where the loader's checks see it as any file."""
-    if isinstance(source, str | Path):
-        yield Path(source)
-        return
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "model.onnx"
-        ir.save(source if isinstance(source, ir.Model) else ir.from_proto(source), path)
-        yield path
-
-
-def _given(recipe: Recipe | None) -> dict[str, Any]:
-    """The fields of a recipe that differ from silence, as plain values."""
-    return {} if recipe is None else {key: value for key, value in asdict(recipe).items() if value is not None}
-
-
-def _device(name: str) -> str:
-    one_of("device", name, DEVICES)
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: torch sees no CUDA device here; use --device cpu.")
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return name
+def recorded(request: Request) -> Iterator[tuple[Run, Record]]:
+    """A run and the record of what it tells, its seconds among it. Checks first what can be checked first."""
+    started, record = time.monotonic(), Record()
+    if request.method is not None:
+        check_method(request, request.method)
+    check_paths(request)
+    run = Run(
+        recipe=request.recipe,
+        device=request.device,
+        own_images=request.calibration is not None,
+        progress=request.progress,
+        tell=record.take,
+    )
+    yield run, record
+    run.tell(Measurement(values={"seconds": round(time.monotonic() - started, 1)}))

@@ -1,36 +1,115 @@
 """What a compression gives back."""
 
+from __future__ import annotations
+
+import html
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
 
 import onnx_ir as ir
 
-from onnxdfq.methods import Images
+if TYPE_CHECKING:
+    from onnxdfq.images.images import Images
+    from passes.lint.lint import Finding
+    from passes.quantize.plan import QuantPlan
 
-Metrics = Mapping[str, float | int | None]
+
+class Metrics(TypedDict, total=False):
+    """The numbers that `--json` prints; what was not measured is not there, or None.
+
+    Of the whole run: images, bn_distance and confident (see `onnxdfq.synthesis.quality`), batch_norms_folded,
+    layers_equalized, biases_absorbed, layers_split, bytes_float, seconds. Of one file: bytes, blocks_tuned,
+    weight_bytes and bit_operations (under a budget), agreement_images and sqnr_db_images (on the images that calibrated
+    it), and count, top1, top1_float, agreement, sqnr_db (on the data to evaluate on). Shares lie between 0 and 1.
+    """
+
+    images: int
+    bn_distance: float
+    confident: float | None
+    batch_norms_folded: int
+    layers_equalized: int
+    biases_absorbed: int
+    layers_split: int
+    bytes_float: int
+    seconds: float
+    bytes: int
+    blocks_tuned: int
+    weight_bytes: int
+    bit_operations: int
+    agreement_images: float | None
+    sqnr_db_images: float | None
+    count: int
+    top1: float | None
+    top1_float: float | None
+    agreement: float | None
+    sqnr_db: float | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Written:
-    """What came out for one target. `path` is None when nothing was to be written; metrics are those of this file."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TargetResult:
+    """What came out for one target.
+
+    model: the quantized graph. plan: all numbers that it was written by. path: None where nothing was to be written.
+    metrics: those of this file. findings: what the target will do with each node (see `onnxdfq.lint`).
+    """
 
     model: ir.Model
+    plan: QuantPlan
     path: Path | None
     metrics: Metrics
+    findings: tuple[Finding, ...] = ()
+
+    def save(self, path: Path | str, *, force: bool = False) -> Path:
+        """Write the model to a file. Raises OutputError."""
+        from onnxdfq.model_file import save_model
+
+        save_model(self.model, Path(path), force=force)
+        return Path(path)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Result:
-    """What came out. `path` is None when nothing was to be written; metrics are the numbers that `--json` prints.
+    """What came out of a run.
 
-    images: None where the method makes none. written: by target, in the order of the recipe; model, path and metrics
-    speak of the first.
+    method: the name of the one that ran. images: None where it makes none. metrics: of the run and of the first target.
+    notes: what the user should know, a sentence each. targets: by name, in the order of the recipe.
     """
 
     model: ir.Model
     path: Path | None
+    method: str
     images: Images | None
     metrics: Metrics
     notes: Sequence[str]
-    written: Mapping[str, Written] = field(default_factory=dict)
+    targets: Mapping[str, TargetResult] = field(default_factory=dict)
+
+    def save(self, path: Path | str, *, force: bool = False) -> Path:
+        """Write the model of the first target to a file. Raises OutputError."""
+        from onnxdfq.model_file import save_model
+
+        save_model(self.model, Path(path), force=force)
+        return Path(path)
+
+    def unwritten(self) -> Result:
+        """The same without paths, for what was written to a folder that is gone."""
+        targets = {name: replace(found, path=None) for name, found in self.targets.items()}
+        return replace(self, path=None, targets=targets)
+
+    def _repr_html_(self) -> str:
+        """A table for Jupyter: one row a number, one column a target."""
+        targets: Mapping[str, TargetResult | None] = self.targets or {"": None}
+        keys = list(dict.fromkeys(key for part in self.targets.values() for key in part.metrics)) or list(self.metrics)
+        rows = [
+            f"<tr><th>{html.escape(key)}</th>"
+            + "".join(
+                f"<td>{html.escape(str((self.metrics if part is None else part.metrics).get(key, '')))}</td>"
+                for part in targets.values()
+            )
+            + "</tr>"
+            for key in keys
+        ]
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in targets)
+        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
+        return f"<table><tr><th>{html.escape(self.method)}</th>{head}</tr>{''.join(rows)}</table><ul>{notes}</ul>"

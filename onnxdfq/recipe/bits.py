@@ -1,7 +1,6 @@
 """Bits: of a whole network, and of single layers, as a plan file pins them or a search under a budget decides them."""
 
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import onnx_ir as ir
 
 from onnxdfq.errors import InputError
 from onnxdfq.recipe.names import one_of
+from onnxdfq.recipe.reading import quoted, read_toml
 from passes.quantize.plan import QuantPlan
 from passes.quantize.points import QuantPoints, data_input
 
@@ -42,8 +42,9 @@ class Bits:
         match = re.fullmatch(r"w(?:(\d+)/)?(\d+)(?:a(\d+))?", text.strip().lower())
         if match is None or not (match[1] or match[3]):
             raise InputError(
-                f"--bits {text!r} is not of the form w4a8: weight bits 2 to 8, activation bits 2 to 8, 16 or 32; or, "
-                "for --method dfmpc, w2/6: low and high weight bits."
+                f"{text!r} is not of the form w4a8: weight bits 2 to 8, activation bits 2 to 8, 16 or 32; or "
+                "w2/6, low and high weight bits, for a method that takes two widths.",
+                field="bits",
             )
         return cls(weight=int(match[2]), activation=int(match[3] or 32), low=None if not match[1] else int(match[1]))
 
@@ -84,10 +85,7 @@ def read_layer_bits(path: Path) -> dict[str, LayerBits]:
 
     Raises InputError for a file that cannot be read, or that holds anything else.
     """
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"The plan {path} cannot be read: {error}.") from error
+    table = read_toml(path, "plan")
     entries = table.get("layers")
     if not isinstance(entries, dict) or len(table) > 1:
         raise InputError(f'The plan {path} must hold one table, [layers], with lines such as "conv1" = "w4a8".')
@@ -123,11 +121,5 @@ def layer_bits_toml(bits: Mapping[str, LayerBits], *, comment: str = "") -> str:
     """A file that `read_layer_bits` reads back; `comment` goes on top, line by line."""
     lines = [f"# {line}\n" for line in comment.splitlines()]
     lines.append("[layers]\n")
-    lines.extend(f'{_quoted(name)} = "{entry}"\n' for name, entry in bits.items())
+    lines.extend(f'{quoted(name)} = "{entry}"\n' for name, entry in bits.items())
     return "".join(lines)
-
-
-def _quoted(name: str) -> str:
-    """A basic string of TOML: control characters, quotes and backslashes escaped."""
-    escaped = [f"\\u{ord(letter):04x}" if ord(letter) < 32 or letter in '"\\\x7f' else letter for letter in name]
-    return '"' + "".join(escaped) + '"'

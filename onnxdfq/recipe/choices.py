@@ -10,6 +10,9 @@ Effort = Literal["fast", "standard", "paper"]
 """How many images and steps."""
 Precision = Literal["auto", "float32", "bfloat16"]
 """What convolutions are computed in while images are made."""
+LossForm = Literal["relative", "public", "paper"]
+"""Which form of the losses on statistics and outputs; see `onnxdfq.synthesis.losses`."""
 
 SCHEMES, CLIPPINGS, EFFORTS, PRECISIONS = get_args(Scheme), get_args(Clipping), get_args(Effort), get_args(Precision)
+LOSS_FORMS = get_args(LossForm)
 TUNINGS = ("none", "adaround", "brecq")

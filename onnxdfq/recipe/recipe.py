@@ -1,7 +1,7 @@
 """What to do to a model: bits, method and the choices around them; frozen, checked, in and out of TOML."""
 
-import tomllib
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,27 +9,27 @@ from onnxdfq.errors import InputError
 from onnxdfq.recipe.bits import Bits
 from onnxdfq.recipe.budget import Budget
 from onnxdfq.recipe.choices import CLIPPINGS, EFFORTS, SCHEMES, TUNINGS, Clipping, Effort, Scheme
-from onnxdfq.recipe.names import one_of
+from onnxdfq.recipe.names import AUTO, method_names, one_of
+from onnxdfq.recipe.reading import checked_fields, parse_value, read_toml, toml_value
 
-DFQ, DFMPC = "dfq", "dfmpc"  # the methods that need no images
-DFMPC_FORMS = ("best", "paper")
+Settings = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Everything that decides the written bytes, beside the model itself and images of the user's own.
 
-    target: one, or several between commas. images, steps, batch_size: of the synthesis, None leaves them to the effort
-    preset. tuning: None means by method and bits (see `settings.tuning_of`). equalize, split_channels: edits of the
-    float graph before numbers are decided. clipping: see `calibration.thresholds`. normalize: None means not told (see
-    `dataset`).
-    dfmpc: "paper" for its very equations, "best" for what measured best.
-    budget: "size=0.5MB" or "bops=1.2G": each layer gets bits of its own, `bits` at most (see `budget`).
+    method: a registered name, or "auto" for what the model allows. target: names of targets or paths of target files;
+    one string names several between commas. images, steps, batch_size: of the synthesis; None leaves them to the
+    effort. tuning: None means by method and bits. equalize, split_channels: edits of the float graph before numbers are
+    decided. clipping: see `onnxdfq.calibration.thresholds`. normalize: None means not told (see `onnxdfq.images`).
+    budget: "size=0.5MB" or "bops=1.2G": each layer gets bits of its own, `bits` at most. settings: by method, values of
+    its own fields; in a file, a table by the method's name.
     """
 
-    method: str = "dgh"
+    method: str = AUTO
     bits: str = "w8a8"
-    target: str = "ort"
+    target: tuple[str, ...] = ("ort",)
     scheme: Scheme = "power-of-two"
     effort: Effort = "fast"
     images: int | None = None
@@ -43,64 +43,99 @@ class Recipe:
     equalize: bool = False
     clipping: Clipping = "mse"
     split_channels: float = 0.0
-    dfmpc: str = "best"
+    settings: Settings = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        bits = Bits.parse(self.bits)
-        if (bits.low is not None) != (self.method == DFMPC):
-            raise InputError(
-                f"--method {self.method} does not take --bits {self.bits}: dfmpc takes low and high bits (w2/6, w3/6, "
-                "w2/6a8), and only dfmpc does."
-            )
-        one_of("dfmpc", self.dfmpc, DFMPC_FORMS)
+        object.__setattr__(self, "target", _names(self.target))
+        Bits.parse(self.bits)
+        if not self.target:
+            raise InputError("There is no target; name at least one.", field="target")
         if self.budget is not None:
             Budget.parse(self.budget)
         if self.tuning is not None:
-            one_of("tuning", self.tuning, TUNINGS)
-        one_of("scheme", self.scheme, SCHEMES)
-        one_of("effort", self.effort, EFFORTS)
-        one_of("clipping", self.clipping, CLIPPINGS)
+            one_of("tuning", self.tuning, TUNINGS, field="tuning")
+        one_of("scheme", self.scheme, SCHEMES, field="scheme")
+        one_of("effort", self.effort, EFFORTS, field="effort")
+        one_of("clipping", self.clipping, CLIPPINGS, field="clipping")
         if not 0 <= self.split_channels <= 1:
-            raise InputError(f"split_channels is {self.split_channels}; it is a share of the channels, 0 to 1.")
+            raise InputError(
+                f"split_channels is {self.split_channels}; it is a share of the channels, 0 to 1.",
+                field="split_channels",
+            )
         for name in ("images", "steps", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise InputError(f"{name} is {value}; it must be at least 1.")
+                raise InputError(f"{name} is {value}; it must be at least 1.", field=name)
         if self.seed < 0:
-            raise InputError(f"seed is {self.seed}; it must be at least 0.")
-
-    @property
-    def targets(self) -> tuple[str, ...]:
-        """The names in `target`, each once."""
-        return tuple(dict.fromkeys(name.strip() for name in self.target.split(",")))
+            raise InputError(f"seed is {self.seed}; it must be at least 0.", field="seed")
 
     @classmethod
     def load(cls, path: Path) -> "Recipe":
-        """Read a TOML file of `key = value` lines. Raises InputError for an unknown key or a value of a wrong type."""
-        try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise InputError(f"The recipe {path} cannot be read: {error}.") from error
-        return cls.from_dict(table, where=str(path))
+        """Read a TOML file of `key = value` lines and, for settings of a method, a table by its name.
+
+        Raises:
+            InputError: an unknown key, or a value of a wrong type.
+        """
+        return cls.from_dict(read_toml(path, "recipe"), where=str(path))
 
     @classmethod
-    def from_dict(cls, table: dict[str, Any], *, where: str) -> "Recipe":
-        """A recipe from plain values; keys that are not given keep their defaults."""
-        kinds: dict[str, type] = dict.fromkeys(("images", "steps", "batch_size", "seed"), int)
-        kinds |= {"shift_negative": bool, "equalize": bool, "split_channels": float}
-        known = [field.name for field in fields(cls)]
-        for key, value in table.items():
-            one_of(f"key in {where}", key, known)
-            kind = kinds.get(key, str)
-            if type(value) is not kind:
-                raise InputError(f"{key} in {where} is {value!r}; it must be of type {kind.__name__}.")
-        return cls(**table)
+    def from_dict(cls, table: Mapping[str, Any], *, where: str) -> "Recipe":
+        """A recipe from plain values; keys that are not given, or None, keep their defaults."""
+        given = {key: value for key, value in table.items() if value is not None}
+        own = {key: given.pop(key) for key in list(given) if isinstance(given[key], Mapping) and key != "settings"}
+        for name in own:
+            one_of(f"table in {where}", name, method_names(), field="settings")
+        settings = _merged(given.pop("settings", {}), own)
+        if "target" in given:
+            given["target"] = _names(given["target"])
+        return cls(**checked_fields(cls, given, where=where), settings=settings)
+
+    def changed(self, table: Mapping[str, Any], *, where: str) -> "Recipe":
+        """The recipe with plain values over its own; None changes nothing, and settings are merged field by field."""
+        other = Recipe.from_dict(table, where=where)
+        given = {key for key, value in table.items() if value is not None and not isinstance(value, Mapping)}
+        values = {key: getattr(other, key) for key in given}
+        return replace(self, **values, settings=_merged(self.settings, other.settings))
 
     def to_toml(self) -> str:
         """The recipe as a file that `load` reads back to the same recipe."""
-        lines = []
-        for key, value in asdict(self).items():
-            if value is not None:
-                quoted = f'"{value}"' if isinstance(value, str) else str(value).lower()
-                lines.append(f"{key} = {quoted}\n")
+        plain = [key for key in (entry.name for entry in fields(self)) if key != "settings"]
+        values = {key: getattr(self, key) for key in plain}
+        lines = [f"{key} = {toml_value(value)}\n" for key, value in values.items() if value is not None]
+        for name, table in self.settings.items():
+            lines += [f"\n[{name}]\n", *(f"{key} = {toml_value(value)}\n" for key, value in table.items())]
         return "".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as plain values."""
+        return asdict(self)
+
+
+def parse_settings(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """`["dgh.steps=200"]` → `{"dgh": {"steps": 200}}`, as the command line gives them.
+
+    Raises:
+        InputError: a text of another form, or an unknown method.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        place, equals, value = text.partition("=")
+        method, dot, key = place.strip().partition(".")
+        if not (equals and dot and key):
+            raise InputError(f"{text!r} is not of the form METHOD.FIELD=VALUE, as in dgh.steps=200.", field="settings")
+        one_of("method", method, method_names(), field="settings")
+        found.setdefault(method, {})[key] = parse_value(value.strip())
+    return found
+
+
+def _names(given: Any) -> Any:
+    """One string with commas, or several strings, as a tuple without repeats; anything else as it is."""
+    if isinstance(given, str):
+        given = given.split(",")
+    if isinstance(given, list | tuple) and all(isinstance(name, str) for name in given):
+        return tuple(dict.fromkeys(name.strip() for name in given if name.strip()))
+    return given
+
+
+def _merged(one: Settings, other: Settings) -> dict[str, dict[str, Any]]:
+    return {name: {**one.get(name, {}), **other.get(name, {})} for name in (*one, *other)}

@@ -1,39 +1,18 @@
-"""What the methods share: checks of their hyper-parameters, one generator per batch, and provenance."""
+"""What methods that make images share: one generator per batch, and provenance."""
 
 import hashlib
 import json
-import math
-from collections.abc import Collection
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from onnxdfq.errors import InputError
 from onnxdfq.synthesis.input_range import InputRange
 from onnxdfq.synthesis.network import TappedNetwork
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
-
-
-def at_least(name: str, value: float, least: float) -> None:
-    """Raises InputError."""
-    if not (math.isfinite(value) and value >= least):
-        raise InputError(f"{name} is {value}; it must be at least {least}")
-
-
-def positive(name: str, value: float) -> None:
-    """Raises InputError."""
-    if not (math.isfinite(value) and value > 0):
-        raise InputError(f"{name} is {value}; it must be above 0")
-
-
-def one_of(name: str, value: str, allowed: Collection[str]) -> None:
-    """Raises InputError."""
-    if value not in allowed:
-        raise InputError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}")
 
 
 def batch_generators(seed: int, batches: int) -> list[torch.Generator]:

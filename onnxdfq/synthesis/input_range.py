@@ -16,7 +16,7 @@ from torch import Tensor
 from onnxdfq.engine import TorchGraph
 from onnxdfq.engine.feeds import Feeds
 from onnxdfq.errors import DataError
-from onnxdfq.images.dataset import Normalization
+from onnxdfq.images.normalization import Normalization
 from passes.graph.batch_norm import BatchNormStats, read_batch_norms
 
 PIXEL_MEAN, PIXEL_STD = 0.45, 0.25  # of natural images, on the scale 0..1

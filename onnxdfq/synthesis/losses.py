@@ -7,14 +7,13 @@ layer drowns all else in the other two.
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from onnxdfq.recipe.choices import LossForm
 from onnxdfq.synthesis.statistics import Targets, spread
 
-LossForm = Literal["relative", "public", "paper"]
 # An image that a classifier is so sure of is stretched no further: it would lift the outputs to where no image of the
 # world does, and their threshold with them (measured at 4 bits: by a factor of two, which costs points of accuracy).
 SURE = 0.99

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from onnxdfq.exporting import export
-from onnxdfq.images.dataset import Normalization
+from onnxdfq.images.normalization import Normalization
 from onnxdfq.model_file import atomic_write
 
 SEED = 0

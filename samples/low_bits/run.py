@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any
 
 import onnxdfq
-from onnxdfq.images.dataset import Normalization
+from onnxdfq.images.normalization import Normalization
 from onnxdfq.methods import IMAGE_COUNT, Dgh
 from onnxdfq.model_file import load_model
 from onnxdfq.progress import TerminalProgress

@@ -12,7 +12,8 @@ from typing import Any
 
 import onnx_ir as ir
 
-from onnxdfq.images.dataset import Normalization, load_dataset
+from onnxdfq.images.dataset import load_dataset
+from onnxdfq.images.normalization import Normalization
 from onnxdfq.methods import Dgh, Images, Method, evaluate_images, method_named
 from onnxdfq.model_file import image_input, load_model
 from passes.canonical.canonicalize import Canonicalize

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from onnxdfq.images.dataset import Normalization
+from onnxdfq.images.normalization import Normalization
 from onnxdfq.methods import Dgh, Images, evaluate_images
 from onnxdfq.model_file import load_model
 from passes.canonical.canonicalize import Canonicalize

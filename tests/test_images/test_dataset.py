@@ -10,7 +10,8 @@ import onnx_ir as ir
 import pytest
 
 from onnxdfq.errors import DataError
-from onnxdfq.images.dataset import Normalization, load_dataset
+from onnxdfq.images.dataset import load_dataset
+from onnxdfq.images.normalization import Normalization
 from onnxdfq.model_file import InputSpec
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow is optional and not here")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from onnxdfq.errors import InputError, NoBatchNorm
-from onnxdfq.images.dataset import Normalization
+from onnxdfq.images.normalization import Normalization
 from onnxdfq.methods import Dgh, Images, Noise, evaluate_images
 from onnxdfq.synthesis.losses import LossForm, stretching_loss
 

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from onnxdfq.errors import InputError, NoBatchNorm
-from onnxdfq.images.dataset import Normalization
+from onnxdfq.images.normalization import Normalization
 from onnxdfq.methods import IMAGE_COUNT, METHODS, Dgh, Images, Noise, ZeroQ, evaluate_images, method_named
 
 STANDARD = Normalization(mean=(0.45,), std=(0.25,))

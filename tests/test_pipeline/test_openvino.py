@@ -9,7 +9,8 @@ import torch
 
 import onnxdfq
 from onnxdfq.engine import TorchGraph
-from onnxdfq.images.dataset import Normalization, load_dataset
+from onnxdfq.images.dataset import load_dataset
+from onnxdfq.images.normalization import Normalization
 from onnxdfq.model_file import image_input
 
 openvino = pytest.importorskip("openvino", reason="openvino is not installed")

@@ -8,7 +8,7 @@ import onnx_ir as ir
 import pytest
 
 from onnxdfq.errors import DataError, ShapeError
-from onnxdfq.images.dataset import Normalization
+from onnxdfq.images.normalization import Normalization
 from onnxdfq.methods import input_range
 from onnxdfq.model_file import load_model
 from passes.canonical.canonicalize import Canonicalize

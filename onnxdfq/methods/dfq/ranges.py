@@ -7,6 +7,7 @@ histograms so made take the place of those that `observe` counts, and everything
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -17,6 +18,11 @@ from onnxdfq.calibration.bias_correction import has_bias_to_set
 from onnxdfq.calibration.histogram import BINS, Histogram
 from onnxdfq.calibration.observation import ChannelMean, Observations
 from onnxdfq.errors import InputError
+from onnxdfq.methods.method import FloatModel
+from onnxdfq.model_file import image_input
+from onnxdfq.synthesis.input_range import input_range
+from onnxdfq.synthesis.network import no_batch_norm
+from passes.graph.batch_norm import read_batch_norms
 from passes.moments.moments import Moments, value_spreads
 from passes.moments.moves import Moved, along_channels
 from passes.moments.spread import ABSCISSAE, WEIGHTS, Spread
@@ -51,6 +57,21 @@ def observations_from_batch_norm(
     if missing := (wanted - histograms.keys()) | (sources - means.keys()):
         raise InputError(_unknown(model, missing))
     return Observations(histograms=histograms, means=means)
+
+
+def with_input_spread(model: FloatModel, method: str) -> FloatModel:
+    """The model, and what its image input takes: told by the normalization, or by the first layer's
+    BatchNormalization.
+
+    Raises:
+        NoBatchNorm: for `method`, where the model has no BatchNormalization.
+    """
+    if not read_batch_norms(model.graph):
+        raise no_batch_norm(model.graph, method)
+    pixels, name = input_range(model.graph, model.normalization), image_input(model.graph).name
+    low, high = (pixels.mean + pixels.std * limit for limit in (pixels.low, pixels.high))
+    spread = image_spread(name, mean=pixels.mean, std=pixels.std, low=low, high=high)
+    return replace(model, inputs={name: spread})
 
 
 def image_spread(

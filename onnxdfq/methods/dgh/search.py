@@ -1,90 +1,48 @@
-"""DGH: Data Generation for Hardware-friendly post-training quantization (arXiv 2410.22110), Algorithm 1."""
-
-from dataclasses import dataclass
+"""The search of DGH (arXiv 2410.22110, Algorithm 1)."""
 
 import numpy as np
 import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from onnxdfq.images.dataset import Normalization
 from onnxdfq.images.images import Images
+from onnxdfq.images.normalization import Normalization
+from onnxdfq.methods.dgh.dgh import Dgh
 from onnxdfq.progress import Progress
-from onnxdfq.recipe.choices import Precision
+from onnxdfq.recipe.limits import at_least
 from onnxdfq.synthesis import priors
-from onnxdfq.synthesis.hyperparameters import at_least, batch_generators, describe, one_of, positive
+from onnxdfq.synthesis.hyperparameters import batch_generators, describe
 from onnxdfq.synthesis.input_range import InputRange, input_range
-from onnxdfq.synthesis.losses import STRETCHING, LossForm, statistics_loss, stretching_loss
+from onnxdfq.synthesis.losses import STRETCHING, statistics_loss, stretching_loss
 from onnxdfq.synthesis.network import TappedNetwork
 from onnxdfq.synthesis.optimizer import Plateau, RAdam
 from onnxdfq.synthesis.statistics import Aggregate, centred_moments
 
 
-@dataclass(frozen=True, kw_only=True)
-class Dgh:
-    """Images whose statistics, all images together, are those that the model's BatchNormalizations remember.
-
-    steps: visits to each batch. rate: first step size in standardised pixels; the straight-through clamp makes the
-    large one of the public code work. stretching: lambda of Eq. (8), None for what was measured to suit the form.
-    slack: delta of Eq. (7), as a share of what the noise that the search starts from deviates by (paper form only).
-    aggregate: False fits each batch by itself; image_prior: False leaves out flip, smoothing and crop (the paper's
-    ablations, Table 4).
-    Raises InputError.
-
-    Differs from Algorithm 1 as the public code does: statistics are those of the forward that the gradient came from,
-    not of a second one after the update, which would cost two thirds more time a step and save a quarter of the steps.
-    Differs from both: the relative form of the losses (see losses.py), and an optimiser state of half the images' size
-    (see optimizer.py).
-    """
-
-    steps: int = 250
-    batch_size: int = 64
-    rate: float = 16.0
-    loss_form: LossForm = "relative"
-    stretching: float | None = None
-    slack: float = 0.1
-    aggregate: bool = True
-    image_prior: bool = True
-    precision: Precision = "auto"
-
-    def __post_init__(self) -> None:
-        at_least("steps", self.steps, 1)
-        at_least("batch_size", self.batch_size, 1)
-        positive("rate", self.rate)
-        one_of("loss_form", self.loss_form, STRETCHING)
-        one_of("precision", self.precision, ("auto", "float32", "bfloat16"))
-        at_least("stretching", self.stretching or 0, 0)
-        at_least("slack", self.slack, 0)
-
-    def synthesize(
-        self,
-        model: ir.Model,
-        *,
-        count: int,
-        seed: int,
-        normalization: Normalization | None = None,
-        device: str = "cpu",
-        progress: Progress | None = None,
-    ) -> Images:
-        """`count` images for a canonical float model with its BatchNormalizations intact; the model is only read.
-
-        Raises NoBatchNorm, ShapeError, UnsupportedOperator, DataError.
-        """
-        at_least("count", count, 1)
-        network = TappedNetwork(model, method="dgh", device=device, precision=self.precision)
-        scale = input_range(model, normalization)
-        search = _Search(self, network, scale, network.batch_sizes(count, self.batch_size), seed)
-        order = torch.Generator().manual_seed(seed)
-        batches, done = len(search.sizes), 0
-        for _ in range(self.steps):
-            for batch in torch.randperm(batches, generator=order).tolist():
-                loss = search.visit(batch)
-                done += 1
-                if progress is not None:
-                    progress(done, self.steps * batches, f"loss {loss:.4f}")
-        return Images(
-            pixels=search.deliver()[:count], method="dgh", seed=seed, provenance=describe(self, network, scale)
-        )
+def synthesize(
+    method: Dgh,
+    model: ir.Model,
+    *,
+    count: int,
+    seed: int,
+    normalization: Normalization | None,
+    device: str,
+    progress: Progress | None,
+) -> Images:
+    """See `Dgh.synthesize`."""
+    at_least("count", count, 1)
+    network = TappedNetwork(model, method="dgh", device=device, precision=method.precision)
+    scale = input_range(model, normalization)
+    search = _Search(method, network, scale, network.batch_sizes(count, method.batch_size), seed)
+    order = torch.Generator().manual_seed(seed)
+    batches, done = len(search.sizes), 0
+    for _ in range(method.steps):
+        for batch in torch.randperm(batches, generator=order).tolist():
+            loss = search.visit(batch)
+            done += 1
+            if progress is not None:
+                progress(done, method.steps * batches, f"loss {loss:.4f}")
+    return Images(pixels=search.deliver()[:count], method="dgh", seed=seed, provenance=describe(method, network, scale))
 
 
 class _Search:
@@ -174,10 +132,3 @@ class _Search:
         variance = targets.layers(targets.var)[-1]
         error = torch.stack([mean.square().sum(1), (square - mean.square() - variance).square().sum(1)])
         return moments, outputs, error
-
-
-EFFORTS: dict[str, Dgh] = {
-    "fast": Dgh(),
-    "standard": Dgh(steps=500),
-    "paper": Dgh(steps=1000),
-}

@@ -1,0 +1,317 @@
+"""The Python door: what the command line does, with arrays and objects as well as paths and names.
+
+None means the default everywhere. Nothing heavy is imported before it is needed, so that wrong names and values are
+refused at once.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnxdfq.errors import InputError
+from onnxdfq.methods import method_of
+from onnxdfq.methods.method import Method
+from onnxdfq.pipeline.request import Output, Request, for_target
+from onnxdfq.progress import ProgressFactory, silent
+from onnxdfq.recipe.bits import read_layer_bits
+from onnxdfq.recipe.choices import Clipping, Effort, Scheme
+from onnxdfq.recipe.names import one_of
+from onnxdfq.recipe.recipe import Recipe, Settings
+from onnxdfq.targets import load_target
+from passes.target.target import Target
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_ir as ir
+
+    from onnxdfq.evaluation import Evaluation
+    from onnxdfq.pipeline.result import Result
+
+    ModelLike = Path | str | onnx.ModelProto | ir.Model
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def compress(
+    model: ModelLike,
+    *,
+    output: Path | str | None = None,
+    recipe: Recipe | None = None,
+    method: str | Method | None = None,
+    bits: str | None = None,
+    target: str | Target | Sequence[str | Target] | None = None,
+    scheme: Scheme | None = None,
+    effort: Effort | None = None,
+    images: int | None = None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    seed: int | None = None,
+    normalize: str | None = None,
+    tuning: str | None = None,
+    clipping: Clipping | None = None,
+    shift_negative: bool | None = None,
+    equalize: bool | None = None,
+    split_channels: float | None = None,
+    budget: str | None = None,
+    settings: Settings | None = None,
+    calibration: Any = None,
+    evaluate: Any = None,
+    plan: Path | str | None = None,
+    save_plan: Path | str | None = None,
+    save_images: Path | str | None = None,
+    input_shape: Mapping[str, Sequence[int]] | None = None,
+    device: str | None = None,
+    force: bool = False,
+    progress: ProgressFactory = silent,
+) -> Result:
+    """Quantize a float model without data.
+
+    Args:
+        model: a path, or a model in memory.
+        output: where to write; by default `model.w8a8.onnx` beside a model that is a path, and nowhere for one in
+            memory. With several targets each file has the target in its name: `model.w8a8.ort.onnx`.
+        recipe: settings all at once; the arguments that follow overrule it.
+        method: a name, or an object with settings of its own: `Dgh(steps=500)`. By default what the model allows.
+        bits: of weights and activations, "w4a8"; "w2/6" for a method that takes two widths.
+        target: what to write for: names, paths of target files, or `Target` objects; one or several.
+        scheme: which scales are powers of two. effort: how many images and steps; images, steps and
+            batch_size overrule it.
+        seed: same seed, same bytes. normalize: how the network's inputs were normalised.
+        tuning: "none", "adaround" or "brecq". clipping: thresholds by "mse", "aciq" or "max".
+        shift_negative, equalize, split_channels: see `Recipe`. budget: "size=0.5MB" or "bops=1.2G".
+        settings: by method, values of its fields.
+        calibration: images of the user's own instead of synthesised ones: a path, an array uint8 (N, H, W, C) or
+            float32 (N, C, H, W), a dataset of images or (image, label) pairs, or an iterable of batches.
+        evaluate: labelled images to measure accuracy on, in any of these forms.
+        plan: a TOML file that pins the bits of single layers; save_plan: where to write those of all layers.
+        save_images: where to keep the images (.npz). input_shape: by input, sizes that the file leaves open.
+        device: "auto", "cpu" or "cuda". force: replace files that exist. progress: see `onnxdfq.progress`.
+
+    Raises:
+        InputError: what was given cannot be used. OutputError: what came out cannot be written.
+    """
+    settled, chosen = _recipe(
+        recipe,
+        method,
+        where="compress()",
+        bits=bits,
+        target=_target_names(target),
+        scheme=scheme,
+        effort=effort,
+        images=images,
+        steps=steps,
+        batch_size=batch_size,
+        seed=seed,
+        normalize=normalize,
+        tuning=tuning,
+        clipping=clipping,
+        shift_negative=shift_negative,
+        equalize=equalize,
+        split_channels=split_channels,
+        budget=budget,
+        settings=settings,
+    )
+    targets = _targets(target, settled)
+    pins = {} if plan is None else read_layer_bits(Path(plan))
+    where = _device(device)
+    from onnxdfq.pipeline.compression import run_compression
+
+    with _as_file(model) as path:
+        in_memory = not isinstance(model, str | Path)  # it then lies in a temporary folder, and so does the output
+        width = (
+            settled.bits.replace("/", "-") if budget is None and settled.budget is None and plan is None else "mixed"
+        )
+        stem = path.parent / f"{path.stem}.{width}.onnx" if output is None else Path(output)
+        request = Request(
+            source=path,
+            recipe=settled,
+            method=chosen,
+            outputs=[
+                Output(target=one, path=stem if len(targets) == 1 else for_target(stem, one.name)) for one in targets
+            ],
+            calibration=calibration,
+            evaluation=evaluate,
+            device=where,
+            input_shape=input_shape or {},
+            save_images=None if save_images is None else Path(save_images),
+            pins=pins,
+            save_plan=None if save_plan is None else Path(save_plan),
+            force=force,
+            progress=progress,
+        )
+        result = run_compression(request)
+    return result.unwritten() if in_memory and output is None else result
+
+
+def synthesize(
+    model: ModelLike,
+    *,
+    output: Path | str | None = None,
+    recipe: Recipe | None = None,
+    method: str | Method | None = None,
+    effort: Effort | None = None,
+    images: int | None = None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    seed: int | None = None,
+    normalize: str | None = None,
+    settings: Settings | None = None,
+    input_shape: Mapping[str, Sequence[int]] | None = None,
+    device: str | None = None,
+    force: bool = False,
+    progress: ProgressFactory = silent,
+) -> Result:
+    """Only the images, as `compress` would make them; the arguments are its own.
+
+    Args:
+        output: the .npz file to write; by default none.
+
+    Returns:
+        The images, and as model the float network that they were made for, in canonical form.
+
+    Raises:
+        InputError, OutputError: as `compress`.
+    """
+    settled, chosen = _recipe(
+        recipe,
+        method,
+        where="synthesize()",
+        effort=effort,
+        images=images,
+        steps=steps,
+        batch_size=batch_size,
+        seed=seed,
+        normalize=normalize,
+        settings=settings,
+    )
+    where = _device(device)
+    from onnxdfq.pipeline.compression import run_synthesis
+
+    with _as_file(model) as path:
+        return run_synthesis(
+            Request(
+                source=path,
+                recipe=settled,
+                method=chosen,
+                device=where,
+                input_shape=input_shape or {},
+                save_images=None if output is None else Path(output),
+                force=force,
+                progress=progress,
+            )
+        )
+
+
+def evaluate(
+    model: ModelLike,
+    data: Any,
+    *,
+    against: ModelLike | None = None,
+    normalize: str | None = None,
+    progress: ProgressFactory = silent,
+) -> Evaluation:
+    """Measure a model on images: accuracy where they are labelled, and closeness to its float original.
+
+    Args:
+        model: a path, or a model in memory.
+        data: a path, an array, a dataset or an iterable of batches, as for `compress`.
+        against: the float model to compare with.
+        normalize: how inputs are normalised; a model that onnxdfq wrote remembers it.
+
+    Raises:
+        ModelFileError: ONNX Runtime refuses a model. DataError: the images do not fit, or the models differ.
+    """
+    from onnxdfq.evaluation import Session, load_evaluation_data
+    from onnxdfq.evaluation import evaluate as run
+    from onnxdfq.evaluation.saturation import saturation_note
+
+    with _as_file(model) as path, _as_file(against if against is not None else model) as other:
+        session = Session(path)
+        original = None if against is None else Session(other)
+        images = load_evaluation_data(data, session, normalize)
+        found = run(session, images, against=original, progress=progress("evaluating"))
+        note = saturation_note(path, exact=session.exact)
+        return found if note is None else replace(found, notes=(note,))
+
+
+def load(model: Path | str, *, input_shape: Mapping[str, Sequence[int]] | None = None) -> ir.Model:
+    """A float model as passes take it: checked, converted to a current opset, in canonical form, its
+    BatchNormalizations in place.
+
+    Raises:
+        ModelFileError, ShapeError, UnsupportedOperator: the file cannot be used.
+    """
+    from onnxdfq.model_file import load_model
+    from passes.canonical.canonicalize import Canonicalize
+
+    graph = load_model(Path(model), input_shape=input_shape or {})
+    Canonicalize()(graph)
+    return graph
+
+
+def _recipe(
+    recipe: Recipe | None, method: str | Method | None, *, where: str, **given: Any
+) -> tuple[Recipe, Method | None]:
+    """The recipe with what was given over it, and its method; None for what the model allows."""
+    recipe = Recipe() if recipe is None else recipe
+    if not isinstance(method, Method):
+        settled = recipe.changed({"method": method, **given}, where=where)
+        return settled, method_of(settled)
+    own = {field.name: getattr(method, field.name) for field in fields(method)}
+    settled = recipe.changed(given, where=where)
+    method_of(settled)  # settings of other methods are looked at, too
+    settled = _with_object(settled, method.name, own)
+    return settled, method
+
+
+def _with_object(recipe: Recipe, name: str, own: Mapping[str, Any]) -> Recipe:
+    """The recipe that names a method given as an object, with all of its fields."""
+    return replace(recipe, method=name, settings={**recipe.settings, name: own})
+
+
+def _target_names(target: str | Target | Sequence[str | Target] | None) -> tuple[str, ...] | str | None:
+    if target is None or isinstance(target, str):
+        return target
+    several = [target] if isinstance(target, Target) else target
+    return tuple(one.name if isinstance(one, Target) else one for one in several)
+
+
+def _targets(target: str | Target | Sequence[str | Target] | None, recipe: Recipe) -> list[Target]:
+    """Those that the recipe names, objects as they are given."""
+    several = [target] if isinstance(target, Target) else () if target is None or isinstance(target, str) else target
+    objects = {one.name: one for one in several if isinstance(one, Target)}
+    return [objects.get(name) or load_target(name) for name in recipe.target]
+
+
+def _device(name: str | None) -> str:
+    one_of("device", name or "auto", DEVICES, field="device")
+    if name == "cpu":
+        return name
+    import torch
+
+    found = torch.cuda.is_available()
+    if name == "cuda" and not found:
+        raise InputError("torch sees no CUDA device here; use --device cpu.", field="device")
+    return "cuda" if found else "cpu"
+
+
+@contextmanager
+def _as_file(model: ModelLike) -> Iterator[Path]:
+    """A path is itself; a model in memory lies in a temporary folder, where the loader's checks see it as any file."""
+    if isinstance(model, str | Path):
+        yield Path(model)
+        return
+    import onnx_ir as ir
+
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "model.onnx"
+        ir.save(model if isinstance(model, ir.Model) else ir.from_proto(model), path)
+        yield path
+
+
+__all__ = ["compress", "evaluate", "load", "synthesize"]

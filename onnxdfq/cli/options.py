@@ -1,0 +1,121 @@
+"""Options that commands share, the sections that their help shows them in, and faults in the words of the shell."""
+
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from onnxdfq.errors import DfqError
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+FLAGS = {"settings": "--set", "output": "-o"}
+"""Fields whose flag is not simply their name."""
+
+
+class Group(click.Group):
+    """Turns what goes wrong into one sentence on stderr and an exit code: 2 the user's, 1 ours, 130 Ctrl-C."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except DfqError as error:
+            click.echo(f"onnxdfq: {with_flag(error)}", err=True)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("\nonnxdfq: interrupted; nothing was written.", err=True)
+            ctx.exit(130)
+        except (click.exceptions.Exit, click.Abort, click.ClickException, BrokenPipeError):
+            raise
+        except Exception as error:  # whatever this is, it is our fault, and a traceback helps no user
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            click.echo(
+                f"onnxdfq: this is a fault of onnxdfq, please report it: {type(error).__name__} in "
+                f"{Path(where.filename).name}:{where.lineno}: {' '.join(str(error).split())}",
+                err=True,
+            )
+            ctx.exit(1)
+
+
+def with_flag(error: DfqError) -> str:
+    """The error's sentence, behind the flag of the field that is at fault unless it names that itself."""
+    text = str(error)
+    if error.field is None:
+        return text
+    flag = FLAGS.get(error.field, f"--{error.field.replace('_', '-')}")
+    return text if flag in text else f"{flag}: {text}"
+
+
+class Command(click.Command):
+    """A command whose help shows its options in sections, and an example at the end.
+
+    sections: title → names of the parameters in it, in order; what is in none comes last, under "Other".
+    """
+
+    def __init__(
+        self, *given: Any, sections: Mapping[str, Sequence[str]] | None = None, example: str = "", **named: Any
+    ) -> None:
+        super().__init__(*given, **named)
+        self.sections = sections or {}
+        self.example = example
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the sections, then the example."""
+        options = {param.name: param for param in self.get_params(ctx) if param.get_help_record(ctx) is not None}
+        placed = {name for names in self.sections.values() for name in names}
+        others = [name for name in options if name not in placed]
+        for title, names in {**self.sections, "Other" if self.sections else "Options": others}.items():
+            rows = [options[name].get_help_record(ctx) for name in names if name in options]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl([row for row in rows if row is not None])
+        if self.example:
+            with formatter.section("Example"):
+                formatter.write_text(self.example)
+
+
+def together(*options: Callable[[Function], Function]) -> Callable[[Function], Function]:
+    """Several options as one decorator, in this order."""
+
+    def decorate(function: Function) -> Function:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+FILE = click.Path(path_type=Path)
+AS_JSON = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object on stdout, and nothing else there."
+)
+QUIET = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Log what every pass changes, and where.")
+SYNTHESIS = together(
+    click.option("-m", "--method", metavar="NAME", help="See `onnxdfq methods`.  [default: auto]"),
+    click.option("--effort", metavar="NAME", help="fast, standard or paper.  [default: fast]"),
+    click.option("--images", type=int, metavar="N", help="How many images; the effort says by default."),
+    click.option("--steps", type=int, metavar="N", help="Steps per image; the effort says by default."),
+    click.option("--batch-size", type=int, metavar="N", help="Images optimised at once."),
+    click.option("--seed", type=int, metavar="S", help="Same seed, same bytes.  [default: 0]"),
+    click.option(
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="METHOD.FIELD=VALUE",
+        help="A setting of a method, as dgh.rate=8; may be repeated. `onnxdfq methods NAME` lists them.",
+    ),
+    click.option(
+        "--normalize",
+        metavar="HOW",
+        help="How the network's inputs were normalised: imagenet, cifar10, none (0 to 1) or M1,M2,M3/S1,S2,S3.",
+    ),
+    click.option("--input-shape", multiple=True, metavar="[NAME=]1,C,H,W", help="Sizes that the file leaves open."),
+    click.option("--recipe", type=FILE, metavar="FILE", help="A TOML file of settings; flags overrule it."),
+    click.option("--device", metavar="NAME", help="auto, cpu or cuda.  [default: auto]"),
+    click.option("--force", is_flag=True, help="Replace files that exist."),
+    AS_JSON,
+    QUIET,
+    VERBOSE,
+)

@@ -1,0 +1,96 @@
+"""What the commands print."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import click
+
+
+def echo_json(values: Mapping[str, Any]) -> None:
+    """One JSON object on stdout."""
+    click.echo(json.dumps(values))
+
+
+def echo_notes(notes: Sequence[str]) -> None:
+    """Notes on stderr, a line each."""
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
+
+
+def summary(metrics: Mapping[str, Any]) -> str:
+    """The metrics that are there, one a line; shares as percentages."""
+    lines = []
+    for key, label, kind in _LABELS:
+        value = metrics.get(key)
+        if value is not None:
+            lines.append(f"{label:34} {kind(value)}")
+    return "\n".join(lines)
+
+
+def findings_text(findings: Sequence[Any]) -> str:
+    """One line a node: verdict, operator, name and why; what to change on a line of its own."""
+    widths = [max([len(getattr(finding, key)) for finding in findings], default=0) for key in ("op_type", "node")]
+    lines = []
+    for finding in findings:
+        name = finding.node or "(the whole file)"
+        lines.append(
+            f"{finding.verdict:8} {finding.op_type:{widths[0]}}  {name:{widths[1]}}  {finding.reason}".rstrip()
+        )
+        if finding.advice:
+            lines.append(f"{'':8} {'':{widths[0]}}  → {finding.advice}")
+    return "\n".join(lines) or "There is no linear, element-wise, pooling or activating node, and no Concat."
+
+
+def pairs_text(found: Mapping[str, Any]) -> str:
+    """Which layers get the low bits, and who pays for each."""
+    lines = []
+    for name, pair in found["low"].items():
+        payers = ", ".join(pair["paid_by"]) or "nothing"
+        lines.append(f"low   {name}  paid for by {payers}" + ("" if pair["legal"] else f"  ({pair['why_not']})"))
+    lines += [f"high  {name}" + (f"  {reason}" if reason else "") for name, reason in found["high"].items()]
+    return "\n".join(lines)
+
+
+def inspection_text(found: Mapping[str, Any]) -> str:
+    """One line a fact."""
+    lines = []
+    for key, value in found.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{name}: {entry}" for name, entry in value.items())
+        elif isinstance(value, list):
+            value = ", ".join(value)
+        lines.append(f"{key.replace('_', ' '):20} {value or '-'}")
+    return "\n".join(lines)
+
+
+def table_text(rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as their widest entry."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(entry.ljust(width) for entry, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
+
+
+_LABELS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+    ("images", "images", str),
+    ("bn_distance", "distance from the BN statistics", "{:.4f}".format),
+    ("confident", "images with a class above 0.9", _percent),
+    ("batch_norms_folded", "BatchNormalizations folded", str),
+    ("bytes_float", "bytes, float", "{:,}".format),
+    ("bytes", "bytes, compressed", "{:,}".format),
+    ("weight_bytes", "bytes of packed weights and scales", "{:,}".format),
+    ("bit_operations", "bit operations per image", "{:,}".format),
+    ("agreement_images", "same answer on synthetic images", _percent),
+    ("sqnr_db_images", "signal to noise on them", "{:.1f} dB".format),
+    ("count", "evaluated on", "{:,} images".format),
+    ("top1_float", "accuracy, float", _percent),
+    ("top1", "accuracy", _percent),
+    ("agreement", "same answer as the float model", _percent),
+    ("sqnr_db", "signal to noise", "{:.1f} dB".format),
+    ("seconds", "seconds", str),
+)

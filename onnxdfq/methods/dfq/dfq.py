@@ -1,0 +1,58 @@
+"""DFQ: data-free quantization through weight equalization and bias correction (arXiv 1906.04721)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from onnxdfq.methods.method import FloatModel, Method, Need, Run
+from onnxdfq.recipe.bits import FLOAT_BITS
+from onnxdfq.recipe.recipe import Recipe
+
+if TYPE_CHECKING:
+    from onnxdfq.calibration.calibration import Calibration
+    from onnxdfq.calibration.observation import Observations
+    from onnxdfq.images.source import ImageSource
+    from passes.target.target import Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dfq(Method):
+    """Channels equalized across layers; ranges and bias correction from BatchNormalization alone, in seconds.
+
+    No image is looked at: each channel in front of an activation is taken as normal, with the mean and deviation that
+    its BatchNormalization sets (sections 4.2 and 5.1.1 of the paper).
+    """
+
+    name: ClassVar[str] = "dfq"
+    summary: ClassVar[str] = "no images: equalized channels, ranges from BatchNormalization alone; seconds"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.BATCH_NORM})
+    equalizes: ClassVar[bool] = True
+
+    def makes_images(self, recipe: Recipe) -> bool:
+        """Never."""
+        return False
+
+    def rewrite(self, model: FloatModel, images: ImageSource | None, run: Run) -> FloatModel:
+        """Adds what the image input takes. Raises NoBatchNorm where the model has none."""
+        from onnxdfq.methods.dfq.ranges import with_input_spread
+
+        return model if images is not None else with_input_spread(model, self.name)
+
+    def observe(
+        self,
+        model: FloatModel,
+        images: ImageSource | None,
+        targets: Sequence[Target],
+        calibration: Calibration,
+        run: Run,
+    ) -> Observations:
+        """What images would show, told by BatchNormalization; by images, where the user gave some."""
+        from onnxdfq.methods.dfq.ranges import observations_from_batch_norm
+
+        if images is not None:
+            return super().observe(model, images, targets, calibration, run)
+        return observations_from_batch_norm(
+            model.graph, {**model.moments, **model.inputs}, targets, activations=run.bits.activation < FLOAT_BITS
+        )

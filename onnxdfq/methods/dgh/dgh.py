@@ -1,0 +1,79 @@
+"""DGH: Data Generation for Hardware-friendly post-training quantization (arXiv 2410.22110): its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from onnxdfq.methods.method import Need, Synthesis
+from onnxdfq.recipe.choices import LOSS_FORMS, PRECISIONS, LossForm, Precision
+from onnxdfq.recipe.limits import at_least, positive
+from onnxdfq.recipe.names import one_of
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from onnxdfq.images.images import Images
+    from onnxdfq.images.normalization import Normalization
+    from onnxdfq.progress import Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dgh(Synthesis):
+    """Images whose statistics, all images together, are those that the model's BatchNormalizations remember.
+
+    steps: visits to each batch. rate: first step size in standardised pixels; the straight-through clamp makes the
+    large one of the public code work. stretching: lambda of Eq. (8), None for what was measured to suit the form.
+    slack: delta of Eq. (7), as a share of what the noise that the search starts from deviates by (paper form only).
+    aggregate: False fits each batch by itself; image_prior: False leaves out flip, smoothing and crop (the paper's
+    ablations, Table 4).
+    Raises InputError.
+
+    Differs from Algorithm 1 as the public code does: statistics are those of the forward that the gradient came from,
+    not of a second one after the update, which would cost two thirds more time a step and save a quarter of the steps.
+    Differs from both: the relative form of the losses (see losses.py), and an optimiser state of half the images' size
+    (see optimizer.py).
+    """
+
+    name: ClassVar[str] = "dgh"
+    summary: ClassVar[str] = "images whose statistics, all together, are those of the model's BatchNormalizations"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.BATCH_NORM})
+    priority: ClassVar[int] = 20
+    efforts: ClassVar[Mapping[str, Mapping[str, Any]]] = {"standard": {"steps": 500}, "paper": {"steps": 1000}}
+
+    steps: int = 250
+    batch_size: int = 64
+    rate: float = 16.0
+    loss_form: LossForm = "relative"
+    stretching: float | None = None
+    slack: float = 0.1
+    aggregate: bool = True
+    image_prior: bool = True
+    precision: Precision = "auto"
+
+    def __post_init__(self) -> None:
+        at_least("steps", self.steps, 1)
+        at_least("batch_size", self.batch_size, 1)
+        positive("rate", self.rate)
+        one_of("loss_form", self.loss_form, LOSS_FORMS, field="loss_form")
+        one_of("precision", self.precision, PRECISIONS, field="precision")
+        at_least("stretching", self.stretching or 0, 0)
+        at_least("slack", self.slack, 0)
+
+    def synthesize(
+        self,
+        model: ir.Model,
+        *,
+        count: int,
+        seed: int,
+        normalization: Normalization | None = None,
+        device: str = "cpu",
+        progress: Progress | None = None,
+    ) -> Images:
+        """See `Synthesis.synthesize`."""
+        from onnxdfq.methods.dgh.search import synthesize
+
+        return synthesize(
+            self, model, count=count, seed=seed, normalization=normalization, device=device, progress=progress
+        )

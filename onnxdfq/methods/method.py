@@ -1,0 +1,207 @@
+"""What a method is: `Method`, what it is given (`FloatModel`, `Run`), and what it needs of a model (`Need`).
+
+A method is one frozen dataclass, whose fields are its settings, in a file of its own; the entry point `NAME =
+"module:Class"` in the group `onnxdfq.methods` makes it known, in this package or in another. Nothing here and nothing
+at the top of such a file loads torch, so that a wrong setting is refused before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from onnxdfq.errors import InputError
+from onnxdfq.images.images import Images
+from onnxdfq.images.source import FixedImages, ImageSource
+from onnxdfq.recipe.bits import Bits
+from onnxdfq.recipe.recipe import Recipe
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from onnxdfq.calibration.calibration import Calibration
+    from onnxdfq.calibration.observation import Observations
+    from onnxdfq.images.normalization import Normalization
+    from onnxdfq.progress import Progress
+    from passes.dfmpc.plan import QuantizedWeight
+    from passes.moments.moments import Moments
+    from passes.moments.spread import Spread
+    from passes.target.target import Target
+
+IMAGE_COUNT: Mapping[str, int] = MappingProxyType({"fast": 256, "standard": 512, "paper": 1024})
+"""Images by effort, where the recipe names no count."""
+OWN_IMAGES = 512  # of the user's own
+
+EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+class Need(StrEnum):
+    """What a method cannot do without; the value says so to people."""
+
+    BATCH_NORM = "BatchNormalization in the model"
+    TWO_WIDTHS = "low and high bits of weights (w2/6)"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FloatModel:
+    """A float network, and what is known of it.
+
+    graph: canonical; BatchNormalizations are in place until the pipeline folds them. source: the file that it came
+    from. normalization: how its inputs were normalised, where that is told. moments: value name → mean and deviation of
+    each channel, (C,), as BatchNormalization tells them. inputs: input name → what it takes, for a method that looks at
+    no image. teacher: the network that refinement approximates, where
+    `graph` no longer computes it: the same nodes, other numbers. settled: of a folded graph, initializer → grid and
+    integers that are decided already.
+    """
+
+    graph: ir.Model
+    source: Path
+    normalization: Normalization | None = None
+    moments: Mapping[str, Moments] = field(default_factory=dict)
+    inputs: Mapping[str, Spread] = field(default_factory=dict)
+    teacher: ir.Model | None = None
+    settled: Callable[[ir.Model], Mapping[str, QuantizedWeight]] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Note:
+    """A sentence that the user should read."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """Numbers that a run reports, by their keys in `--json`. target: of which file, None where of the whole run."""
+
+    values: Mapping[str, float | int | None]
+    target: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What every stage may use and none may change.
+
+    recipe: what was asked for. device: "cpu" or "cuda". own_images: whether the user gave images. progress: makes the
+    display of one long stage. tell: takes what is to be reported.
+    """
+
+    recipe: Recipe
+    device: str = "cpu"
+    own_images: bool = False
+    progress: Callable[[str], Progress | None] = lambda _: None
+    tell: Callable[[Note | Measurement], None] = lambda _: None
+
+    @property
+    def bits(self) -> Bits:
+        """Those of the recipe."""
+        return Bits.parse(self.recipe.bits)
+
+    @property
+    def image_count(self) -> int:
+        """How many images the recipe asks for; of the user's own, as many as calibration has use for."""
+        return self.recipe.images or (OWN_IMAGES if self.own_images else IMAGE_COUNT[self.recipe.effort])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A way to compress without data: each subclass is one, and its fields are its settings.
+
+    name: as users write it; summary: one line for them. needs: what it cannot do without. priority: among methods whose
+    needs are met, `auto` takes the one with the greatest; 0 is only for who asks. efforts: effort → values of fields
+    that differ from the defaults. equalizes: whether channels are equalized across layers, asked or not (DFQ).
+    default_tuning: None for what the bits suggest.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    priority: ClassVar[int] = 0
+    efforts: ClassVar[Mapping[str, Mapping[str, Any]]] = EMPTY
+    equalizes: ClassVar[bool] = False
+    default_tuning: ClassVar[str | None] = None
+
+    def check(self, recipe: Recipe, targets: Sequence[Target]) -> None:
+        """Refuse what this method cannot do, before any work.
+
+        Raises:
+            InputError: the recipe asks for it.
+        """
+        if Bits.parse(recipe.bits).low is not None and Need.TWO_WIDTHS not in self.needs:
+            raise InputError(
+                f"--method {self.name} does not take --bits {recipe.bits}: it gives all weights one width, as in w4a8.",
+                field="bits",
+            )
+
+    def makes_images(self, recipe: Recipe) -> bool:
+        """Whether numbers will be decided by images that this method makes."""
+        return True
+
+    def images(self, model: FloatModel, run: Run) -> ImageSource | None:
+        """Where images come from; None where the method makes none."""
+        return None
+
+    def rewrite(self, model: FloatModel, images: ImageSource | None, run: Run) -> FloatModel:
+        """Another float network, or weights that are settled already. The graph may be edited in place."""
+        return model
+
+    def observe(
+        self,
+        model: FloatModel,
+        images: ImageSource | None,
+        targets: Sequence[Target],
+        calibration: Calibration,
+        run: Run,
+    ) -> Observations:
+        """Ranges and means of the folded network's values: by default, one pass of the images."""
+        assert images is not None
+        return calibration.observe(
+            model.graph,
+            images.fixed(run.image_count).pixels,
+            targets,
+            device=run.device,
+            progress=run.progress("calibrating"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Synthesis(Method):
+    """A method that makes a number of images and no more."""
+
+    def images(self, model: FloatModel, run: Run) -> ImageSource:
+        """Images by `synthesize`, made when first asked for."""
+        return FixedImages(
+            lambda count: self.synthesize(
+                model.graph,
+                count=count,
+                seed=run.recipe.seed,
+                normalization=model.normalization,
+                device=run.device,
+                progress=run.progress("synthesizing images"),
+            )
+        )
+
+    @abstractmethod
+    def synthesize(
+        self,
+        model: ir.Model,
+        *,
+        count: int,
+        seed: int,
+        normalization: Normalization | None = None,
+        device: str = "cpu",
+        progress: Progress | None = None,
+    ) -> Images:
+        """Make `count` images.
+
+        Args:
+            model: canonical and float, its BatchNormalizations in place; it is only read.
+
+        Raises:
+            ShapeError, DataError; NoBatchNorm, UnsupportedOperator where the method inverts the network.
+        """

@@ -1,0 +1,111 @@
+"""What can be wrong about names, paths and their combinations: found before minutes of work, not after."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from onnxdfq.calibration.calibration import Calibration
+from onnxdfq.errors import InputError
+from onnxdfq.methods.method import Method, Need
+from onnxdfq.model_file import check_writable
+from onnxdfq.pipeline.request import Request
+from onnxdfq.recipe.bits import WEIGHT_BITS, Bits
+from onnxdfq.tuning import Tuning, tuning_for
+
+
+def calibration_of(request: Request) -> Calibration:
+    """How thresholds are decided."""
+    recipe, bits = request.recipe, Bits.parse(request.recipe.bits)
+    return Calibration(
+        weight_bits=bits.weight,
+        activation_bits=bits.activation,
+        scheme=recipe.scheme,
+        clipping=recipe.clipping,
+        shift_negative=recipe.shift_negative,
+        layer_bits=request.pins,
+    )
+
+
+def tuning_of(request: Request, method: Method) -> Tuning | None:
+    """How what is rounded is tuned, where it is."""
+    recipe = request.recipe
+    if not looks_at_images(request, method):
+        return None
+    asked = [Bits.parse(recipe.bits).weight, *(pin.weight for pin in request.pins.values() if pin.weight is not None)]
+    return tuning_for(
+        method.default_tuning if recipe.tuning is None else recipe.tuning,
+        weight_bits=min(asked) if recipe.budget is None else min(WEIGHT_BITS),
+        learn_steps=recipe.scheme == "free",
+        effort=recipe.effort,
+    )
+
+
+def looks_at_images(request: Request, method: Method) -> bool:
+    """Whether numbers are decided by images, the method's or the user's own."""
+    return request.calibration is not None or method.makes_images(request.recipe)
+
+
+def check_method(request: Request, method: Method) -> None:
+    """Refuse what the method cannot do.
+
+    Raises:
+        InputError: the recipe, the targets or other options do not go with it.
+    """
+    recipe = request.recipe
+    method.check(recipe, request.targets)
+    low = Bits.parse(recipe.bits).low
+    for target in request.targets:
+        calibration_of(request).check(target)
+        if low is not None:
+            replace(calibration_of(request), weight_bits=low).check(target)
+    if Need.TWO_WIDTHS in method.needs and any(pin.weight is not None for pin in request.pins.values()):
+        raise InputError(
+            f"{method.name} decides the weights and their bits; leave --plan with bits of weights out, or choose "
+            "another --method.",
+            field="plan",
+        )
+    if not looks_at_images(request, method):
+        _refuse_what_needs_images(request, method)
+    tuning = tuning_of(request, method)
+    if tuning is not None and recipe.images is not None:
+        tuning.check(recipe.images)
+
+
+def check_paths(request: Request) -> None:
+    """Refuse paths that clash, that are not there, or that cannot be written.
+
+    Raises:
+        InputError, OutputError.
+    """
+    outputs = [("-o", output.path) for output in request.outputs if output.path is not None]
+    if request.save_plan is not None:
+        outputs += [("--save-plan", request.plan_path(output)) for output in request.outputs]
+    data = {"the calibration data": request.calibration, "the labelled data": request.evaluation}
+    given = {"the model itself": request.source}
+    given |= {what: Path(path) for what, path in data.items() if isinstance(path, str | Path)}
+    for option, path in outputs + ([] if request.save_images is None else [("--save-images", request.save_images)]):
+        for what, source in given.items():
+            if path.exists() and source.exists() and path.samefile(source):
+                raise InputError(f"{path} is {what}; give another name with {option}.")
+        check_writable(path, force=request.force)
+    for _, path in outputs:
+        if request.save_images is not None and path.resolve() == request.save_images.resolve():
+            raise InputError(f"{path} cannot take both the model and the images; give another name with -o.")
+    for what, source in given.items():
+        if what != "the model itself" and not source.exists():
+            raise InputError(f"{source}: there is no such file or folder.")
+
+
+def _refuse_what_needs_images(request: Request, method: Method) -> None:
+    recipe = request.recipe
+    wanted = {
+        "--budget": recipe.budget is not None,
+        "--save-images": request.save_images is not None,
+        "synthesize": not request.outputs,
+        f"--tuning {recipe.tuning}": recipe.tuning not in (None, "none"),
+    }
+    for option, given in wanted.items():
+        if given:
+            raise InputError(
+                f"--method {method.name} makes no images, and {option} needs some; choose another --method, or give "
+                "images of your own with --calibration."
+            )

@@ -1,0 +1,68 @@
+"""Proof: what each written file computes, against the float network."""
+
+from dataclasses import asdict
+
+from onnxdfq.errors import ModelFileError
+from onnxdfq.evaluation import Session, evaluate_all, load_evaluation_data
+from onnxdfq.evaluation.saturation import saturation_note
+from onnxdfq.images.dataset import Dataset
+from onnxdfq.images.images import Images
+from onnxdfq.methods.method import Measurement, Note, Run
+from onnxdfq.pipeline.request import Output, Request
+
+
+def compare(request: Request, original: Session, images: Images | None, run: Run) -> None:
+    """Fidelity on the images that calibrated, which needs no label; accuracy where labelled data is given.
+
+    The float network runs once over each set of images, whatever the number of files.
+
+    Raises:
+        ModelFileError: ONNX Runtime refuses a file that was written for it. DataError: the labelled data does not fit.
+    """
+    sessions = {output.target.name: _session(output) for output in request.outputs}
+    if images is not None:
+        found = evaluate_all(
+            sessions,
+            Dataset(images=images.pixels),
+            against=original,
+            progress=run.progress("comparing with the float model"),
+        )
+        for name, one in found.items():
+            values = {"agreement_images": one.agreement, "sqnr_db_images": one.sqnr_db}
+            run.tell(Measurement(values=values, target=name))
+    if request.evaluation is not None:
+        first = next(iter(sessions.values()))
+        data = load_evaluation_data(request.evaluation, first, request.recipe.normalize)
+        found = evaluate_all(sessions, data, against=original, progress=run.progress("evaluating"))
+        for name, one in found.items():
+            values = {key: value for key, value in asdict(one).items() if key != "notes"}
+            run.tell(Measurement(values=values, target=name))
+    for output in request.outputs:
+        _tell_of_runtime(output, sessions[output.target.name], run)
+
+
+def _session(output: Output) -> Session:
+    """With integer kernels where ONNX Runtime makes them; only of the files for itself does it have to."""
+    assert output.path is not None
+    try:
+        return Session(output.path)
+    except ModelFileError:
+        if output.target.name == "ort":
+            raise
+        return Session(output.path, fuse=False)
+
+
+def _tell_of_runtime(output: Output, session: Session, run: Run) -> None:
+    assert output.path is not None
+    if not output.target.verified:
+        run.tell(
+            Note(
+                text=f"The file for {output.target.title} was measured in ONNX Runtime and not run on that runtime: "
+                "its form rests on documents alone."
+            )
+        )
+    if (note := saturation_note(output.path, exact=session.exact)) is not None:
+        run.tell(Note(text=note))
+    if not session.fused:
+        name = output.target.name
+        run.tell(Note(text=f"ONNX Runtime reads the file for the target {name} only without its fusions, in float."))

@@ -1,0 +1,64 @@
+"""A file becomes a `FloatModel`, and whatever is wrong with it for these targets is said at once."""
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from onnxdfq.budget import check_budget
+from onnxdfq.errors import InputError
+from onnxdfq.evaluation import Session, load_evaluation_data
+from onnxdfq.images.normalization import Normalization
+from onnxdfq.methods.method import FloatModel
+from onnxdfq.model_file import load_model
+from onnxdfq.pipeline.checks import calibration_of
+from onnxdfq.pipeline.request import Request
+from onnxdfq.pipeline.rewriting import fold_batch_norms
+from onnxdfq.recipe.bits import check_layers
+from onnxdfq.recipe.budget import Budget
+from passes.canonical.canonicalize import Canonicalize
+from passes.quantize.points import find_quant_points
+from passes.target.target import Target
+from passes.write.provenance import read_provenance
+from passes.write.set_opset import SetOpset
+
+
+def load(request: Request) -> tuple[FloatModel, Session]:
+    """The network in canonical form, and a session of it as it was loaded (in the file its batch may be fixed).
+
+    Raises:
+        ModelFileError, ShapeError, UnsupportedOperator: the file cannot be used.
+        DataError: the data to evaluate on does not fit it.
+        InputError: a target's opset lacks an operator; pins or a budget do not fit the layers.
+    """
+    graph = load_model(request.source, input_shape=request.input_shape)
+    text = request.recipe.normalize or read_provenance(graph).get("norm")
+    normalization = None if text is None else Normalization.parse(text)
+    session = Session(request.source, graph)
+    if request.evaluation is not None:  # data that does not fit is found now, not after the images are made
+        load_evaluation_data(request.evaluation, session, request.recipe.normalize)
+    Canonicalize()(graph)
+    _check_opsets(graph, request.targets)
+    _check_layers(graph, request)
+    return FloatModel(graph=graph, source=request.source, normalization=normalization), session
+
+
+def _check_opsets(graph: ir.Model, targets: Sequence[Target]) -> None:
+    for target in targets:
+        if graph.opset_imports[""] <= target.opset:
+            continue
+        try:
+            SetOpset(target.opset).requires(graph)
+        except ir.passes.PreconditionError as error:
+            raise InputError(f"The target {target.name} reads opset {target.opset} and older. {error}") from error
+
+
+def _check_layers(graph: ir.Model, request: Request) -> None:
+    """Pins and budgets speak of the layers of the folded network."""
+    if not request.pins and request.recipe.budget is None:
+        return
+    folded = graph.clone()
+    fold_batch_norms(folded, request)
+    for target in request.targets:
+        check_layers(request.pins, find_quant_points(folded, target))
+        if request.recipe.budget is not None:
+            check_budget(folded, calibration_of(request), target, Budget.parse(request.recipe.budget))

@@ -1,0 +1,192 @@
+"""All numbers that quantization writes, decided for each target before any file is touched.
+
+widths → decide → choose by outputs → refine: four pure functions, each from a frozen `Case` to the next. What several
+targets have in common (equal plans, activations alike) is worked out once.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from onnxdfq.budget import choose_bits
+from onnxdfq.calibration.by_outputs import thresholds_by_outputs
+from onnxdfq.calibration.calibration import Calibration
+from onnxdfq.calibration.observation import Observations
+from onnxdfq.images.images import Images
+from onnxdfq.methods.method import FloatModel, Measurement, Note, Run
+from onnxdfq.recipe.budget import Budget
+from onnxdfq.tuning import Tuning
+from passes.dfmpc.plan import QuantizedWeight
+from passes.quantize.plan import QuantPlan, TensorQuant
+from passes.quantize.points import find_quant_points
+from passes.target.target import Target
+
+Found = TypeVar("Found")
+FLOAT_PLAN = QuantPlan(activations={}, weights={})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Planning:
+    """What all targets decide by.
+
+    model: folded. images: None where no image is looked at. settled: by initializer, weights that are decided already.
+    tuning: None where nothing is tuned.
+    """
+
+    model: FloatModel
+    observations: Observations
+    images: Images | None
+    settled: Mapping[str, QuantizedWeight]
+    tuning: Tuning | None
+    run: Run
+    known: dict[tuple[object, ...], object] = field(default_factory=dict)
+
+    def once(self, key: tuple[object, ...], make: Callable[[], Found]) -> Found:
+        """`make()`, or what it gave for an equal key before."""
+        if key not in self.known:
+            self.known[key] = make()
+        return self.known[key]  # type: ignore[return-value]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Case:
+    """One target on its way to a plan."""
+
+    target: Target
+    calibration: Calibration
+    plan: QuantPlan = FLOAT_PLAN
+
+
+def plan_all(planning: Planning, targets: Sequence[Target], calibration: Calibration) -> dict[str, QuantPlan]:
+    """Target name → its plan.
+
+    Raises:
+        InputError: a target does not take what is asked for, or no widths are within the budget.
+    """
+    if planning.images is None and planning.settled:
+        settled = QuantPlan(
+            activations={},
+            weights={name: weight.quant for name, weight in planning.settled.items()},
+            integers={name: weight.integers for name, weight in planning.settled.items()},
+        )
+        return {target.name: settled for target in targets}
+    cases = [Case(target=target, calibration=calibration) for target in targets]
+    for stage in (widths, decided, chosen_by_outputs):
+        cases = [stage(case, planning) for case in cases]
+    _tell_of_tails(cases, planning)
+    return {case.target.name: refined(case, planning).plan for case in cases}
+
+
+def widths(case: Case, planning: Planning) -> Case:
+    """Bits of each layer, where a budget is to be kept."""
+    run, images = planning.run, planning.images
+    if run.recipe.budget is None or images is None:
+        return case
+    chosen = choose_bits(
+        planning.model.graph,
+        images.pixels,
+        planning.observations,
+        case.calibration,
+        case.target,
+        Budget.parse(run.recipe.budget),
+        device=run.device,
+        progress=run.progress("measuring layers"),
+    )
+    values = {"weight_bytes": round(chosen.size), "bit_operations": chosen.bops}
+    run.tell(Measurement(values=values, target=case.target.name))
+    containers = {bits: case.target.weight_container(bits) for bits in set(chosen.weight_bits.values())}
+    if wider := sorted({name for bits, name in containers.items() if name != f"int{bits}"}):
+        run.tell(
+            Note(
+                text=f"--budget counts weights at their bits; the target {case.target.name} keeps some of them in "
+                f"{' and '.join(wider)}, so its file is larger."
+            )
+        )
+    return replace(case, calibration=replace(case.calibration, layer_bits=chosen.layers))
+
+
+def decided(case: Case, planning: Planning) -> Case:
+    """Thresholds by squared error, and biases."""
+    return _decided(case, planning, {})
+
+
+def chosen_by_outputs(case: Case, planning: Planning) -> Case:
+    """Thresholds of activations by what they cost the network's outputs."""
+    images, recipe = planning.images, planning.run.recipe
+    if images is None or recipe.clipping != "mse":
+        return case
+    tails = case.calibration.takes_tails(case.target)
+    grids = tuple(
+        sorted((name, float(quant.scale), quant.signed, quant.range) for name, quant in case.plan.activations.items())
+    )
+    found = planning.once(
+        ("thresholds", tails, grids),
+        lambda: thresholds_by_outputs(
+            planning.model.graph,
+            case.plan,
+            images.pixels,
+            scheme=recipe.scheme,
+            tails=tails,
+            device=planning.run.device,
+            progress=planning.run.progress("choosing thresholds"),
+        ),
+    )
+    return _decided(case, planning, found) if found else case
+
+
+def refined(case: Case, planning: Planning) -> Case:
+    """Roundings, steps and biases tuned."""
+    tuning, images, run = planning.tuning, planning.images, planning.run
+    if tuning is None or images is None:
+        return case
+    plan, parts = planning.once(
+        ("tuned", case.plan.fingerprint, case.target.pair_limit),
+        lambda: tuning.tune(
+            planning.model.graph,
+            case.plan,
+            case.target,
+            images.pixels,
+            reference=planning.model.teacher,
+            seed=run.recipe.seed,
+            device=run.device,
+            progress=run.progress("tuning"),
+        ),
+    )
+    run.tell(Measurement(values={"blocks_tuned": len(parts)}, target=case.target.name))
+    for reason in dict.fromkeys(part.block.fallback for part in parts if part.block.fallback):
+        run.tell(Note(text=reason))
+    uses = find_quant_points(planning.model.graph, case.target).weights
+    scales = {use.initializer for use in uses if use.scales}
+    if untuned := sorted(case.plan.weights.keys() - plan.integers.keys() - scales):
+        run.tell(
+            Note(
+                text=f"{len(untuned)} weights lie in no block with one way in and one way out, and keep nearest "
+                f"rounding: {', '.join(untuned[:3])}{', ...' if len(untuned) > 3 else ''}."
+            )
+        )
+    return replace(case, plan=plan)
+
+
+def _decided(case: Case, planning: Planning, chosen: Mapping[str, TensorQuant]) -> Case:
+    """chosen: quantizations of activations, by value name, in place of those that squared error decides."""
+    settled = {name: weight.quant for name, weight in planning.settled.items()}
+    plan = case.calibration.decide(
+        planning.model.graph, planning.observations, case.target, decided={**settled, **chosen}
+    )
+    integers = {
+        name: weight.integers for name, weight in planning.settled.items() if plan.weights[name] is weight.quant
+    }
+    return replace(case, plan=replace(plan, integers={**integers, **plan.integers}))
+
+
+def _tell_of_tails(cases: Sequence[Case], planning: Planning) -> None:
+    """How many activations would gain a bit by --shift-negative."""
+    shiftable = [
+        case.calibration.shiftable(planning.model.graph, planning.observations, case.plan)
+        for case in cases
+        if not case.calibration.shift_negative and case.target.unsigned_activations != "none"
+    ]
+    if count := max(shiftable, default=0):
+        what = "activation has" if count == 1 else "activations have"
+        text = f"{count} {what} a small negative tail, which costs a bit; --shift-negative gives it back."
+        planning.run.tell(Note(text=text))

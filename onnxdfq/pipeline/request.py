@@ -1,0 +1,63 @@
+"""What is asked of the pipeline, settled and checked before torch is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnxdfq.methods.method import Method
+from onnxdfq.progress import ProgressFactory, silent
+from onnxdfq.recipe.bits import LayerBits
+from onnxdfq.recipe.recipe import Recipe
+
+if TYPE_CHECKING:
+    from passes.target.target import Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """One target and where its file goes; None where none is to be written."""
+
+    target: Target
+    path: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A compression, or with no outputs a synthesis.
+
+    method: None leaves the choice to the model. calibration, evaluation: images of the user's own, as a path, an array
+    or whatever `onnxdfq.images.dataset.load_data` reads. pins: bits of single layers, by node name. save_images,
+    save_plan: files to write beside the models.
+    """
+
+    source: Path
+    recipe: Recipe
+    method: Method | None
+    outputs: Sequence[Output] = ()
+    calibration: Any = None
+    evaluation: Any = None
+    pins: Mapping[str, LayerBits] = field(default_factory=dict)
+    save_images: Path | None = None
+    save_plan: Path | None = None
+    device: str = "cpu"
+    input_shape: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    force: bool = False
+    progress: ProgressFactory = silent
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """Those of the outputs."""
+        return tuple(output.target for output in self.outputs)
+
+    def plan_path(self, output: Output) -> Path:
+        """Where the bits of each layer are written for one target."""
+        assert self.save_plan is not None
+        return self.save_plan if len(self.outputs) == 1 else for_target(self.save_plan, output.target.name)
+
+
+def for_target(path: Path, target: str) -> Path:
+    """`model.w8a8.onnx` → `model.w8a8.ort.onnx`."""
+    return path.with_name(f"{path.stem}.{target}{path.suffix}")

@@ -1,0 +1,79 @@
+"""The float network made ready: the method's rewriting, BatchNormalization folded, channels evened out."""
+
+from dataclasses import replace
+
+import onnx_ir as ir
+
+from onnxdfq.images.source import ImageSource
+from onnxdfq.methods.dfq.equalization import equalize
+from onnxdfq.methods.method import FloatModel, Measurement, Method, Note, Run
+from onnxdfq.pipeline.request import Request
+from onnxdfq.recipe.bits import FLOAT_BITS, Bits
+from passes.canonical.fold_batch_norm import FoldBatchNorm, unfolded_batch_norms
+from passes.graph.batch_norm import read_batch_norms
+from passes.moments.moments import Moments, batch_norm_moments, changed
+from passes.ocs import SplitChannels, channel_splits, widened_values
+from passes.write.batch_norm_to_conv import BatchNormToConv
+
+
+def rewritten(model: FloatModel, method: Method, images: ImageSource | None, request: Request, run: Run) -> FloatModel:
+    """The folded network with the moments of its values. The graph is edited in place."""
+    model = method.rewrite(model, images, run)
+    model = _folded(model, request, run)
+    if request.recipe.equalize or method.equalizes:
+        model = _equalized(model, request, run)
+    return _split(model, request, run) if request.recipe.split_channels else model
+
+
+def fold_batch_norms(graph: ir.Model, request: Request) -> int:
+    """BatchNormalizations into the layers beside them, else into layers of their own. How many no layer took in."""
+    FoldBatchNorm()(graph)
+    unfolded = len(unfolded_batch_norms(graph))
+    if Bits.parse(request.recipe.bits).activation < FLOAT_BITS:
+        BatchNormToConv(request.targets)(graph)
+    return unfolded
+
+
+def _folded(model: FloatModel, request: Request, run: Run) -> FloatModel:
+    before = len(read_batch_norms(model.graph))
+    moments = batch_norm_moments(model.graph)
+    unfolded = fold_batch_norms(model.graph, request)
+    if model.teacher is not None:
+        fold_batch_norms(model.teacher, request)
+    left = unfolded_batch_norms(model.graph)
+    run.tell(Measurement(values={"batch_norms_folded": before - unfolded}))
+    if became := unfolded - len(left):
+        run.tell(
+            Note(text=f"{became} BatchNormalization that no layer can take in became Conv of one tap per channel.")
+        )
+    if left:
+        others = {1: "", 2: " So does one other."}.get(len(left), f" So do {len(left) - 1} others.")
+        run.tell(Note(text=left[0].reason + others))
+    return replace(model, moments=moments)
+
+
+def _equalized(model: FloatModel, request: Request, run: Run) -> FloatModel:
+    """DFQ's equalization: the same float function by weights that lose less."""
+    recipe, per_channel = request.recipe, all(target.per_channel_weights for target in request.targets)
+    aligned = run.bits.weight if recipe.scheme == "power-of-two" and per_channel else None
+    done = equalize(model.graph, model.moments, aligned_bits=aligned)
+    run.tell(Measurement(values={"layers_equalized": done.scaled, "biases_absorbed": done.absorbed}))
+    for name in done.lifted:
+        run.tell(Note(text=f"{name}: the upper bound of its Clip cuts next to nothing, and went."))
+    return replace(model, moments=done.known)
+
+
+def _split(model: FloatModel, request: Request, run: Run) -> FloatModel:
+    """Outlier channels split in two (OCS)."""
+    recipe = request.recipe
+    splits = channel_splits(
+        model.graph,
+        ratio=recipe.split_channels,
+        bits=run.bits.weight,
+        power_of_two=recipe.scheme == "power-of-two",
+        per_channel=all(target.per_channel_weights for target in request.targets),
+    )
+    widened = widened_values(model.graph, splits)
+    SplitChannels(splits)(model.graph)
+    run.tell(Measurement(values={"layers_split": len(splits)}))
+    return replace(model, moments=changed(model.moments, widened, Moments.taken))

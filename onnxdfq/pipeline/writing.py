@@ -1,0 +1,78 @@
+"""Plans carried out, and every file written, once all is decided."""
+
+import hashlib
+from collections.abc import Mapping
+from importlib.metadata import version
+
+import onnx_ir as ir
+
+from onnxdfq.images.images import Images
+from onnxdfq.methods.method import FloatModel, Measurement, Method, Run
+from onnxdfq.model_file import atomic_write, model_hash, save_model
+from onnxdfq.pipeline.request import Request
+from onnxdfq.recipe.bits import bits_of_plan, layer_bits_toml
+from passes.quantize.plan import QuantPlan
+from passes.quantize.points import find_quant_points
+from passes.target.target import Target
+from passes.write.provenance import WriteProvenance
+from passes.write.write_for_target import WriteForTarget
+
+PLAN_COMMENT = """Bits of each layer's weight, and of the activation that it reads.
+Change a line and give the file back with --plan; layers that it leaves out take --bits, or what --budget allows."""
+
+
+def write(
+    model: FloatModel, plan: QuantPlan, target: Target, method: Method, images: Images | None, run: Run
+) -> ir.Model:
+    """The quantized graph for one target, with the provenance of its numbers."""
+    graph = model.graph.clone()
+    WriteForTarget(plan, target)(graph)
+    recipe = run.recipe
+    entries = {
+        "version": version("onnxdfq"),
+        "method": method.name if images is None else images.method,
+        "bits": recipe.bits,
+        "scheme": recipe.scheme,
+        "seed": str(recipe.seed),
+        "images": str(0 if images is None else len(images)),
+        "recipe": hashlib.sha256(recipe.to_toml().encode()).hexdigest()[:16],
+        "source": model_hash(model.source)[:16],
+        "target": target.name,
+    }
+    if model.normalization is not None:
+        entries["norm"] = str(model.normalization)
+    WriteProvenance(entries)(graph)
+    return graph
+
+
+def save_images(request: Request, images: Images | None) -> None:
+    """The images that the run made, where they are wanted. Raises OutputError."""
+    if request.save_images is not None and images is not None:
+        with atomic_write(request.save_images, force=request.force) as temporary:
+            images.save(temporary)
+
+
+def save_all(
+    request: Request,
+    model: FloatModel,
+    plans: Mapping[str, QuantPlan],
+    written: Mapping[str, ir.Model],
+    images: Images | None,
+    run: Run,
+) -> None:
+    """Models, bits of layers and images, as far as the request names files for them.
+
+    Raises:
+        OutputError: a file cannot be written; none is left half written.
+    """
+    save_images(request, images)
+    run.tell(Measurement(values={"bytes_float": request.source.stat().st_size}))
+    for output in request.outputs:
+        name = output.target.name
+        if request.save_plan is not None:
+            bits = bits_of_plan(model.graph, plans[name], find_quant_points(model.graph, output.target))
+            with atomic_write(request.plan_path(output), force=request.force) as temporary:
+                temporary.write_text(layer_bits_toml(bits, comment=PLAN_COMMENT), encoding="utf-8")
+        assert output.path is not None
+        save_model(written[name], output.path, force=request.force, inner_shapes=output.target.inner_shapes)
+        run.tell(Measurement(values={"bytes": output.path.stat().st_size}, target=name))

@@ -1,0 +1,72 @@
+"""What methods and targets there are, for people."""
+
+import inspect
+from dataclasses import MISSING, fields
+from typing import Any, get_type_hints
+
+from onnxdfq.methods import load_method
+from onnxdfq.recipe.names import method_names, target_names
+from onnxdfq.targets import load_target
+
+
+def describe_methods() -> list[dict[str, str]]:
+    """Name, needs and one line of each registered method, sorted by name."""
+    return [
+        {"name": name, "needs": ", ".join(sorted(load_method(name).needs)), "summary": load_method(name).summary}
+        for name in method_names()
+    ]
+
+
+def describe_method(name: str) -> dict[str, Any]:
+    """What one method is, needs, and can be set.
+
+    Raises:
+        InputError: there is no such method; the message suggests the nearest.
+    """
+    kind = load_method(name)
+    hints = get_type_hints(kind)
+    settings = []
+    for field in fields(kind):
+        values = {effort: table[field.name] for effort, table in kind.efforts.items() if field.name in table}
+        efforts = "".join(f", {value} at {effort}" for effort, value in values.items())
+        default = "" if field.default is MISSING else f"{field.default}{efforts}"
+        settings.append({"name": field.name, "kind": _kind(hints[field.name]), "default": default})
+    return {
+        "name": name,
+        "summary": kind.summary,
+        "needs": ", ".join(sorted(kind.needs)),
+        "description": inspect.getdoc(kind) or "",
+        "settings": settings,
+    }
+
+
+def describe_targets() -> list[dict[str, str]]:
+    """Name, title and what the rules rest on, of each registered target, sorted by name."""
+    return [
+        {
+            "name": name,
+            "title": load_target(name).title,
+            "checked": "held against the runtime" if load_target(name).verified else "from documents",
+        }
+        for name in target_names()
+    ]
+
+
+def describe_target(name: str) -> dict[str, Any]:
+    """All that a target's file says, without its table of operators.
+
+    Raises:
+        InputError: there is no such target or file.
+    """
+    target = load_target(name)
+    found = {field.name: getattr(target, field.name) for field in fields(target) if field.name != "operators"}
+    found["weight_containers"] = {str(bits): kind for bits, kind in target.weight_containers.items()}
+    return found | {"integer_operators": sorted(key for key, rule in target.operators.items() if rule.takes_integers)}
+
+
+def _kind(hint: Any) -> str:
+    """A type in words: `Literal["a", "b"]` → `a | b`."""
+    values = getattr(hint, "__args__", None)
+    if values is None:
+        return str(hint.__name__)
+    return " | ".join(str(getattr(value, "__name__", value)).replace("NoneType", "none") for value in values)
