@@ -18,7 +18,7 @@ from onnxdfq.calibration.bias_correction import (
 from onnxdfq.calibration.histogram import Histogram
 from onnxdfq.calibration.observation import Observations, observe
 from onnxdfq.calibration.shift_limits import within_shift_limits
-from onnxdfq.calibration.shift_negative import NEGATIVE_TAILS, best_shift, best_tail, reader_of_shiftable
+from onnxdfq.calibration.shift_negative import NEGATIVE_TAILS, best_shift, best_zero_point, reader_of_shiftable
 from onnxdfq.calibration.thresholds import activation_threshold, weight_thresholds
 from onnxdfq.errors import InputError
 from onnxdfq.model_file import image_input
@@ -179,7 +179,7 @@ class Calibration:
                 f"The target {target.name} has no grids without sign, and --shift-negative is for these; leave it out."
             )
 
-    def takes_tails(self, target: Target) -> bool:
+    def takes_zero_points(self, target: Target) -> bool:
         """Whether grids without sign may begin below zero."""
         return target.zero_points == "any" and not self.shift_negative
 
@@ -326,13 +326,13 @@ class Calibration:
         moved = clip if target.small_ranges == "clip" else None
         integers = None if moved is None else _on_integers(moved, scale, bits, signed)
         quant = TensorQuant(bits=bits, signed=signed, threshold=np.asarray(threshold), clip=integers)
-        if not self.takes_tails(target) or self.clipping != "mse" or clip is not None:
+        if not self.takes_zero_points(target) or self.clipping != "mse" or clip is not None:
             return quant
         # a normalization that no layer takes in stands behind an activation function, and sums take after their parts
         skewed = producer is not None and (
             producer.op_type in NEGATIVE_TAILS | {"Add", "BatchNormalization"} or scales_channels(producer)
         )
-        return (best_tail(histogram, quant, self.scheme) if skewed else None) or quant
+        return (best_zero_point(histogram, quant, self.scheme) if skewed else None) or quant
 
 
 def _fused_clip(node: ir.Node, target: Target) -> tuple[float, float] | None:

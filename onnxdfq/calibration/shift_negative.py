@@ -14,7 +14,7 @@ from onnxdfq.calibration.histogram import Histogram
 from onnxdfq.calibration.thresholds import activation_candidates, squared_error
 from passes.graph.editing import sole_consumer
 from passes.quantize.grid import scale_of
-from passes.quantize.plan import TensorQuant, even_tail
+from passes.quantize.plan import TensorQuant, even_zero_point
 
 NEGATIVE_TAILS = frozenset({"Celu", "Elu", "Gelu", "HardSwish", "LeakyRelu", "Mish", "Mul", "Selu", "Swish"})
 
@@ -38,17 +38,17 @@ def reader_of_shiftable(value: ir.Value) -> ir.Node | None:
     return reader if reader.op_type in ("Conv", "Gemm") and known and has_bias_to_set(reader) else None
 
 
-def best_tail(histogram: Histogram, quant: TensorQuant, scheme: str) -> TensorQuant | None:
+def best_zero_point(histogram: Histogram, quant: TensorQuant, scheme: str) -> TensorQuant | None:
     """The grid without sign, begun below zero by as much as values do, that beats `quant`; None when none does."""
     if not quant.signed:
         return None
     points, counts = histogram.points()
     best, least = None, squared_error(points, counts, quant)
     for threshold in activation_candidates(points - histogram.least, quant.bits, scheme):
-        tail = even_tail(-histogram.least / float(scale_of(threshold, quant.bits, signed=False)))
-        if not 0 < tail < 2**quant.bits:
+        zero_point = even_zero_point(-histogram.least / float(scale_of(threshold, quant.bits, signed=False)))
+        if not 0 < zero_point < 2**quant.bits:
             continue
-        found = TensorQuant(bits=quant.bits, signed=False, threshold=np.asarray(threshold), tail=tail)
+        found = TensorQuant(bits=quant.bits, signed=False, threshold=np.asarray(threshold), zero_point=zero_point)
         error = squared_error(points, counts, found)
         if error < least:
             best, least = found, error
@@ -57,7 +57,7 @@ def best_tail(histogram: Histogram, quant: TensorQuant, scheme: str) -> TensorQu
 
 def best_shift(histogram: Histogram, quant: TensorQuant, scheme: str) -> Shift | None:
     """The shift to a grid without sign that beats `quant`; None when none does."""
-    found = best_tail(histogram, quant, scheme)
+    found = best_zero_point(histogram, quant, scheme)
     if found is None:
         return None
-    return Shift(amount=found.tail * float(found.scale), quant=replace(found, tail=0))
+    return Shift(amount=found.zero_point * float(found.scale), quant=replace(found, zero_point=0))

@@ -33,7 +33,7 @@ from passes.dfmpc.plan import CompensateWeights, quantized_weights
 from passes.graph.batch_norm import read_batch_norms
 from passes.moments.moments import Moments, batch_norm_moments, changed
 from passes.ocs import SplitChannels, channel_splits, widened_values
-from passes.quantize.plan import QuantPlan, TensorQuant, same_numbers
+from passes.quantize.plan import QuantPlan, TensorQuant
 from passes.quantize.points import find_quant_points
 from passes.write.batch_norm_to_conv import BatchNormToConv
 from passes.write.provenance import WriteProvenance, read_provenance
@@ -200,9 +200,9 @@ def calibrate(job: Job) -> None:
         own = calibration if job.recipe.budget is None else _within_budget(job, file, calibration, observations)
         plan = own.decide(job.model, observations, file.target, decided=quants)
         if job.images is not None and job.recipe.clipping == "mse":
-            tails = own.takes_tails(file.target)
+            zero_points = own.takes_zero_points(file.target)
             steps = (
-                tails,
+                zero_points,
                 frozenset(
                     (name, float(quant.scale), quant.signed, quant.range) for name, quant in plan.activations.items()
                 ),
@@ -213,7 +213,7 @@ def calibrate(job: Job) -> None:
                     plan,
                     job.images.pixels,
                     scheme=job.recipe.scheme,
-                    tails=tails,
+                    zero_points=zero_points,
                     device=job.device,
                     progress=job.progress("choosing thresholds"),
                 )
@@ -284,7 +284,7 @@ def tune(job: Job) -> None:
             (
                 other.plan
                 for other, planned in done
-                if same_numbers(planned, plan) and other.target.pair_limit == file.target.pair_limit
+                if planned.fingerprint == plan.fingerprint and other.target.pair_limit == file.target.pair_limit
             ),
             plan,
         )
