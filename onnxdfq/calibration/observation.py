@@ -50,12 +50,12 @@ def observe(
     mean_axes: Mapping[str, int],
     batch_size: int,
     device: str,
-    step: Callable[[str], None],
+    advance: Callable[[str], None],
 ) -> Observations:
     """Run all images (N, C, H, W) once. Memory: one batch, and a histogram per value.
 
     values: what to take histograms of. mean_axes: value name → channel axis of what to take means of.
-    step: called after each batch. Raises DataError when the images do not fit the input or the network computes
+    advance: called after each batch. Raises DataError when the images do not fit the input or the network computes
     infinities from them.
     """
     histograms = {name: Histogram() for name in values}
@@ -74,5 +74,5 @@ def observe(
                     ) from error
                 if name in means:
                     means[name].add(value)
-            step("activations")
+            advance("activations")
     return Observations(histograms=histograms, means=means)

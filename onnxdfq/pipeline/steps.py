@@ -198,7 +198,7 @@ def calibrate(job: Job) -> None:
     shiftable = 0
     for file in job.files:
         own = calibration if job.recipe.budget is None else _within_budget(job, file, calibration, observations)
-        plan = own.decide(job.model, observations, file.target, decided=quants)
+        plan = own.decide(job.model, observations, file.target, overrides=quants)
         if job.images is not None and job.recipe.clipping == "mse":
             zero_points = own.takes_zero_points(file.target)
             steps = (
@@ -218,7 +218,7 @@ def calibrate(job: Job) -> None:
                     progress=job.progress("choosing thresholds"),
                 )
             if measured[steps]:
-                plan = own.decide(job.model, observations, file.target, decided=quants | measured[steps])
+                plan = own.decide(job.model, observations, file.target, overrides=quants | measured[steps])
         if not own.shift_negative and file.target.unsigned_activations != "none":
             shiftable = max(shiftable, own.shiftable(job.model, observations, plan))
         kept = {name: found for name, found in integers.items() if plan.weights[name] is quants[name]}
