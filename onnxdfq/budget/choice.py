@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from onnxdfq.budget.costs import Layer, bit_operations, read_layers, size_bits
 from onnxdfq.budget.search import least_loss, pareto
-from onnxdfq.calibration.calibration import IMAGE_BITS, Calibration
+from onnxdfq.calibration.activations import IMAGE_BITS
+from onnxdfq.calibration.calibration import Calibration
 from onnxdfq.calibration.observation import Observations
 from onnxdfq.calibration.sensitivity import Sensitivity, measure_sensitivity
 from onnxdfq.errors import InputError

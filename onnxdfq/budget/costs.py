@@ -7,8 +7,8 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from onnxdfq.calibration.observation import batches
 from onnxdfq.engine import TorchGraph
+from onnxdfq.engine.feeds import Feeds
 from onnxdfq.model_file import image_input
 from passes.quantize.points import QuantPoints, WeightUse, data_input, find_quant_points
 from passes.target.target import Target
@@ -86,10 +86,10 @@ def _numbers_per_image(model: ir.Model, points: QuantPoints) -> dict[str, float]
         if (use := layers.get(node.name or "")) is not None:
             names |= {data_input(node, use): None, node.outputs[0].name or "": None}
     graph = TorchGraph(model, outputs=list(names)).eval()
-    blank = np.zeros([size or 1 for size in image_input(model).shape], np.float32)
-    feeds = next(batches(model, graph.input_names, blank, 1, "cpu"))
+    blank = torch.zeros(image_input(model).with_batch(1))
     with torch.no_grad():
-        return {name: value.numel() / len(blank) for name, value in graph.stream(*feeds)}
+        values = graph.stream(*Feeds(model).of(graph.input_names, blank))
+        return {name: value.numel() / len(blank) for name, value in values}
 
 
 def _macs(node: ir.Node, use: WeightUse, shape: tuple[int, ...], before: float, after: float) -> float:

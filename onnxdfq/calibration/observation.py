@@ -1,6 +1,6 @@
 """One pass of the images through the float graph: a histogram per value, a channel mean per weighted input."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from onnxdfq.calibration.histogram import Histogram
 from onnxdfq.engine import TorchGraph
+from onnxdfq.engine.feeds import Feeds
 from onnxdfq.errors import DataError
-from onnxdfq.model_file import constant_input, image_input, inputs
 
 
 class ChannelMean:
@@ -50,20 +50,20 @@ def observe(
     mean_axes: Mapping[str, int],
     batch_size: int,
     device: str,
-    step: Callable[[str], None],
+    advance: Callable[[str], None],
 ) -> Observations:
     """Run all images (N, C, H, W) once. Memory: one batch, and a histogram per value.
 
     values: what to take histograms of. mean_axes: value name → channel axis of what to take means of.
-    step: called after each batch. Raises DataError when the images do not fit the input or the network computes
+    advance: called after each batch. Raises DataError when the images do not fit the input or the network computes
     infinities from them.
     """
     histograms = {name: Histogram() for name in values}
     means = {name: ChannelMean(axis) for name, axis in mean_axes.items()}
     graph = TorchGraph(model, outputs=list(dict.fromkeys([*values, *mean_axes]))).to(device).eval()
     with torch.no_grad():
-        for feeds in batches(model, graph.input_names, pixels, batch_size, device):
-            for name, value in graph.stream(*feeds):
+        for batch in Feeds(model).batches(graph.input_names, pixels, batch_size, device):
+            for name, value in graph.stream(*batch):
                 try:
                     if name in histograms:
                         histograms[name].add(value)
@@ -74,27 +74,5 @@ def observe(
                     ) from error
                 if name in means:
                     means[name].add(value)
-            step("activations")
+            advance("activations")
     return Observations(histograms=histograms, means=means)
-
-
-def batches(
-    model: ir.Model, names: tuple[str, ...], pixels: NDArray[np.float32], batch_size: int, device: str
-) -> Iterator[list[torch.Tensor]]:
-    """Batches of the images for the inputs `names`; the others than the image get constants. Raises DataError."""
-    image, specs = image_input(model), {spec.name: spec for spec in inputs(model)}
-    expected = tuple(image.shape[1:])
-    if pixels.ndim != len(image.shape) or any(
-        e not in (None, p) for e, p in zip(expected, pixels.shape[1:], strict=True)
-    ):
-        raise DataError(
-            f"The images are {pixels.shape} and the input {image.name!r} takes (N, {', '.join(map(str, expected))})."
-        )
-    fixed = image.shape[0]
-    step = batch_size if fixed is None else fixed
-    if len(pixels) < step and fixed is not None:
-        raise DataError(f"The model takes {fixed} images at a time and only {len(pixels)} are there; give more.")
-    for start in range(0, len(pixels) - (step - 1 if fixed is not None else 0), step):
-        batch = pixels[start : start + step]
-        feeds = [batch if name == image.name else constant_input(specs[name], len(batch)) for name in names]
-        yield [torch.from_numpy(np.ascontiguousarray(feed)).to(device) for feed in feeds]

@@ -23,18 +23,18 @@ def function_behind(model: ir.Model, value: ir.Value) -> TorchGraph | None:
     return TorchGraph(model, inputs=[value.name or ""], outputs=[reader.outputs[0].name or ""])
 
 
-def saturated_tail(function: TorchGraph, step: float, bits: int) -> int | None:
-    """The least `tail` of a grid without sign, below which `function` changes by no more than half a `step`.
+def saturation_zero_point(function: TorchGraph, step: float, bits: int) -> int | None:
+    """The least `zero_point` of a grid without sign, below which `function` changes by no more than half a `step`.
 
     None where it still changes at the most that the grid can begin below zero, 2**bits - 2 steps.
     """
-    tails = torch.arange(2, 2**bits, 2)
+    zero_points = torch.arange(2, 2**bits, 2)
     with torch.no_grad():
         (curve,) = function(-step * torch.arange(2, 2 ** (bits + 2), 2, dtype=torch.float32))
     below = curve.flip(0)
     greatest, least = below.cummax(0).values.flip(0), below.cummin(0).values.flip(0)
-    still = (torch.maximum(greatest - curve, curve - least) <= step / 2)[: len(tails)]
-    return int(tails[still.int().argmax()]) if still.any() else None
+    still = (torch.maximum(greatest - curve, curve - least) <= step / 2)[: len(zero_points)]
+    return int(zero_points[still.int().argmax()]) if still.any() else None
 
 
 def _is_curve(node: ir.Node) -> bool:

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from onnxdfq.calibration.observation import batches
 from onnxdfq.engine import TorchGraph
+from onnxdfq.engine.feeds import Feeds
 from onnxdfq.errors import InputError
 from passes.graph.editing import FreshNames, set_constant_input
 from passes.quantize.plan import QuantPlan, TensorQuant
@@ -86,10 +86,11 @@ class _Sweep:
         self._outputs = [value.name or "" for value in model.graph.outputs if value.dtype == ir.DataType.FLOAT]
         if not self._outputs:
             raise InputError("The model has no float32 output, so there is nothing to measure a budget's price on.")
-        names = tuple(value.name or "" for value in model.graph.inputs)
+        feeds = Feeds(model)
         self._point = 0
         self._states: list[Values] = [
-            dict(zip(names, feeds, strict=True)) for feeds in batches(model, names, pixels, batch_size, device)
+            dict(zip(feeds.names, batch, strict=True))
+            for batch in feeds.batches(feeds.names, pixels, batch_size, device)
         ]
         graph = self.behind()
         self._wanted = [_run(graph, state) for state in self._states]

@@ -25,7 +25,7 @@ ACTIVATION_HALVINGS = 20
 FREE_RATIOS = np.arange(1, 101) / 100
 
 
-def activation_candidates(points: NDArray[np.float64], bits: int, scheme: str) -> NDArray[np.float64]:
+def activation_candidates(points: NDArray[np.float64], bits: int, scheme: Scheme) -> NDArray[np.float64]:
     """Thresholds worth a try for values that lie at `points`, greatest first or last."""
     greatest = float(np.abs(points).max(initial=0.0))
     if scheme != "free":

@@ -115,18 +115,15 @@ def chosen_by_outputs(case: Case, planning: Planning) -> Case:
     images, recipe = planning.images, planning.run.recipe
     if images is None or recipe.clipping != "mse":
         return case
-    tails = case.calibration.takes_tails(case.target)
-    grids = tuple(
-        sorted((name, float(quant.scale), quant.signed, quant.range) for name, quant in case.plan.activations.items())
-    )
+    zero_points = case.calibration.takes_zero_points(case.target)
     found = planning.once(
-        ("thresholds", tails, grids),
+        ("thresholds", zero_points, case.plan.activation_fingerprint),
         lambda: thresholds_by_outputs(
             planning.model.graph,
             case.plan,
             images.pixels,
             scheme=recipe.scheme,
-            tails=tails,
+            zero_points=zero_points,
             device=planning.run.device,
             progress=planning.run.progress("choosing thresholds"),
         ),
@@ -171,7 +168,7 @@ def _decided(case: Case, planning: Planning, chosen: Mapping[str, TensorQuant]) 
     """chosen: quantizations of activations, by value name, in place of those that squared error decides."""
     settled = {name: weight.quant for name, weight in planning.settled.items()}
     plan = case.calibration.decide(
-        planning.model.graph, planning.observations, case.target, decided={**settled, **chosen}
+        planning.model.graph, planning.observations, case.target, overrides={**settled, **chosen}
     )
     integers = {
         name: weight.integers for name, weight in planning.settled.items() if plan.weights[name] is weight.quant

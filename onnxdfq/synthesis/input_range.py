@@ -96,7 +96,7 @@ def _estimate(model: ir.Model, stats: BatchNormStats) -> tuple[NDArray[np.float6
     @torch.no_grad()
     def respond(images: Tensor) -> Tensor:
         parts = torch.split(images, feeds.batch or len(images))
-        return torch.cat([graph(*feeds.of(graph, part))[0] for part in parts])
+        return torch.cat([graph(*feeds.of(graph.input_names, part))[0] for part in parts])
 
     probe = torch.zeros(batch, *feeds.image_shape)
     zero = respond(probe)[:1]

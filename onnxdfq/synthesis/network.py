@@ -92,7 +92,7 @@ class TappedNetwork:
         """images (N, C, H, W) float32 in the model's units -> taps of L layers (N, C_l, *), float outputs (N, *)."""
         image = images.contiguous(memory_format=torch.channels_last)
         with self._autocast():
-            values = self._graph(*self._feeds.of(self._graph, image))
+            values = self._graph(*self._feeds.of(self._graph.input_names, image))
         return [values[tap] for tap in self._tap_of_layer], [values[slot] for slot in self._output_slots]
 
     def moments(self, taps: list[Tensor]) -> Tensor:

@@ -28,7 +28,8 @@ class Prefix:
     def __init__(self, model: ir.Model, pixels: NDArray[np.float32], cache: Cache, device: torch.device) -> None:
         self._model, self._cache, self._device = model, cache, device
         self._feeds = Feeds(model)
-        self._images = torch.from_numpy(pixels)
+        whole = len(pixels) - len(pixels) % (self._feeds.batch or 1)  # a model of one batch size runs full batches only
+        self._images = torch.from_numpy(pixels[:whole])
         self._name: str | None = None
         self._value = self._images
 
@@ -49,7 +50,7 @@ class Prefix:
         source = self._value if self._name is not None else self._images
         for start in range(0, len(source), size):
             part = source[start : start + size].to(self._device, torch.float32)
-            given = (part,) if self._name is not None else self._feeds.of(graph, part)
+            given = (part,) if self._name is not None else self._feeds.of(graph.input_names, part)
             (found,) = graph(*given)
             if found.ndim < 2 or len(found) != len(part):
                 raise NotByImage(name)

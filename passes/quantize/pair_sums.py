@@ -147,7 +147,7 @@ def bound_of_weight(node: ir.Node, weight: str, plan: QuantPlan, target: Target)
     container = target.signed_activations if read.signed else target.unsigned_activations
     if container not in rule.adds_pairs:
         return None
-    below = 2**7 if read.signed else read.tail
+    below = 2**7 if read.signed else read.zero_point
     return pair_bound(target.pair_limit, read.range[1] + below)
 
 

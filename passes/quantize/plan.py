@@ -1,7 +1,8 @@
 """The frozen plan: which value is quantized how. Decided before the graph is touched; `InsertQdq` carries it out."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from hashlib import sha256
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,8 +20,8 @@ def padded_name(value: str) -> str:
     return f"{value}_shifted_padded"
 
 
-def even_tail(steps: float) -> int:
-    """The least `tail` that reaches so many steps below zero."""
+def even_zero_point(steps: float) -> int:
+    """The least `zero_point` with so many steps below zero."""
     return 2 * int(np.ceil(steps / 2))
 
 
@@ -30,9 +31,10 @@ class TensorQuant:
 
     threshold: () for the whole tensor or (C,) along `axis`, in the tensor's own unit.
     clip: lower and upper integer when a Clip of the graph is carried out on the integers, else None.
-    tail: how many steps below zero a grid without sign begins, for values of which few are negative; as much as it
-    reaches below zero it then lacks above. An even number: kernels that add the zero point before they round half to
-    even (ONNX Runtime's Add and Mul) round ties the other way where it is odd.
+    zero_point: the integer (counted from the least of the unsigned container) that stands for 0; for grids without sign
+    only, 0 otherwise. For values of which few are negative: as far as the grid then begins below zero, it lacks above.
+    Even: kernels that add the zero point before they round half to even (ONNX Runtime's Add and Mul) round ties the
+    other way where it is odd.
     """
 
     bits: int
@@ -40,15 +42,15 @@ class TensorQuant:
     threshold: NDArray[np.float64]
     axis: int | None = None
     clip: tuple[int, int] | None = None
-    tail: int = 0
+    zero_point: int = 0
 
     def __post_init__(self) -> None:
         if (self.axis is None) != (self.threshold.ndim == 0):
             raise ValueError(f"a threshold of shape {self.threshold.shape} does not go with axis {self.axis}")
         if not np.all(self.threshold > 0) or not np.all(np.isfinite(self.threshold)):
             raise ValueError("every threshold must be positive and finite")
-        if self.tail and (self.signed or self.tail % 2 or not 0 < self.tail < 2**self.bits):
-            raise ValueError(f"a grid of {self.bits} bits does not begin {self.tail} steps below zero")
+        if self.zero_point and (self.signed or self.zero_point % 2 or not 0 < self.zero_point < 2**self.bits):
+            raise ValueError(f"a grid of {self.bits} bits does not begin {self.zero_point} steps below zero")
 
     @property
     def scale(self) -> NDArray[np.float64]:
@@ -58,13 +60,13 @@ class TensorQuant:
     @property
     def range(self) -> tuple[int, int]:
         """Least and greatest integer that occurs."""
-        low, high = (end - self.tail for end in integer_range(self.bits, signed=self.signed))
+        low, high = (end - self.zero_point for end in integer_range(self.bits, signed=self.signed))
         return (low, high) if self.clip is None else (max(low, self.clip[0]), min(high, self.clip[1]))
 
     def widened(self, doublings: float) -> "TensorQuant":
         """The grid with steps 2**doublings as wide, that reaches as far below zero."""
-        tail = min(even_tail(self.tail * 0.5**doublings), 2**self.bits - 2)
-        return replace(self, threshold=self.threshold * 2.0**doublings, tail=tail)
+        zero_point = min(even_zero_point(self.zero_point * 0.5**doublings), 2**self.bits - 2)
+        return replace(self, threshold=self.threshold * 2.0**doublings, zero_point=zero_point)
 
     def integers(self, tensor: ArrayLike) -> NDArray[np.int64]:
         """The tensor on the grid, rounded half to even as ONNX does; same shape."""
@@ -127,27 +129,34 @@ class QuantPlan:
         integers = {key: array for key, array in self.integers.items() if key != name}
         return replace(self, weights={**self.weights, name: quant}, integers=integers)
 
+    @property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of all numbers: plans of one fingerprint quantize alike, so what one is tuned to holds for both.
 
-def same_numbers(one: QuantPlan, other: QuantPlan) -> bool:
-    """Whether two plans quantize alike: what one is tuned to holds for the other. (Containers are the target's.)"""
-    return _numbers(one) == _numbers(other)
+        The order of the tables does not count. Containers are no part of it: they are the target's.
+        """
+        return _digest((table.name, _canonical(getattr(self, table.name))) for table in fields(self))
+
+    @property
+    def activation_fingerprint(self) -> str:
+        """The same of `activations` alone: what measurements rest on in which weights are float."""
+        return _digest(_canonical(self.activations))
 
 
-def _numbers(plan: QuantPlan) -> dict[str, object]:
-    """Everything in a plan, in a form that compares by value."""
+def _canonical(table: Mapping[str, object]) -> list[tuple[str, object]]:
+    """Rows in the order of their names, numbers in a form that is written in one way only."""
+    return [(name, _number(table[name])) for name in sorted(table)]
 
-    def of(quant: TensorQuant) -> tuple[object, ...]:
-        return quant.bits, quant.signed, quant.threshold.tobytes(), quant.axis, quant.clip, quant.tail
 
-    return {
-        "same_as": dict(plan.same_as),
-        "shifts": dict(plan.shifts),
-        **{
-            table: {name: of(quant) for name, quant in getattr(plan, table).items()}
-            for table in ("activations", "weights", "constants", "bias_quants")
-        },
-        **{
-            table: {name: array.tobytes() for name, array in getattr(plan, table).items()}
-            for table in ("biases", "integers")
-        },
-    }
+def _number(entry: object) -> object:
+    if isinstance(entry, TensorQuant):
+        return [(part.name, _number(getattr(entry, part.name))) for part in fields(entry)]
+    if isinstance(entry, np.ndarray):
+        return entry.dtype.str, entry.shape, entry.tobytes().hex()
+    if isinstance(entry, tuple):
+        return tuple(map(_number, entry))
+    return entry.item() if isinstance(entry, np.generic) else entry
+
+
+def _digest(rows: Iterable[object]) -> str:
+    return sha256(repr(list(rows)).encode()).hexdigest()

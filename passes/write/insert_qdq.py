@@ -189,13 +189,13 @@ def _zero_point(name: str, quant: TensorQuant, target: Target) -> NDArray[np.int
     container = target.signed_activations if quant.signed else target.unsigned_activations
     if container == "none":
         raise ValueError(f"the plan has no sign at {name}, and {target.title} takes only grids with a sign")
-    if quant.tail and target.zero_points != "any":
+    if quant.zero_point and target.zero_points != "any":
         raise ValueError(f"the plan begins below zero at {name}, and {target.title} has no zero points for that")
     kind = np.dtype(container.replace("8", str(width)))
     if quant.signed:
         zero = np.asarray(0 if container == "int8" else 2 ** (width - 1), kind)
     else:
-        zero = np.asarray(np.iinfo(kind).min + quant.tail, kind)
+        zero = np.asarray(np.iinfo(kind).min + quant.zero_point, kind)
     if target.small_ranges == "none" and _ends(quant, zero) != [np.iinfo(kind).min, np.iinfo(kind).max]:
         raise ValueError(f"the plan bounds {name} within {kind}, and {target.title} takes only the whole of it")
     return zero

@@ -94,13 +94,13 @@ def test_a_grid_begins_where_the_function_behind_it_saturates() -> None:
     assert (plan.activations["h"].signed, float(plan.activations["h"].threshold)) == (True, 16)
     without = thresholds_by_outputs(model, plan, images)["h"]
     assert (without.signed, float(without.threshold)) == (True, 8)
-    found = thresholds_by_outputs(model, plan, images, tails=True)["h"]
+    found = thresholds_by_outputs(model, plan, images, zero_points=True)["h"]
     assert not found.signed
     assert float(found.scale) == 8 / 256, "a bit finer than from -8 to 8"
-    assert 2 < found.tail * float(found.scale) < 3, "beyond, Gelu is less than half a step"
+    assert 2 < found.zero_point * float(found.scale) < 3, "beyond, Gelu is less than half a step"
     leaky = gated("LeakyRelu")  # changes as far below zero as one looks
     plan = Calibration().plan(leaky, images, ORT)
-    assert all(quant.signed for quant in thresholds_by_outputs(leaky, plan, images, tails=True).values())
+    assert all(quant.signed for quant in thresholds_by_outputs(leaky, plan, images, zero_points=True).values())
 
 
 @pytest.mark.parametrize("settings, begun", [({}, True), ({"shift_negative": True}, False), ({"target": "qnn"}, False)])
@@ -109,8 +109,8 @@ def test_the_pipeline_begins_grids_below_zero_where_the_target_does(
 ) -> None:
     seen = []
 
-    def choice(*_: object, tails: bool, **__: object) -> dict[str, object]:
-        seen.append(tails)
+    def choice(*_: object, zero_points: bool, **__: object) -> dict[str, object]:
+        seen.append(zero_points)
         return {}
 
     monkeypatch.setattr("onnxdfq.pipeline.steps.thresholds_by_outputs", choice)

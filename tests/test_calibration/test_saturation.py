@@ -8,7 +8,7 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from onnxdfq.calibration.saturation import function_behind, saturated_tail
+from onnxdfq.calibration.saturation import function_behind, saturation_zero_point
 from onnxdfq.engine import TorchGraph
 
 
@@ -42,28 +42,28 @@ def gelu(x: float) -> float:
     ],
 )
 @pytest.mark.parametrize("step", [0.25, 0.0625, 0.03125])
-def test_below_the_tail_nothing_changes_by_more_than_half_a_step(
+def test_below_the_zero_point_nothing_changes_by_more_than_half_a_step(
     body: list[str], function: Callable[[float], float], step: float
 ) -> None:
     found = behind_x(*body)
     assert found is not None
-    tail = saturated_tail(found, step, 8)
+    zero_point = saturation_zero_point(found, step, 8)
 
     def saturates(at: int) -> bool:
         below = [function(-step * k) for k in range(at, 1022, 2)]
         return max(abs(value - below[0]) for value in below) <= step / 2
 
-    assert tail == next(at for at in range(2, 256, 2) if saturates(at))
+    assert zero_point == next(at for at in range(2, 256, 2) if saturates(at))
 
 
-def test_what_never_saturates_has_no_tail() -> None:
+def test_what_never_saturates_has_no_zero_point() -> None:
     for body in ("y = LeakyRelu (x)", "y = Clip (x)"):
         found = behind_x(body)
         assert found is not None
-        assert saturated_tail(found, 0.25, 8) is None
+        assert saturation_zero_point(found, 0.25, 8) is None
     slow = behind_x("y = Gelu (x)")
     assert slow is not None
-    assert saturated_tail(slow, 1 / 1024, 8) is None, "254 steps do not reach where it saturates"
+    assert saturation_zero_point(slow, 1 / 1024, 8) is None, "254 steps do not reach where it saturates"
 
 
 @pytest.mark.parametrize(

@@ -107,12 +107,12 @@ def test_a_zero_point_for_the_tail(bits: int, scheme: Scheme, build: Callable[[]
     model = build()
     found = Calibration(activation_bits=bits, scheme=scheme).plan(model, pixels(), ORT)
     quant = found.activations["h"]
-    assert not found.shifts and 0 < quant.tail < 2 ** (bits - 2)
-    assert -quant.tail * quant.scale <= -0.37  # HardSwish gives -0.375 at the least
-    assert (2 - quant.tail) * quant.scale > -0.376
+    assert not found.shifts and 0 < quant.zero_point < 2 ** (bits - 2)
+    assert -quant.zero_point * quant.scale <= -0.37  # HardSwish gives -0.375 at the least
+    assert (2 - quant.zero_point) * quant.scale > -0.376
     InsertQdq(found, ORT)(model)
     assert model.graph.initializers["h_zero_point"].const_value is not None
-    assert int(model.graph.initializers["h_zero_point"].const_value.numpy()) == quant.tail
+    assert int(model.graph.initializers["h_zero_point"].const_value.numpy()) == quant.zero_point
     ir.save(model, tmp_path / "q.onnx")
     (engine,) = TorchGraph(model)(torch.from_numpy(pixels()))
     (runtime,) = onnxruntime.InferenceSession(tmp_path / "q.onnx").run(None, {"x": pixels()})
@@ -140,7 +140,7 @@ def test_a_normalization_behind_an_activation_function_has_a_tail(scaling: str) 
     proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
     model = ir.from_proto(onnx.shape_inference.infer_shapes(proto, strict_mode=True))
     quant = Calibration().plan(model, pixels(), ORT).activations["n"]
-    assert not quant.signed and -quant.tail * quant.scale <= -0.2
+    assert not quant.signed and -quant.zero_point * quant.scale <= -0.2
     assert Calibration().plan(model, pixels(), FIXED).activations["n"].signed
 
 

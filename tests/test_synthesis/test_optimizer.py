@@ -1,9 +1,9 @@
-"""RAdam against torch's, and the schedule by hand."""
+"""The rectified Adam against torch's RAdam, and the schedule by hand."""
 
 import pytest
 import torch
 
-from onnxdfq.synthesis.optimizer import Plateau, RAdam, rectification
+from onnxdfq.synthesis.optimizer import FactoredRAdam, Plateau, rectification
 
 
 def test_rectification_starts_at_the_sixth_step_and_tends_to_one() -> None:
@@ -17,7 +17,7 @@ def test_steps_equal_torch_where_every_channel_is_one_pixel() -> None:
     generator = torch.Generator().manual_seed(0)
     ours = torch.randn(3, 4, 1, 1, generator=generator)
     theirs = ours.clone().requires_grad_()
-    state, reference = RAdam(ours), torch.optim.RAdam([theirs], lr=0.1, eps=1e-20)
+    state, reference = FactoredRAdam(ours), torch.optim.RAdam([theirs], lr=0.1, eps=1e-20)
     for step in range(1, 40):
         grad = torch.randn(ours.shape, generator=generator) + 1
         before, expected = ours.clone(), theirs.detach().clone()
@@ -34,7 +34,7 @@ def test_steps_equal_torch_where_every_channel_is_one_pixel() -> None:
 def test_second_moment_of_rank_one_is_exact_and_a_still_channel_stays() -> None:
     """Gradients whose squares are an outer product: every pixel then moves by the same step, as in RAdam itself."""
     images = torch.zeros(1, 2, 2, 3)
-    state = RAdam(images)
+    state = FactoredRAdam(images)
     grad = torch.zeros_like(images)
     grad[0, 0] = torch.tensor([[1.0], [-4.0]]) * torch.tensor([1e-9, 2e-9, 3e-9])
     for _ in range(10):

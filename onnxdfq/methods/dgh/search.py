@@ -15,7 +15,7 @@ from onnxdfq.synthesis.hyperparameters import batch_generators, describe
 from onnxdfq.synthesis.input_range import InputRange, input_range
 from onnxdfq.synthesis.losses import STRETCHING, statistics_loss, stretching_loss
 from onnxdfq.synthesis.network import TappedNetwork
-from onnxdfq.synthesis.optimizer import Plateau, RAdam
+from onnxdfq.synthesis.optimizer import FactoredRAdam, Plateau
 from onnxdfq.synthesis.statistics import Aggregate, centred_moments
 
 
@@ -63,7 +63,7 @@ class _Search:
         for batch, generator in zip(self._canvases, self._generators, strict=True):
             batch.copy_(torch.randn(batch.shape, generator=generator))
         self._pixel_centre = torch.zeros(channels, device=network.device)
-        self._optimizers = [RAdam(batch) for batch in self._canvases]
+        self._optimizers = [FactoredRAdam(batch) for batch in self._canvases]
         patience = max(1, method.steps // 50)
         self._schedules = [Plateau(rate=method.rate, patience=patience) for _ in sizes]
         self._stretching = STRETCHING[method.loss_form] if method.stretching is None else method.stretching

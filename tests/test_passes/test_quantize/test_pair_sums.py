@@ -205,7 +205,7 @@ def test_integers_that_tuning_found_are_kept_where_they_may_be(build: Build) -> 
         (TensorQuant(bits=4, signed=False, threshold=np.array(1.0)), 32767 // 15),
         (TensorQuant(bits=4, signed=True, threshold=np.array(1.0)), 32767 // (7 + 128)),
         (TensorQuant(bits=8, signed=True, threshold=np.array(1.0)), 128),
-        (TensorQuant(bits=8, signed=False, threshold=np.array(1.0), tail=20), 128),
+        (TensorQuant(bits=8, signed=False, threshold=np.array(1.0), zero_point=20), 128),
         (TensorQuant(bits=8, signed=False, threshold=np.array(8.0), clip=(0, 191)), 32767 // 191),
         (TensorQuant(bits=16, signed=False, threshold=np.array(1.0)), None),
     ],

@@ -28,15 +28,15 @@ def test_unsigned_four_bits() -> None:
 
 
 def test_a_grid_without_sign_may_begin_below_zero() -> None:
-    quant = TensorQuant(bits=4, signed=False, threshold=np.asarray(4.0), tail=4)
+    quant = TensorQuant(bits=4, signed=False, threshold=np.asarray(4.0), zero_point=4)
     np.testing.assert_array_equal(quant.integers([-2.0, 0.3, 2.7, 4.0]), [-4, 1, 11, 11])
-    for doublings, tail in ((-3, 14), (-1, 8), (0, 4), (1, 2), (2, 2), (9, 2)):
+    for doublings, zero_point in ((-3, 14), (-1, 8), (0, 4), (1, 2), (2, 2), (9, 2)):
         other = quant.widened(doublings)
-        assert (other.scale, other.tail) == (quant.scale * 2.0**doublings, tail)
-    assert TensorQuant(bits=4, signed=False, threshold=np.asarray(4.0)).widened(-1).tail == 0
-    for signed, tail in ((True, 2), (False, 16), (False, -2), (False, 3)):
+        assert (other.scale, other.zero_point) == (quant.scale * 2.0**doublings, zero_point)
+    assert TensorQuant(bits=4, signed=False, threshold=np.asarray(4.0)).widened(-1).zero_point == 0
+    for signed, zero_point in ((True, 2), (False, 16), (False, -2), (False, 3)):
         with pytest.raises(ValueError, match="below zero"):
-            TensorQuant(bits=4, signed=signed, threshold=np.asarray(4.0), tail=tail)
+            TensorQuant(bits=4, signed=signed, threshold=np.asarray(4.0), zero_point=zero_point)
 
 
 def test_rounds_half_to_even_as_onnx_does() -> None:

@@ -1,0 +1,102 @@
+"""The grid of one activation: its threshold by the histogram, within what its producer and the target set."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxdfq.calibration.histogram import Histogram
+from onnxdfq.calibration.shift_negative import NEGATIVE_TAILS, best_zero_point
+from onnxdfq.calibration.thresholds import activation_threshold
+from onnxdfq.recipe.choices import Clipping, Scheme
+from passes.quantize.grid import covering_power_of_two, integer_range, scale_of
+from passes.quantize.plan import TensorQuant
+from passes.quantize.points import KNOWN_RANGE, is_fused, scales_channels
+from passes.target.target import Target
+
+IMAGE_BITS = 8  # images are bytes; fewer bits would spoil what every layer reads
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationGrids:
+    """Grids of activations, one to a tensor, as a target takes them.
+
+    scheme: which thresholds there are. clipping: how one is found (see `thresholds`). zero_points: whether a grid
+    without sign may begin below zero.
+    """
+
+    target: Target
+    scheme: Scheme
+    clipping: Clipping
+    zero_points: bool
+
+    def quant(self, histogram: Histogram, producer: ir.Node | None, bits: int) -> TensorQuant:
+        """The grid of an activation that `producer` computes; None for an input of the graph.
+
+        1. The range of a function whose range is known (Sigmoid, Softmax, ...) is taken as it is.
+        2. A Clip that the target computes together with the quantization bounds the threshold, or the integers.
+        3. Else the histogram decides; where it is skewed, also whether the grid begins below zero.
+        """
+        only_signed = self.target.unsigned_activations == "none"
+        if producer is not None and producer.op_type in KNOWN_RANGE:
+            low, high = KNOWN_RANGE[producer.op_type]
+            threshold = float(covering_power_of_two(max(-low, high)))
+            return TensorQuant(bits=bits, signed=low < 0 or only_signed, threshold=np.asarray(threshold))
+        signed = histogram.least < 0 or only_signed
+        bounds = None if producer is None else _fused_clip(producer, self.target)
+        limit = None if bounds is None or self.scheme != "free" else _greatest_within(bounds, bits, signed=signed)
+        threshold = activation_threshold(
+            histogram, bits, self.scheme, signed=signed, limit=limit, clipping=self.clipping
+        )
+        integers = None
+        if bounds is not None and self.target.small_ranges == "clip":
+            integers = _on_integers(bounds, float(scale_of(threshold, bits, signed=signed)), bits, signed=signed)
+        quant = TensorQuant(bits=bits, signed=signed, threshold=np.asarray(threshold), clip=integers)
+        if not self.zero_points or self.clipping != "mse" or bounds is not None or not _is_skewed(producer):
+            return quant
+        return best_zero_point(histogram, quant, self.scheme) or quant
+
+
+def _is_skewed(producer: ir.Node | None) -> bool:
+    """Whether few values may be negative: behind an activation function, or what may stand right behind one.
+
+    A normalization that no layer takes in stands there, and sums take after their parts.
+    """
+    if producer is None:
+        return False
+    return producer.op_type in NEGATIVE_TAILS | {"Add", "BatchNormalization"} or scales_channels(producer)
+
+
+def _fused_clip(node: ir.Node, target: Target) -> tuple[float, float] | None:
+    """The bounds of a Clip that nothing but the following QuantizeLinear separates from its producer."""
+    if node.op_type != "Clip" or node.inputs[0] is None or not is_fused(node.inputs[0], target):
+        return None
+    bounds = [-np.inf, np.inf]
+    for index in (1, 2):
+        bound = node.inputs[index] if index < len(node.inputs) else None
+        if bound is not None and bound.const_value is None:
+            return None
+        if bound is not None and bound.const_value is not None:
+            bounds[index - 1] = float(bound.const_value.numpy())
+    return bounds[0], bounds[1]
+
+
+def _greatest_within(bounds: tuple[float, float], bits: int, *, signed: bool) -> float:
+    """The greatest threshold whose grid ends inside the bounds.
+
+    A free grid rarely has the Clip's bounds as points; one that ends inside them makes the Clip redundant.
+    """
+    least, greatest = integer_range(bits, signed=signed)
+    return 2.0 ** (bits - signed) * min(bounds[1] / greatest, bounds[0] / least if signed else np.inf)
+
+
+def _on_integers(bounds: tuple[float, float], scale: float, bits: int, *, signed: bool) -> tuple[int, int] | None:
+    """The bounds rounded to integers of the grid. None where the float Clip has to stay, or may."""
+    if bits > 8:
+        return None  # runtimes know no Clip of 16-bit integers
+    low, high = bounds[0] / scale, bounds[1] / scale
+    least, greatest = integer_range(8, signed=signed)
+    if low <= least and high >= greatest:
+        return None  # it cuts nothing off that the container can hold, and the runtime finds that out by itself
+    least, greatest = integer_range(bits, signed=signed)
+    return round(min(max(low, least), greatest)), round(min(max(high, least), greatest))
