@@ -47,22 +47,22 @@ def test_the_narrowest_container_holds_the_bits() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"weigth_bits": [8]}, r"unknown or missing: \['weigth_bits'\]"),
-        ({"bias": None}, r"unknown or missing: \['bias'\]"),
-        ({"bias": "int16"}, "bias is 'int16'"),
-        ({"opset": "21"}, "opset is '21'"),
-        ({"verified": 1}, "verified is 1"),
-        ({"weight_bits": [8, "4"]}, "weight_bits is"),
-        ({"weight_bits": 8}, "weight_bits is 8"),
-        ({"weight_containers": {"8": 8}}, "weight_containers is"),
+        ({"weigth_bits": [8]}, "Did you mean 'weight_bits'"),
+        ({"bias": None}, "does not say bias; a target gives every field"),
+        ({"bias": "int16"}, "Unknown bias: 'int16'"),
+        ({"opset": "21"}, "opset in the target ort is '21': it must be `int`"),
+        ({"verified": 1}, "verified in the target ort is 1: it must be `bool`"),
+        ({"weight_bits": [8, "4"]}, r"weight_bits in the target ort is \[8, '4'\]: it must be `int`"),
+        ({"weight_bits": 8}, "weight_bits in the target ort is 8: it must be `array`"),
+        ({"weight_containers": {"8": 8}}, "weight_containers in the target ort is"),
         ({"pair_limit": 32000}, "one product of 8 bits alone reaches 32640, so no weight keeps within it"),
         ({"name": "other"}, "named by its file"),
-        ({"operators": {"Conv": {"verdicts": "integer"}}}, r"Conv: unknown or missing: \['verdicts'\]"),
+        ({"operators": {"Conv": {"verdicts": "integer"}}}, "Did you mean 'verdict'"),
     ],
 )
 def test_a_slip_in_a_file_is_heard(change: dict[str, Any], message: str) -> None:
     changed = {key: value for key, value in (table("ort") | change).items() if value is not None}
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         read_target("ort", changed)
 
 

@@ -62,7 +62,7 @@ class Command(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the sections, then the example."""
-        options = {param.name: param for param in self.get_params(ctx) if param.get_help_record(ctx) is not None}
+        options = {param.name: param for param in self.get_params(ctx) if isinstance(param, click.Option)}
         placed = {name for names in self.sections.values() for name in names}
         others = [name for name in options if name not in placed]
         for title, names in {**self.sections, "Other" if self.sections else "Options": others}.items():

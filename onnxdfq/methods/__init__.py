@@ -80,9 +80,15 @@ def configured(kind: type[Method], recipe: Recipe, settings: Mapping[str, Any] |
     Raises:
         InputError: a field or a value is none.
     """
+    try:
+        return _configured(kind, recipe, recipe.settings.get(kind.name, {}) if settings is None else settings)
+    except InputError as error:
+        raise InputError(str(error), field="settings") from error
+
+
+def _configured(kind: type[Method], recipe: Recipe, own: Mapping[str, Any]) -> Method:
     names = {field.name for field in fields(kind)}
     general = {key: getattr(recipe, key) for key in ("steps", "batch_size")}
-    own = recipe.settings.get(kind.name, {}) if settings is None else settings
     values: dict[str, Any] = {**kind.efforts.get(recipe.effort, {})}
     values |= {key: value for key, value in general.items() if value is not None and key in names}
     return kind(**values | checked_fields(kind, own, where=f"the settings of {kind.name}"))
@@ -99,14 +105,24 @@ def method_of(recipe: Recipe) -> Method | None:
     return None if recipe.method == AUTO else configured(load_method(recipe.method), recipe)
 
 
-def choose_method(recipe: Recipe, met: frozenset[Need]) -> Method:
+def choose_method(recipe: Recipe, met: frozenset[Need]) -> tuple[Method, str]:
     """What "auto" stands for: of all registered methods whose needs are met, the one with the greatest priority.
 
     Args:
         met: what the model and the recipe offer.
+
+    Returns:
+        The method, and a sentence that says which it is and why.
     """
-    kinds = [load_method(name) for name in method_names()]
-    allowed = [kind for kind in kinds if kind.priority > 0 and kind.needs <= met]
+    kinds = sorted(map(load_method, method_names()), key=lambda kind: (-kind.priority, kind.name))
+    open_to_auto = [kind for kind in kinds if kind.priority > 0]
     if Need.TWO_WIDTHS in met:
-        allowed = [kind for kind in allowed if Need.TWO_WIDTHS in kind.needs]
-    return configured(max(allowed, key=lambda kind: (kind.priority, kind.name)), recipe)
+        open_to_auto = [kind for kind in open_to_auto if Need.TWO_WIDTHS in kind.needs]
+    chosen = next(kind for kind in open_to_auto if kind.needs <= met)
+    said = f"method {chosen.name}: {chosen.summary}"
+    if chosen.needs:
+        return configured(chosen, recipe), f"{said}; chosen as {' and '.join(sorted(chosen.needs))}."
+    better = [kind for kind in open_to_auto if kind.priority > chosen.priority and Need.TWO_WIDTHS not in kind.needs]
+    lacking = "; ".join(f"{kind.name} would need that {' and '.join(sorted(kind.needs - met))}" for kind in better)
+    advice = "export with it kept (onnxdfq.export), or give images of your own (--calibration)"
+    return configured(chosen, recipe), f"{said}. {lacking}: {advice}."

@@ -43,8 +43,8 @@ EMPTY: Mapping[str, Any] = MappingProxyType({})
 class Need(StrEnum):
     """What a method cannot do without; the value says so to people."""
 
-    BATCH_NORM = "BatchNormalization in the model"
-    TWO_WIDTHS = "low and high bits of weights (w2/6)"
+    BATCH_NORM = "the model carries BatchNormalization"
+    TWO_WIDTHS = "--bits has low and high widths (w2/6)"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -88,14 +88,10 @@ def settled_method(request: Request, model: FloatModel, run: Run) -> Method:
     """The method that was asked for, or what the model allows, which is told with its reason."""
     if request.method is not None:
         return request.method
-    method = choose_method(request.recipe, needs_met(request, model))
+    method, reason = choose_method(request.recipe, needs_met(request, model))
     check_method(request, method)
     if request.calibration is None:
-        met = ", ".join(sorted(need.value for need in method.needs))
-        reason = f"for there is {met}" if met else "for the model has no BatchNormalization; images of your own, with "
-        if not met:
-            reason += "--calibration, or an export that keeps it give better ones"
-        run.tell(Note(text=f"method {method.name}: {method.summary}; {reason}."))
+        run.tell(Note(text=reason))
     return method
 
 

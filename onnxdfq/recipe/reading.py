@@ -4,7 +4,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -40,6 +40,8 @@ def checked_fields(kind: type, table: Mapping[str, Any], *, where: str) -> dict[
     found = {}
     for key, value in table.items():
         one_of(f"key in {where}", key, names, field=key)
+        if get_origin(hints[key]) is Literal and isinstance(value, str):
+            one_of(key, value, get_args(hints[key]), field=key)
         try:
             found[key] = msgspec.convert(value, hints[key], strict=True)
         except msgspec.ValidationError as error:
@@ -81,4 +83,4 @@ def quoted(text: str) -> str:
 def _sentence(error: msgspec.ValidationError) -> str:
     """msgspec's message as the end of a sentence: "Expected `int`, got `str`" → "it must be `int`, not `str`"."""
     text = str(error).split(" - at ")[0]
-    return text.replace("Expected ", "it must be ", 1).replace(", got ", ", not ", 1).replace("Invalid", "invalid", 1)
+    return text.replace("Expected ", "it must be ", 1).replace(" | null", "").replace(", got ", ", not ", 1)

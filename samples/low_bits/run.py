@@ -15,7 +15,8 @@ from typing import Any
 
 import onnxdfq
 from onnxdfq.images.normalization import Normalization
-from onnxdfq.methods import IMAGE_COUNT, Dgh
+from onnxdfq.methods import Dgh
+from onnxdfq.methods.method import IMAGE_COUNT
 from onnxdfq.model_file import load_model
 from onnxdfq.progress import TerminalProgress
 from passes.canonical.canonicalize import Canonicalize

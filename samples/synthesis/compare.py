@@ -1,6 +1,6 @@
 """How good synthesised images are, without labels: `python -m samples.synthesis.compare`, from the project's root.
 
-Two measures per set of images (see `onnxdfq.synthesis.evaluate_images`): the distance of its statistics at every
+Two measures per set of images (see `onnxdfq.synthesis.quality`): the distance of its statistics at every
 BatchNormalization from the running ones, and the share of images to which the float model gives a class with more than
 0.9. Rows `real` are training images, for reference only; nothing is chosen by them.
 """
@@ -12,10 +12,13 @@ from typing import Any
 
 import onnx_ir as ir
 
+from onnxdfq.images import Images
 from onnxdfq.images.dataset import load_dataset
 from onnxdfq.images.normalization import Normalization
-from onnxdfq.methods import Dgh, Images, Method, evaluate_images, method_named
+from onnxdfq.methods import Dgh, Noise, ZeroQ
+from onnxdfq.methods.method import Synthesis
 from onnxdfq.model_file import image_input, load_model
+from onnxdfq.synthesis.quality import evaluate_images
 from passes.canonical.canonicalize import Canonicalize
 from samples.record import write_results
 
@@ -34,11 +37,10 @@ CASES: dict[str, tuple[str, int, str | None]] = {
 FORMS = ("resnet20_cifar10jpeg", "resnet8_cifar10")  # where the forms of the losses are compared
 
 
-def methods(*, forms: bool) -> dict[str, Method]:
+def methods(*, forms: bool) -> dict[str, Synthesis]:
     """DGH and the baselines at effort fast; with `forms`, DGH with the two other forms of its losses too."""
-    dgh, zeroq, noise = (method_named(name)[0] for name in ("dgh", "zeroq", "noise"))
-    assert isinstance(dgh, Dgh)
-    table: dict[str, Method] = {"dgh": dgh, "zeroq": zeroq, "noise": noise}
+    dgh = Dgh()
+    table: dict[str, Synthesis] = {"dgh": dgh, "zeroq": ZeroQ(steps=200), "noise": Noise()}
     if forms:
         table |= {
             "dgh, public form": replace(dgh, loss_form="public"),

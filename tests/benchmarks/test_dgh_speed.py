@@ -15,9 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from onnxdfq.images import Images
 from onnxdfq.images.normalization import Normalization
-from onnxdfq.methods import Dgh, Images, evaluate_images
+from onnxdfq.methods import Dgh
 from onnxdfq.model_file import load_model
+from onnxdfq.synthesis.quality import evaluate_images
 from passes.canonical.canonicalize import Canonicalize
 
 pytestmark = pytest.mark.benchmark

@@ -85,7 +85,7 @@ def no_images(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object, **__: object) -> None:
         raise AssertionError("this should have been refused before images are made")
 
-    monkeypatch.setattr("onnxdfq.pipeline.steps.method_named", never)
+    monkeypatch.setattr("onnxdfq.methods.noise.Noise.synthesize", never)
 
 
 @pytest.mark.usefixtures("no_images")

@@ -113,7 +113,7 @@ def test_the_pipeline_begins_grids_below_zero_where_the_target_does(
         seen.append(zero_points)
         return {}
 
-    monkeypatch.setattr("onnxdfq.pipeline.steps.thresholds_by_outputs", choice)
+    monkeypatch.setattr("onnxdfq.pipeline.planning.thresholds_by_outputs", choice)
     onnxdfq.compress(SAMPLE, output=tmp_path / "q.onnx", images=32, steps=20, **settings)  # type: ignore[arg-type]
     assert seen == [begun]
 
@@ -134,10 +134,10 @@ def test_the_pipeline_takes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         quant = plan.activations[value]
         return {value: type(quant)(bits=8, signed=quant.signed, threshold=quant.threshold * 2)}
 
-    monkeypatch.setattr("onnxdfq.pipeline.steps.thresholds_by_outputs", lambda *_, **__: {})
+    monkeypatch.setattr("onnxdfq.pipeline.planning.thresholds_by_outputs", lambda *_, **__: {})
     schemes = ("power-of-two", "free")
     plain, widest = {scheme: scales(scheme=scheme) for scheme in schemes}, scales(clipping="max")
-    monkeypatch.setattr("onnxdfq.pipeline.steps.thresholds_by_outputs", doubled)
+    monkeypatch.setattr("onnxdfq.pipeline.planning.thresholds_by_outputs", doubled)
     for scheme in schemes:
         moved = scales(scheme=scheme)
         changed = {name for name, scale in moved.items() if scale != plain[scheme][name]}

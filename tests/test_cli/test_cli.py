@@ -210,7 +210,7 @@ def test_no_batch_norm(refused: Callable[..., str], tmp_path: Path) -> None:
     weight = numpy_helper.from_array(np.ones((4, 3, 1, 1), "f4"), "w")
     graph = helper.make_graph([helper.make_node("Conv", ["x", "w"], ["y"])], "g", [x], [y], [weight])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "x.onnx")
-    message = refused("compress", tmp_path / "x.onnx")
+    message = refused("compress", tmp_path / "x.onnx", "--method", "dgh")
     assert "folded" in message and "onnxdfq.export" in message and "--calibration" in message
 
 
@@ -276,7 +276,7 @@ def test_zero_size_input(refused: Callable[..., str], model: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--bits", "4x8"], "--bits '4x8' is not of the form w4a8"),
+        (["--bits", "4x8"], "--bits: '4x8' is not of the form w4a8"),
         (["--bits", "w1a8"], "weights take 2 to 8 bits"),
         (["--method", "dhg"], "Unknown method: 'dhg'. Did you mean 'dgh'?"),
         (["--target", "ot"], "Unknown target: 'ot'. Did you mean 'ort'?"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnxdfq.errors import DataError
-from onnxdfq.methods import Images
+from onnxdfq.images import Images
 
 
 def test_saved_images_load_to_the_same_bytes(tmp_path: Path) -> None:

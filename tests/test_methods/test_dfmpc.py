@@ -42,7 +42,7 @@ def test_two_and_six_bits_without_images(tmp_path: Path) -> None:
 def test_the_recalibrated_form_beats_the_papers(tmp_path: Path) -> None:
     common = {"method": "dfmpc", "bits": "w2/6", "evaluate": TEST}
     best = onnxdfq.compress(DIGITS, output=tmp_path / "best.onnx", **common)  # type: ignore[arg-type]
-    paper = onnxdfq.compress(DIGITS, output=tmp_path / "paper.onnx", dfmpc="paper", **common)  # type: ignore[arg-type]
+    paper = onnxdfq.compress(DIGITS, output=tmp_path / "paper.onnx", settings={"dfmpc": {"form": "paper"}}, **common)  # type: ignore[arg-type]
     assert best.metrics["sqnr_db"] > paper.metrics["sqnr_db"]  # type: ignore[operator]
 
 
@@ -74,7 +74,7 @@ def test_default_name_holds_no_slash(tmp_path: Path) -> None:
         ({"bits": "w2/6a8", "split_channels": 0.1}, "leave --split-channels out"),
         ({"bits": "w2/6a8", "budget": "size=9KB"}, "leave --budget out"),
         ({"bits": "w1/6"}, "weights take 2 to 8 bits"),
-        ({"bits": "w2/6", "dfmpc": "papre"}, "Did you mean 'paper'"),
+        ({"bits": "w2/6", "settings": {"dfmpc": {"form": "papre"}}}, "Did you mean 'paper'"),
     ],
 )
 def test_what_does_not_go_together(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
@@ -123,7 +123,7 @@ def test_folded_models_are_quantized_by_images_of_the_users_own(tmp_path: Path, 
     assert result.metrics["top1"] > result.metrics["top1_float"] - 0.1  # type: ignore[operator]
     assert [(int(array.min()), int(array.max())) for array in integers(result.model)].count((-1, 1)) >= 2
     with pytest.raises(InputError, match="No pair is legal: of no low layer"):
-        onnxdfq.compress(model, method="dfmpc", bits=bits, calibration=images, dfmpc="paper")
+        onnxdfq.compress(model, method="dfmpc", bits=bits, calibration=images, settings={"dfmpc": {"form": "paper"}})
 
 
 def test_a_dead_channel_leaves_room_for_its_bias(tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from onnxdfq.errors import InputError, NoBatchNorm
+from onnxdfq.images import Images
 from onnxdfq.images.normalization import Normalization
-from onnxdfq.methods import Dgh, Images, Noise, evaluate_images
+from onnxdfq.methods import Dgh, Noise
 from onnxdfq.synthesis.losses import LossForm, stretching_loss
+from onnxdfq.synthesis.quality import evaluate_images
 
 STANDARD = Normalization(mean=(0.45,), std=(0.25,))  # images of mean 0 and deviation 1, as the test networks remember
 
@@ -198,7 +200,7 @@ def test_no_batch_norm_says_why_and_what_to_do(nets: SimpleNamespace) -> None:
         ({"rate": 0.0}, "rate is 0.0; it must be above 0"),
         ({"rate": float("nan")}, "rate is nan"),
         ({"stretching": -1.0}, "stretching is -1.0"),
-        ({"loss_form": "papers"}, "'papers'; it must be one of relative, public, paper"),
+        ({"loss_form": "papers"}, "Unknown loss_form: 'papers'. Did you mean 'paper'"),
         ({"precision": "int8"}, "'int8'"),
     ],
 )

@@ -7,28 +7,36 @@ import onnx_ir as ir
 import pytest
 
 from onnxdfq.errors import InputError, NoBatchNorm
+from onnxdfq.images import Images
 from onnxdfq.images.normalization import Normalization
-from onnxdfq.methods import IMAGE_COUNT, METHODS, Dgh, Images, Noise, ZeroQ, evaluate_images, method_named
+from onnxdfq.methods import Dgh, Noise, ZeroQ, configured, load_method
+from onnxdfq.methods.method import IMAGE_COUNT
+from onnxdfq.recipe import Recipe
+from onnxdfq.recipe.names import method_names
+from onnxdfq.synthesis.quality import evaluate_images
 
 STANDARD = Normalization(mean=(0.45,), std=(0.25,))
 
 
 def test_efforts_and_what_overrules_them() -> None:
-    method, count = method_named("dgh", effort="paper")
-    assert isinstance(method, Dgh)
-    assert (count, method.steps) == (1024, 1000)
-    method, count = method_named("dgh", effort="fast", images=7, steps=5, batch_size=3)
-    assert (method.steps, method.batch_size, count) == (5, 3, 7)  # type: ignore[union-attr]
-    assert method_named("noise", steps=5) == (Noise(), IMAGE_COUNT["fast"])
-    for efforts in METHODS.values():
-        assert efforts.keys() == IMAGE_COUNT.keys()
+    assert configured(Dgh, Recipe(effort="paper")) == Dgh(steps=1000)
+    assert configured(ZeroQ, Recipe()) == ZeroQ(steps=200) and configured(ZeroQ, Recipe(effort="paper")) == ZeroQ()
+    recipe = Recipe(effort="paper", steps=5, batch_size=3, settings={"dgh": {"batch_size": 4, "rate": 8}})
+    assert configured(Dgh, recipe) == Dgh(steps=5, batch_size=4, rate=8.0)
+    assert configured(Noise, Recipe(steps=5)) == Noise()
+    for name in method_names():
+        assert load_method(name).efforts.keys() <= IMAGE_COUNT.keys()
 
 
 def test_unknown_names_get_the_nearest() -> None:
     with pytest.raises(InputError, match=r"Unknown method: 'zerok'.*Did you mean 'zeroq'"):
-        method_named("zerok")
+        load_method("zerok")
     with pytest.raises(InputError, match=r"Unknown effort: 'quick'.*Allowed: fast, standard, paper"):
-        method_named("dgh", effort="quick")
+        Recipe(effort="quick")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"Unknown key in the settings of dgh: 'stepz'.*Did you mean 'steps'"):
+        configured(Dgh, Recipe(settings={"dgh": {"stepz": 3}}))
+    with pytest.raises(InputError, match=r"steps in the settings of dgh is 'x': it must be `int`, not `str`"):
+        configured(Dgh, Recipe(settings={"dgh": {"steps": "x"}}))
 
 
 def test_noise_is_gaussian_clamped_and_reproducible(small_model: ir.Model) -> None:

@@ -84,12 +84,12 @@ def step_of_output(model: ir.Model) -> float:
 
 
 def test_each_target_has_its_file(result: Result) -> None:
-    assert list(result.written) == target_names()
-    for name, written in result.written.items():
+    assert list(result.targets) == target_names()
+    for name, written in result.targets.items():
         assert written.path is not None and written.path.name == f"m.w8a8.{name}.onnx"
         assert written.metrics["bytes"] == written.path.stat().st_size
         assert written.metrics["sqnr_db_images"] is not None and written.metrics["sqnr_db_images"] > 20
-    first = result.written[target_names()[0]]
+    first = result.targets[target_names()[0]]
     assert (result.path, result.model) == (first.path, first.model)
     assert set(first.metrics.items()) <= set(result.metrics.items())
     assert {"images", "bytes_float", "seconds"} <= set(result.metrics)
@@ -99,7 +99,7 @@ def test_each_target_has_its_file(result: Result) -> None:
 
 @pytest.mark.parametrize("name", target_names())
 def test_each_file_is_valid_and_runs_as_it_computes(name: str, result: Result) -> None:
-    written, pixels = result.written[name], result.images.pixels
+    written, pixels = result.targets[name], result.images.pixels
     assert written.path is not None
     onnx.checker.check_model(written.path, full_check=True)
     onnx.shape_inference.infer_shapes(onnx.load(written.path), strict_mode=True, check_type=True)
@@ -115,11 +115,11 @@ def test_each_file_is_valid_and_runs_as_it_computes(name: str, result: Result) -
 
 def test_the_qlinear_file_computes_what_the_quantize_dequantize_file_computes(result: Result) -> None:
     """tflite and ort decide by the same grids, but for the weights, which tflite leaves symmetric."""
-    files = [result.written[name].path for name in ("tflite", "ort")]
+    files = [result.targets[name].path for name in ("tflite", "ort")]
     found = [outputs(path, result.images.pixels) for path in files if path is not None]
-    step = step_of_output(result.written["tflite"].model)
+    step = step_of_output(result.targets["tflite"].model)
     assert np.abs(found[0] - found[1]).max() <= 3.01 * step
-    kinds = Counter(node.op_type for node in result.written["tflite"].model.graph)
+    kinds = Counter(node.op_type for node in result.targets["tflite"].model.graph)
     assert (
         kinds["QLinearConv"] == 4 and kinds["QLinearAdd"] == kinds["QuantizeLinear"] == kinds["DequantizeLinear"] == 1
     )
@@ -152,7 +152,7 @@ def dtypes(model: ir.Model) -> dict[str, set[str]]:
     ],
 )
 def test_forms(name: str, opset: int, weight: str, bias: str, activation: set[str], batch: str, result: Result) -> None:
-    path = result.written[name].path
+    path = result.targets[name].path
     assert path is not None
     model = ir.from_proto(onnx.shape_inference.infer_shapes(onnx.load(path)))
     assert model.opset_imports == {"": opset}
@@ -188,7 +188,7 @@ def test_int32_biases_are_exact_products(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bits", ["w4a8", "w2a4", "w3a32"])
 def test_the_smallest_file_computes_what_the_default_one_does(bits: str, tmp_path: Path) -> None:
     result = compress(tmp_path, ["ort", "compact"], bits=bits)
-    ort, compact = result.written["ort"], result.written["compact"]
+    ort, compact = result.targets["ort"], result.targets["compact"]
     assert ort.path is not None and compact.path is not None
     np.testing.assert_array_equal(outputs(compact.path, result.images.pixels), outputs(ort.path, result.images.pixels))
     assert compact.path.stat().st_size < 0.8 * ort.path.stat().st_size
@@ -251,8 +251,8 @@ def test_the_command_line_repeats_the_option(tmp_path: Path) -> None:
 def test_a_model_in_memory_gives_every_graph_and_no_file(tmp_path: Path) -> None:
     proto = onnx.load(write_network(tmp_path / "m.onnx"))
     result = onnxdfq.compress(proto, method="noise", images=4, target="qnn,ort")
-    assert [written.path for written in result.written.values()] == [None, None] and result.path is None
-    assert result.model is result.written["qnn"].model
+    assert [written.path for written in result.targets.values()] == [None, None] and result.path is None
+    assert result.model is result.targets["qnn"].model
     assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
 
 
@@ -277,11 +277,11 @@ def test_containers_of_two_signs_around_a_move_and_a_relu(tmp_path: Path) -> Non
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
     result = onnxdfq.compress(path, method="noise", images=8, target="openvino,generic")
     assert not any("without its fusions" in note for note in result.notes)
-    for written in result.written.values():
+    for written in result.targets.values():
         assert written.metrics["sqnr_db_images"] is not None and written.metrics["sqnr_db_images"] > 25
 
 
 def test_several_targets_in_a_recipe() -> None:
     recipe = onnxdfq.Recipe(target="ort, openvino,ort")
-    assert recipe.targets == ("ort", "openvino")
-    assert onnxdfq.Recipe.from_dict({"target": "qnn"}, where="here").targets == ("qnn",)
+    assert recipe.target == ("ort", "openvino")
+    assert onnxdfq.Recipe.from_dict({"target": "qnn"}, where="here").target == ("qnn",)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from onnxdfq.errors import InputError
-from onnxdfq.recipe.recipe import Bits, Recipe
+from onnxdfq.recipe import Bits, Recipe
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,12 @@ def test_a_misspelt_key_is_refused_with_the_nearest_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("line", "message"),
-    [("seed = '1'", "type int"), ("bits = 8", "type str"), ("images = true", "type int"), ("images = 0", "at least 1")],
+    [
+        ("seed = '1'", "it must be `int`, not `str`"),
+        ("bits = 8", "it must be `str`, not `int`"),
+        ("images = true", "it must be `int`, not `bool`"),
+        ("images = 0", "at least 1"),
+    ],
 )
 def test_a_value_of_the_wrong_type_is_refused(tmp_path: Path, line: str, message: str) -> None:
     (tmp_path / "recipe.toml").write_text(line)

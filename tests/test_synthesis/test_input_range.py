@@ -9,7 +9,7 @@ import pytest
 
 from onnxdfq.errors import DataError, ShapeError
 from onnxdfq.images.normalization import Normalization
-from onnxdfq.methods import input_range
+from onnxdfq.synthesis.input_range import input_range
 from onnxdfq.model_file import load_model
 from passes.canonical.canonicalize import Canonicalize
 

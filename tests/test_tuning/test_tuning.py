@@ -200,14 +200,14 @@ def test_several_targets_of_one_plan_are_tuned_once(tmp_path: Path, monkeypatch:
         DIGITS, output=tmp_path / "q.onnx", bits="w4a8", method="noise", images=32, target="ort,compact"
     )
     assert len(calls) == 1
-    assert set(result.written) == {"ort", "compact"}
+    assert set(result.targets) == {"ort", "compact"}
     integers = [
         {
             name: value.const_value.numpy().astype("i1").tobytes()
             for name, value in written.model.graph.initializers.items()
             if name.endswith("weight_quantized") and value.const_value is not None
         }
-        for written in result.written.values()
+        for written in result.targets.values()
     ]
     assert integers[0] == integers[1]
     assert integers[0]
