@@ -3,20 +3,29 @@
 import sys
 import time
 from collections.abc import Callable
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 PATIENCE_S = 2.0
 REFRESH_S = 0.2
+LINES_EVERY_S = 10.0  # where nothing can be rewritten in place, as in a log
 
 
 class Progress(Protocol):
-    """What long-running steps call: steps done, steps in all, and a short note on what is going on."""
+    """What long-running stages call: units done, units in all, and a short note on what is going on."""
 
     def __call__(self, done: int, total: int, note: str, /) -> None: ...
 
 
+ProgressFactory = Callable[[str], Progress | None]
+"""Makes the display of one long stage, by its label; None for no display."""
+
+
+def silent(label: str) -> None:
+    """A ProgressFactory that shows nothing."""
+
+
 class Steps:
-    """Counts steps for a Progress, for work of several parts under one total."""
+    """Counts units of work for a Progress, for work of several parts under one total."""
 
     def __init__(self, progress: Progress | None, total: int) -> None:
         self.progress = progress
@@ -30,26 +39,54 @@ class Steps:
 
 
 class TerminalProgress:
-    """One line that is rewritten in place; silent when stderr is no terminal, or for what ends within two seconds."""
+    """A bar of tqdm in a terminal or a notebook, a line every ten seconds elsewhere; nothing for what ends at once.
+
+    Args:
+        label: what the stage does.
+        stream: where to, by default stderr.
+    """
 
     def __init__(self, label: str, stream: TextIO | None = None) -> None:
         self.label = label
         self.stream = sys.stderr if stream is None else stream
-        self.started = time.monotonic()
-        self.shown = 0.0
-        self.active = self.stream.isatty()
+        self.started = self.last = time.monotonic()
+        self._bar: Any = None
+        self._rewrites = self.stream.isatty() or _in_notebook()
 
     def __call__(self, done: int, total: int, note: str, /) -> None:
         now = time.monotonic()
-        elapsed = now - self.started
-        if not self.active or elapsed < PATIENCE_S or (now - self.shown < REFRESH_S and done < total):
+        if now - self.started < PATIENCE_S:
             return
-        self.shown = now
-        rate = done / elapsed
-        left = (total - done) / rate if rate else float("inf")
-        line = f"{self.label}  {done}/{total}  {rate:.1f}/s  {clock(left)} left  {note}"
-        self.stream.write(f"\r\033[K{line}" + ("\n" if done >= total else ""))
-        self.stream.flush()
+        if self._rewrites:
+            self._draw(done, total, note)
+        elif now - self.last >= LINES_EVERY_S or (done >= total and self.last > self.started):
+            self.last = now
+            rate = done / (now - self.started)
+            left = clock((total - done) / rate) if rate else "?"
+            self.stream.write(f"{self.label}  {done}/{total}  {rate:.1f}/s  {left} left  {note}\n")
+            self.stream.flush()
+
+    def _draw(self, done: int, total: int, note: str) -> None:
+        if self._bar is not None and time.monotonic() - self.last < REFRESH_S and done < total:
+            return
+        self.last = time.monotonic()
+        if self._bar is None:
+            from tqdm.auto import tqdm
+
+            self._bar = tqdm(
+                desc=self.label,
+                total=total,
+                file=self.stream,
+                delay=1e-9,  # not drawn before it has something to say
+                dynamic_ncols=True,
+                bar_format="{desc}  {n_fmt}/{total_fmt}  {rate_fmt}  {remaining} left  {postfix}",
+            )
+            self._bar.start_t -= time.monotonic() - self.started  # so that the rate is that of the whole stage
+        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.n = done
+        self._bar.refresh()
+        if done >= total:
+            self._bar.close()
 
 
 def clock(seconds: float) -> str:
@@ -60,9 +97,6 @@ def clock(seconds: float) -> str:
     return f"{minutes}:{rest:02d}"
 
 
-ProgressFactory = Callable[[str], Progress | None]
-"""Makes the display of one long stage, by its label; None for no display."""
-
-
-def silent(label: str) -> None:
-    """A ProgressFactory that shows nothing."""
+def _in_notebook() -> bool:
+    """Whether a Jupyter kernel runs this."""
+    return "ipykernel" in sys.modules

@@ -55,12 +55,13 @@ def read_target(name: str, table: Mapping[str, Any], *, where: str | None = None
     rules: Mapping[str, Mapping[str, Any]] = table.get("operators", {})
     operators = {key: _rule(rule, f"{where}: {key}") for key, rule in rules.items()}
     plain = {key: value for key, value in table.items() if key != "operators"} | {"name": name}
-    if missing := missing_fields(Target, plain):
-        raise InputError(f"{where} does not say {', '.join(missing)}; a target gives every field.", field="target")
-    containers = plain["weight_containers"]
+    containers = plain.get("weight_containers")
     if isinstance(containers, Mapping) and all(str(key).isdecimal() for key in containers):
         plain["weight_containers"] = {int(key): value for key, value in containers.items()}
-    target = Target(**checked_fields(Target, plain, where=where), operators=operators)
+    checked = checked_fields(Target, plain, where=where)
+    if missing := missing_fields(Target, plain):
+        raise InputError(f"{where} does not say {', '.join(missing)}; a target gives every field.", field="target")
+    target = Target(**checked, operators=operators)
     if 0 < target.pair_limit < GREATEST_PRODUCT:
         raise InputError(
             f"{where}: pair_limit is {target.pair_limit}, but one product of 8 bits alone reaches {GREATEST_PRODUCT}, "

@@ -9,8 +9,8 @@ import pytest
 
 from onnxdfq.errors import DataError, ShapeError
 from onnxdfq.images.normalization import Normalization
-from onnxdfq.synthesis.input_range import input_range
 from onnxdfq.model_file import load_model
+from onnxdfq.synthesis.input_range import input_range
 from passes.canonical.canonicalize import Canonicalize
 
 
