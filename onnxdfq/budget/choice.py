@@ -223,7 +223,7 @@ def _measure(
         activations={name: {bits: by_activation[bits] for bits in widths} for name, widths in activations.items()},
         batch_size=batch_size,
         device=device,
-        step=Steps(progress, sum(map(len, weights.values())) + sum(map(len, activations.values()))),
+        advance=Steps(progress, sum(map(len, weights.values())) + sum(map(len, activations.values()))),
     )
 
 
