@@ -29,6 +29,6 @@ def tuning_of(job: Job) -> Tuning | None:
     return tuning_for(
         "none" if recipe.tuning is None and recipe.method == DFMPC else recipe.tuning,  # it has repaired its weights
         weight_bits=min(asked) if recipe.budget is None else min(WEIGHT_BITS),
-        learn_steps=recipe.scheme == "free",
+        learn_scales=recipe.scheme == "free",
         effort=recipe.effort,
     )

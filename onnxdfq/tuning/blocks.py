@@ -113,8 +113,8 @@ def find_blocks(model: ir.Model) -> tuple[Block, ...]:
     parts.extend(
         replace(part, fallback=_reason(part, refused)) for part in _layers(flow) if taken.isdisjoint(part.nodes)
     )
-    tails = [region for region in regions if region.leak is None and _is_pointwise(region.nodes, "ReduceMean")]
-    parts = [_with_tail(flow, part, tails) for part in parts]
+    trailing = [region for region in regions if region.leak is None and _is_pointwise(region.nodes, "ReduceMean")]
+    parts = [_with_pointwise(flow, part, trailing) for part in parts]
     for rule in (_gates, _separable, _inverted):
         parts = _merged(flow, parts, rule)
     return tuple(_block(flow, part) for part in sorted(parts, key=lambda part: flow.position[part.layers[0]]))
@@ -167,7 +167,7 @@ def _with_activation(flow: Flow, part: _Part) -> _Part:
     return _grown(flow, part, readers, readers[0].outputs[0]) or part
 
 
-def _with_tail(flow: Flow, part: _Part, tails: Sequence[Region]) -> _Part:
+def _with_pointwise(flow: Flow, part: _Part, trailing: Sequence[Region]) -> _Part:
     """The part and what works point by point right behind it, in branches (SiLU, a normalization in pieces) or not."""
     while True:
         readers = set(flow.readers(part.exit))
@@ -177,9 +177,9 @@ def _with_tail(flow: Flow, part: _Part, tails: Sequence[Region]) -> _Part:
         if len(readers) == 1 and _is_pointwise(readers):
             (reader,) = readers
             grown = _grown(flow, part, (reader,), reader.outputs[0])
-        for tail in tails:
-            if grown is None and tail.entry is part.exit and readers <= set(tail.nodes):
-                grown = _grown(flow, part, tail.nodes, tail.exit)
+        for region in trailing:
+            if grown is None and region.entry is part.exit and readers <= set(region.nodes):
+                grown = _grown(flow, part, region.nodes, region.exit)
         if grown is None:
             return part
         part = grown
