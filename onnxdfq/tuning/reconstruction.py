@@ -12,7 +12,7 @@ from onnxdfq.tuning.block import BlockData, TunedBlock, reconstruction_error
 
 FIRST_EXPONENT, LAST_EXPONENT = 20.0, 2.0
 CHECKS = 20  # of whether the weights are rounded already
-# A block stops when at most this share of its weights is still soft: what it gains after that is below 1 % of its error.
+# A block stops when at most this share of its weights is soft: what it gains after that is below 1 % of its error.
 # That the error stands still is no sign before: until the exponent is small it often does, or rises, and a block that
 # stopped then would lose most of what it gains (ResNet-20, w4a4: 0.98 to 1.04 of the start for three quarters of the
 # steps, 0.84 at the end).
