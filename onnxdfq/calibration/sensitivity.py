@@ -129,9 +129,9 @@ class _Sweep:
         """Noise over signal when `downstream` runs from here. given: its initializers. change: of the values here."""
         noise = dict.fromkeys(self._outputs, 0.0)
         for state, exact in zip(self._states, self._float_outputs, strict=True):
-            for name, found in _run(downstream, state | change(state) | given).items():
-                if found.shape == exact[name].shape:  # else the number of rows depends on the numbers
-                    noise[name] += float((found - exact[name]).double().square().sum())
+            for name, output in _run(downstream, state | change(state) | given).items():
+                if output.shape == exact[name].shape:  # else the number of rows depends on the numbers
+                    noise[name] += float((output - exact[name]).double().square().sum())
         shares = [noise[name] / self._signal[name] for name in self._outputs if self._signal[name] > 0]
         return sum(shares) / max(len(shares), 1)
 

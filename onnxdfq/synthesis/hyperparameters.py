@@ -1,4 +1,4 @@
-"""What the methods share: checks of their hyper-parameters, one generator per batch, and provenance."""
+"""Checks of hyper-parameters, one generator per batch, and provenance: what all methods need."""
 
 import hashlib
 import json
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 
 def at_least(name: str, value: float, least: float) -> None:
-    """Raises InputError."""
+    """Raises InputError unless the value is finite and at least `least`."""
     if not (math.isfinite(value) and value >= least):
         raise InputError(f"{name} is {value}; it must be at least {least}")
 
 
 def positive(name: str, value: float) -> None:
-    """Raises InputError."""
+    """Raises InputError unless the value is finite and above 0."""
     if not (math.isfinite(value) and value > 0):
         raise InputError(f"{name} is {value}; it must be above 0")
 
 
 def one_of(name: str, value: str, allowed: Collection[str]) -> None:
-    """Raises InputError."""
+    """Raises InputError unless the value is among `allowed`."""
     if value not in allowed:
         raise InputError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}")
 
@@ -43,7 +43,13 @@ def batch_generators(seed: int, batches: int) -> list[torch.Generator]:
 
 
 def describe(method: "DataclassInstance", network: TappedNetwork | None, scale: InputRange) -> dict[str, str]:
-    """Provenance: settings, input range, versions, and a hash of the running statistics that the images fit."""
+    """Provenance of images: settings, input range, versions, and a hash of the running statistics that they fit.
+
+    Args:
+        method: A dataclass whose fields are the settings.
+        network: The one that was inverted; None for a method that inverts none.
+        scale: From standardised pixels to the model's units.
+    """
     entries: dict[str, Any] = {
         "settings": json.dumps(asdict(method), sort_keys=True),
         "input_range": scale.source,
