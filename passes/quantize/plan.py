@@ -152,7 +152,7 @@ def _number(entry: object) -> object:
     if isinstance(entry, TensorQuant):
         return [(part.name, _number(getattr(entry, part.name))) for part in fields(entry)]
     if isinstance(entry, np.ndarray):
-        return entry.dtype.str, entry.shape, entry.tobytes().hex()
+        return entry.dtype.str, entry.shape, sha256(entry.tobytes()).hexdigest()
     if isinstance(entry, tuple):
         return tuple(map(_number, entry))
     return entry.item() if isinstance(entry, np.generic) else entry
