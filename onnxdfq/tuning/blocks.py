@@ -66,15 +66,18 @@ class _Part:
 def find_layers(model: ir.Model) -> tuple[Block, ...]:
     """One block for each operator with a weight, with the activation function that alone reads it; in graph order.
 
-    The model is a float graph in canonical form, BatchNormalization folded. An operator that reads two computed values
-    (a Gemm that adds one) is none, and one that only scales channels is taken for a normalization.
+    An operator that reads two computed values (a Gemm that adds one) is none, and one that only scales channels is
+    taken for a normalization.
+
+    Args:
+        model: Float, canonical, BatchNormalization folded; it is only read.
     """
     flow = Flow(model.graph)
     return tuple(_block(flow, _with_activation(flow, part)) for part in _layers(flow))
 
 
 def find_blocks(model: ir.Model) -> tuple[Block, ...]:
-    """Blocks that hold every operator of `find_layers` once, in graph order; the same kind of model.
+    """Blocks that hold every operator of `find_layers` once, in graph order.
 
     1. Branches that begin at one value and join in one node are one block: a residual block (BRECQ, arXiv 2102.05426,
        section 3.2), a dense or Inception module, attention; with at most 10 layers, and not if smaller ones lie in it
@@ -85,6 +88,9 @@ def find_blocks(model: ir.Model) -> tuple[Block, ...]:
     3. Layers between branches that make no block by 1 come one by one; `fallback` says why.
 
     A Reshape or Transpose right before a block belongs to it: inside of a channel shuffle no axis is that of images.
+
+    Args:
+        model: As for `find_layers`.
     """
     flow = Flow(model.graph)
     regions = flow.regions()

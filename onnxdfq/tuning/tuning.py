@@ -192,7 +192,17 @@ class Tuning:
 
 
 def tuning_for(name: str | None, *, weight_bits: int, learn_scales: bool, effort: str) -> Tuning | None:
-    """The tuning of this name; by default none at 8 bits and BRECQ below."""
+    """The tuning of this name; by default none at 8 bits and BRECQ below.
+
+    Args:
+        name: "adaround", "brecq", "none", or None for the default.
+        weight_bits: The least width of a weight.
+        learn_scales: As for `Tuning`.
+        effort: A key of `EFFORTS`.
+
+    Returns:
+        None for "none".
+    """
     if name is None:
         name = "brecq" if weight_bits < FINE_BITS else "none"
     if name == "none":

@@ -133,7 +133,7 @@ class QuantPlan:
     def fingerprint(self) -> str:
         """Hex SHA-256 of all numbers: plans of one fingerprint quantize alike, so what one is tuned to holds for both.
 
-        The order of the tables does not count. Containers are no part of it: they are the target's.
+        In which order names stand in a table does not count. Containers are no part of it: they are the target's.
         """
         return _digest((table.name, _canonical(getattr(self, table.name))) for table in fields(self))
 
