@@ -1,4 +1,4 @@
-"""Mixed bits: what each layer costs and what it spoils, and the best widths under a budget."""
+"""Mixed precision: what each layer costs, how sensitive the outputs are to it, and the best widths under a budget."""
 
 from onnxdfq.budget.choice import MixedBits, check_budget, choose_bits
 from onnxdfq.recipe.budget import Budget

@@ -1,5 +1,6 @@
-"""The widths of all layers under a budget: sensitivities are measured, then the best choice is found."""
+"""The widths of all layers under a budget: sensitivities are measured, then the best choice is searched."""
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
@@ -22,15 +23,17 @@ from onnxdfq.recipe.budget import Budget
 from passes.quantize.points import find_quant_points
 from passes.target.target import Target
 
+logger = logging.getLogger(__name__)
+
 IMAGES = 64  # on ResNet-20 the choice stays the same from 16 on
 
 
 @dataclass(frozen=True, kw_only=True)
 class MixedBits:
-    """The widths of every layer, by node name, in graph order.
+    """The widths of every layer under a budget.
 
-    size: bytes of weights and scales. bops: bit operations per image. loss: noise over signal at the outputs, summed
-    over all that was free to choose.
+    layers: by node name, in graph order. size: bytes of weights and scales. bops: bit operations per image. loss: noise
+    over signal at the outputs, summed over all that was free to choose.
     """
 
     layers: Mapping[str, LayerBits]
@@ -56,7 +59,7 @@ class _Group:
 
 @dataclass(frozen=True, kw_only=True)
 class _Option:
-    """Widths for a group."""
+    """Widths for a group. cost: in the budget's unit. loss: summed sensitivities. weights: of its layers, in order."""
 
     cost: float
     loss: float
@@ -67,7 +70,7 @@ class _Option:
 def choose_bits(
     model: ir.Model,
     pixels: NDArray[np.float32],
-    observed: Observations,
+    observations: Observations,
     calibration: Calibration,
     target: Target,
     budget: Budget,
@@ -75,22 +78,33 @@ def choose_bits(
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> MixedBits:
-    """The widths with the least summed sensitivity within `budget`: the best of all choices, not a good one.
+    """The widths with the least summed sensitivity within a budget: the best of all choices, not a good one.
 
-    model: float, BatchNormalization folded, as it was observed. Weights take any width of the target up to
-    `calibration.weight_bits`, and those of one number per channel keep 8; the activations that layers read take any up
-    to `calibration.activation_bits` where the budget counts operations, else that. What `calibration.layer_bits` pins
-    is not touched. Of `pixels` (N, C, H, W) the first 64 are used. Raises InputError when the budget is below the least
-    that is possible, and as `Calibration.decide` does for pins that cannot be.
+    Weights take any width of the target up to `calibration.weight_bits`, and those of one number per channel keep 8;
+    the activations that layers read take any up to `calibration.activation_bits` where the budget counts operations,
+    else that. What `calibration.layer_bits` pins is not touched.
+
+    Args:
+        model: Float, BatchNormalization folded, as it was observed.
+        pixels: (N, C, H, W) float32 in the model's input units, of which the first 64 are used.
+        observations: By `calibration`, of that model.
+        calibration: How the plans are decided that sensitivities are measured with.
+        target: What the plans are for.
+        budget: Bytes, or bit operations per image.
+        device: Where the network runs.
+        progress: Called after each measurement.
+
+    Raises:
+        InputError: The budget is below the least that is possible; or as `Calibration.decide` does for pins.
     """
     layers, groups = _read(model, calibration, target, budget)
     batch_size = image_input(model).shape[0] or calibration.batch_size
     pixels = pixels[: max(IMAGES, batch_size)]
-    sensitivity = _measure(model, pixels, observed, calibration, target, groups, batch_size, device, progress)
+    sensitivity = _measure(model, pixels, observations, calibration, target, groups, batch_size, device, progress)
     options = [_options(group, sensitivity, budget) for group in groups]
-    found = least_loss([[(option.cost, option.loss) for option in choices] for choices in options], budget.limit)
-    assert found is not None  # the least is within the budget
-    picked = [choices[index] for choices, index in zip(options, found, strict=True)]
+    places = least_loss([[(option.cost, option.loss) for option in choices] for choices in options], budget.limit)
+    assert places is not None  # the least is within the budget
+    picked = [choices[index] for choices, index in zip(options, places, strict=True)]
     weights = {
         layer.node: bits
         for group, option in zip(groups, picked, strict=True)
@@ -98,6 +112,8 @@ def choose_bits(
     }
     activations = {group.source: option.activation for group, option in zip(groups, picked, strict=True)}
     stated = {source: None if bits == FLOAT_BITS else bits for source, bits in activations.items()}
+    for layer in layers:
+        logger.debug("%s: weight of %d bits, input of %s", layer.node, weights[layer.node], activations[layer.source])
     return MixedBits(
         layers={layer.node: LayerBits(weight=weights[layer.node], activation=stated[layer.source]) for layer in layers},
         size=size_bits(layers, weights) / 8,
@@ -107,7 +123,7 @@ def choose_bits(
 
 
 def check_budget(model: ir.Model, calibration: Calibration, target: Target, budget: Budget) -> None:
-    """Raises InputError as `choose_bits` does; before any image is there, and before BatchNormalization is folded."""
+    """Raises InputError as `choose_bits` does, before there is any image and before BatchNormalization is folded."""
     _read(model, calibration, target, budget)
 
 
@@ -146,7 +162,7 @@ def _groups(
     images: set[str | None],
     widths: Mapping[str, int],
 ) -> list[_Group]:
-    """Where no width of an activation is open, each layer is a group of its own."""
+    """Layers by what they read; where only one width of that is allowed, each layer is a group of its own."""
     by_source: dict[str | None, list[Layer]] = {}
     for layer in layers:
         by_source.setdefault(layer.source, []).append(layer)
@@ -157,7 +173,7 @@ def _groups(
             calibration.default_bits(scales=True) if pin.weight is None and layer.only_scales else pin.weight
             for layer, pin in zip(members, pins, strict=True)
         ]
-        weights = tuple(_open(bits, calibration.weight_bits, target.weight_bits) for bits in fixed)
+        weights = tuple(_allowed(bits, calibration.weight_bits, target.weight_bits) for bits in fixed)
         most = calibration.activation_bits
         activations: tuple[int, ...]
         if source is None or most == FLOAT_BITS:
@@ -167,7 +183,7 @@ def _groups(
         elif budget.kind == "size" or any(pin.activation is not None for pin in pins):
             activations = (widths[source],)
         else:
-            activations = _open(None, most, target.activation_bits)
+            activations = _allowed(None, most, target.activation_bits)
         if len(activations) > 1:
             groups.append(
                 _Group(source=source, layers=tuple(members), weight_bits=weights, activation_bits=activations)
@@ -180,14 +196,14 @@ def _groups(
     return groups
 
 
-def _open(pinned: int | None, most: int, taken: Iterable[int]) -> tuple[int, ...]:
-    return (pinned,) if pinned is not None else tuple(bits for bits in sorted(taken) if bits <= most)
+def _allowed(pin: int | None, most: int, of_target: Iterable[int]) -> tuple[int, ...]:
+    return (pin,) if pin is not None else tuple(bits for bits in sorted(of_target) if bits <= most)
 
 
 def _measure(
     model: ir.Model,
     pixels: NDArray[np.float32],
-    observed: Observations,
+    observations: Observations,
     calibration: Calibration,
     target: Target,
     groups: Iterable[_Group],
@@ -195,7 +211,7 @@ def _measure(
     device: str,
     progress: Progress | None,
 ) -> Sensitivity:
-    """Of all that is open."""
+    """Of every layer and activation with more than one width."""
     plain = replace(calibration, layer_bits={})
     weights = {
         layer.node: widths
@@ -209,11 +225,11 @@ def _measure(
         if group.source is not None and len(group.activation_bits) > 1
     }
     by_weight = {
-        bits: replace(plain, weight_bits=bits).decide(model, observed, target)
+        bits: replace(plain, weight_bits=bits).decide(model, observations, target)
         for bits in sorted(set().union(*weights.values()))
     }
     by_activation = {
-        bits: replace(plain, activation_bits=bits).decide(model, observed, target)
+        bits: replace(plain, activation_bits=bits).decide(model, observations, target)
         for bits in sorted(set().union(*activations.values()))
     }
     return measure_sensitivity(
@@ -223,13 +239,13 @@ def _measure(
         activations={name: {bits: by_activation[bits] for bits in widths} for name, widths in activations.items()},
         batch_size=batch_size,
         device=device,
-        step=Steps(progress, sum(map(len, weights.values())) + sum(map(len, activations.values()))),
+        advance=Steps(progress, sum(map(len, weights.values())) + sum(map(len, activations.values()))),
     )
 
 
 def _options(group: _Group, sensitivity: Sensitivity, budget: Budget) -> list[_Option]:
-    """All widths of the group that are worth their cost."""
-    found = []
+    """The Pareto-optimal widths of the group."""
+    options = []
     for activation in group.activation_bits:
         of_source = sensitivity.activations.get(group.source or "", {}).get(activation, 0.0)
         partial = [_Option(cost=0.0, loss=of_source, activation=activation)]
@@ -245,10 +261,10 @@ def _options(group: _Group, sensitivity: Sensitivity, budget: Budget) -> list[_O
                 )
                 for option, bits in product(partial, widths)
             ]
-            partial = _worth(longer)
-        found.extend(partial)
-    return _worth(found)
+            partial = _pareto(longer)
+        options.extend(partial)
+    return _pareto(options)
 
 
-def _worth(options: list[_Option]) -> list[_Option]:
+def _pareto(options: list[_Option]) -> list[_Option]:
     return [options[index] for index in pareto([(option.cost, option.loss) for option in options])]

@@ -18,10 +18,11 @@ SCALE_BITS = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """An operator with a weight. weights, scales: how many numbers. macs: multiplications and additions per image.
+    """An operator with a weight, and the sizes that its cost follows from.
 
-    only_scales: the weight holds one number per channel. source: the value with quantization parameters that the layer
-    reads; None for one that stays float.
+    node, weight: names of the operator and of the initializer. source: the value with quantization parameters that the
+    layer reads; None for one that stays float. weights, scales: how many numbers. macs: multiplications, each with its
+    addition, per image. only_scales: whether the weight holds one number per channel.
     """
 
     node: str
@@ -33,23 +34,28 @@ class Layer:
     only_scales: bool = False
 
     def bits_at(self, width: int) -> int:
-        """The weight packed at so many bits a number, and its scales as float32."""
+        """Bits of the weight, packed at so many a number, and of its scales as float32."""
         return self.weights * width + self.scales * SCALE_BITS
 
 
 def read_layers(model: ir.Model, target: Target) -> tuple[Layer, ...]:
-    """All layers that the target quantizes, in graph order. Runs the model once, for the sizes of its values."""
+    """All layers that the target quantizes, in graph order.
+
+    Args:
+        model: Float. It is run once on a blank image, for the sizes of its values.
+        target: Tells what is quantized, and along which axis.
+    """
     points = find_quant_points(model, target)
     sizes = _numbers_per_image(model, points)
     nodes = {node.name: node for node in model.graph}
     active = set(points.activations)
-    found = []
+    layers = []
     for use in points.weights:
         node, weight = nodes[use.node], model.graph.initializers[use.initializer]
         shape = tuple(weight.const_value.shape.numpy()) if weight.const_value is not None else ()
         source = data_input(node, use)
         root = points.same_as.get(source, source)
-        found.append(
+        layers.append(
             Layer(
                 node=use.node,
                 weight=use.initializer,
@@ -60,20 +66,25 @@ def read_layers(model: ir.Model, target: Target) -> tuple[Layer, ...]:
                 only_scales=use.scales,
             )
         )
-    return tuple(found)
+    return tuple(layers)
 
 
 def size_bits(layers: Iterable[Layer], weight_bits: Mapping[str, int]) -> int:
-    """All weights at their bits with their scales; weight_bits by node name."""
+    """Bits of all weights with their scales; weight_bits by node name."""
     return sum(layer.bits_at(weight_bits[layer.node]) for layer in layers)
 
 
 def bit_operations(
     layers: Iterable[Layer], weight_bits: Mapping[str, int], activation_bits: Mapping[str | None, int]
 ) -> int:
-    """Per image, summed over the layers: multiplications times bits of the weight times bits of the activation.
+    """Bit operations per image: over all layers, multiplications times bits of the weight times bits of the activation.
 
-    activation_bits: by `Layer.source`. Products of two activations (attention) are no part of it.
+    Products of two activations (attention) are no part of it.
+
+    Args:
+        layers: What is summed over.
+        weight_bits: By node name.
+        activation_bits: By `Layer.source`.
     """
     return sum(layer.macs * weight_bits[layer.node] * activation_bits[layer.source] for layer in layers)
 

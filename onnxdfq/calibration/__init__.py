@@ -1,4 +1,4 @@
-"""Thresholds, zero points and biases decided from what a network shows of its values (HPTQ)."""
+"""HPTQ: thresholds, zero points and biases, decided from statistics of a network's values."""
 
 from onnxdfq.calibration.calibration import Calibration
 

@@ -10,14 +10,22 @@ LAPLACE = {2: 2.83, 3: 3.89, 4: 5.03, 5: 6.2, 6: 7.41, 7: 8.64, 8: 9.89, 9: 11.1
 NORMAL = {2: 1.71, 3: 2.15, 4: 2.55, 5: 2.93, 6: 3.28, 7: 3.61, 8: 3.92, 9: 4.2}
 
 
-def reaches(
+def clipping_values(
     points: NDArray[np.floating], weights: NDArray[np.floating], bits: int, *, signed: bool
 ) -> NDArray[np.float64] | None:
-    """(2, ...) how far from zero a grid reaches that suits a Laplace and a normal distribution like this one.
+    """The thresholds that suit a Laplace and a normal distribution of the same deviation.
 
-    points: (..., K) values, and how often each occurs. None for bits that the tables do not have: at 16 nothing is
-    clipped. Grids with sign are symmetric about zero here, so the mean comes on top. One without sign holds what
-    Relu leaves of a distribution about zero: half of it, at the steps that one bit more would give the whole.
+    Grids with sign are symmetric about zero here, so the mean comes on top. One without sign holds what Relu leaves of
+    a distribution about zero: half of it, at the scale that one bit more would give the whole.
+
+    Args:
+        points: (..., K) numbers.
+        weights: Same shape, how often each occurs.
+        bits: Of the grid.
+        signed: Whether it has a sign.
+
+    Returns:
+        (2, ...) float64 in the unit of the points; None for bits that the tables lack (at 16 nothing is clipped).
     """
     if bits + (not signed) not in LAPLACE:
         return None

@@ -1,7 +1,4 @@
-"""Bias correction: rounding weights shifts the mean of every output channel; the bias takes the shift back.
-
-b' = b - sum over (channel m, tap) of (Q(W) - W) * E[x_m]        (HPTQ, arXiv 2109.09113; DFQ, arXiv 1906.04721, Eq. 17)
-"""
+"""Bias correction: rounding weights shifts the mean of every output channel; the bias takes the shift back."""
 
 import math
 from dataclasses import replace
@@ -32,10 +29,19 @@ def has_bias_to_set(node: ir.Node) -> bool:
 
 
 def corrected_bias(node: ir.Node, rounded: Vector, mean: Vector, *, shift: float = 0.0) -> NDArray[np.float32]:
-    """(C_out,) bias of a `node` for which `has_bias_to_set`, once its weight is `rounded`.
+    """The bias of a layer that takes back what rounding its weight does to the mean of its output.
 
-    mean: (C_in,) expectation of the node's input per channel, over images and positions; borders are neglected.
-    shift: a constant that is added to the whole input, border included, and that the bias has to take back.
+    Args:
+        node: A layer for which `has_bias_to_set`.
+        rounded: Its weight after quantization, in the weight's shape, float64.
+        mean: (C_in,) expectation of the node's input per channel, over images and positions; borders are neglected.
+        shift: A constant that is added to the whole input, border included, and that the bias has to take back.
+
+    Returns:
+        (C_out,) float32.
+
+    Source: b' = b - sum over (channel m, tap) of (Q(W) - W) * E[x_m]; HPTQ, arXiv 2109.09113; DFQ, arXiv 1906.04721,
+    Eq. 17.
     """
     weight = constant_value(node.inputs[1])
     assert weight is not None
@@ -46,10 +52,18 @@ def corrected_bias(node: ir.Node, rounded: Vector, mean: Vector, *, shift: float
 
 
 def with_room_for_bias(weight: TensorQuant, bias: NDArray[np.float32], source: TensorQuant) -> TensorQuant:
-    """The weight's quantization with steps wide enough that the bias, in steps of the accumulator, fits its integer.
+    """The weight's grid, made coarser by powers of two until the bias fits the accumulator's integer.
 
-    A channel whose weights are all but zero has tiny steps, and runtimes would wrap or clamp its bias unseen. Beside
-    such a bias its weights do not show, so wider steps lose nothing. By powers of two.
+    A channel whose weights are all but zero has a tiny scale, and runtimes would wrap or clamp its bias without a word.
+    Beside such a bias its weights do not show, so a coarser scale loses nothing.
+
+    Args:
+        weight: Per tensor or per output channel.
+        bias: (C_out,) float32.
+        source: Of the layer's input.
+
+    Returns:
+        `weight` itself where the bias fits.
     """
     needed = np.abs(bias, dtype=np.float64) / (GREATEST_BIAS * source.scale)
     if weight.axis is None or needed.shape != weight.scale.shape:
@@ -63,10 +77,19 @@ def with_room_for_bias(weight: TensorQuant, bias: NDArray[np.float32], source: T
 def on_accumulator_grid(
     node: ir.Node, bias: NDArray[np.float32], source: TensorQuant, weight: TensorQuant
 ) -> NDArray[np.float32]:
-    """(C_out,) the bias rounded to what an integer kernel adds: multiples of input scale times weight scale.
+    """The bias rounded to what an integer kernel adds: multiples of input scale times weight scale.
 
-    Runtimes round a float bias so themselves, unseen. Rounded here, the file computes what the kernel computes: engine
-    and runtime agree to the last bit. As it is where the sums are scaled before the bias is added.
+    Runtimes round a float bias so by themselves. Rounded here, the file computes what the kernel computes, and engine
+    and runtime agree to the last bit.
+
+    Args:
+        node: The layer.
+        bias: (C_out,) float32.
+        source: Grid of the layer's input.
+        weight: Grid of its weight.
+
+    Returns:
+        (C_out,) float32; `bias` itself where the sums are scaled before the bias is added.
     """
     scale = accumulator_scale(node, source.scale, weight.scale, bias.size) if bias.ndim == 1 else None
     if scale is None:

@@ -1,11 +1,12 @@
 """Thresholds of activations by what they cost the network's outputs.
 
 A threshold that is best for its own tensor keeps a few large values and rounds all others more coarsely. Between two
-powers of two that doubles every step, and behind depthwise layers it costs the outputs several decibels. And what an
-activation function makes next to nothing of is worth no steps at all, however far below zero it reaches.
+powers of two that doubles the scale, and behind depthwise layers it costs the outputs several decibels. And what an
+activation function makes next to nothing of is worth no integers at all, however far below zero it reaches.
 """
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -20,14 +21,16 @@ from onnxdfq.recipe.choices import Scheme
 from passes.quantize.plan import QuantPlan, TensorQuant
 from passes.quantize.points import KNOWN_RANGE
 
-CHANGES = (0, -1, 1)  # of the threshold, log2, halved where thresholds are free; first none
-FINER = (0, -1, -2)  # of the steps, where an activation function sets the grid's lower end
-WORTH = 0.8  # a change has to lower the error to this; less would follow the images at hand
-LEAST_BITS = 8  # with fewer, steps are tuned together with the roundings
+logger = logging.getLogger(__name__)
+
+DOUBLINGS = (0, -1, 1)  # of the threshold, halved where thresholds are free; none comes first
+SATURATION_DOUBLINGS = (0, -1, -2)  # of the scale, where an activation function sets the grid's lower end
+GREATEST_RATIO = 0.8  # of the errors after and before; a smaller gain would follow the images at hand
+LEAST_BITS = 8  # with fewer, scales are tuned together with the roundings
 # Of all images together, and images: what is rare has to occur among them. (Of 256 CIFAR-size images, the first 64 lack
 # the tails of the others: thresholds chosen by them lost 8 dB on all.)
-PIXELS, MOST, LEAST = 2**22, 256, 8
-BATCH = 64
+MOST_PIXELS, MOST_IMAGES, LEAST_IMAGES = 2**22, 256, 8
+BATCH_SIZE = 64
 
 
 def thresholds_by_outputs(
@@ -63,61 +66,82 @@ def thresholds_by_outputs(
         InputError: The model has no float output.
     """
     unit = 0.5 if scheme == "free" else 1
-    grids = {
+    candidates = {
         value.name or "": [
-            *(quant.widened(change * unit) for change in CHANGES),
-            *(_saturated(model, value, quant, unit) if zero_points else ()),
+            *(quant.widened(doublings * unit) for doublings in DOUBLINGS),
+            *(_from_saturation(model, value, quant, unit) if zero_points else ()),
         ]
-        for value, quant in _open(model, plan, scheme)
+        for value, quant in _activations(model, plan, scheme)
     }
-    if not grids:
+    if not candidates:
         return {}
-    tried = {
+    losses = _losses(model, plan, pixels, candidates, device=device, progress=progress)
+    better = {}
+    for name, by_candidate in losses.items():
+        index = min(by_candidate, key=by_candidate.__getitem__)
+        if by_candidate[index] < GREATEST_RATIO * by_candidate[0]:
+            better[name] = quant = candidates[name][index]
+            logger.debug(
+                "%s: threshold %.4g, zero point %d instead of threshold %.4g: noise over signal %.3g instead of %.3g",
+                name,
+                quant.threshold,
+                quant.zero_point,
+                plan.activations[name].threshold,
+                by_candidate[index],
+                by_candidate[0],
+            )
+    return better
+
+
+def _losses(
+    model: ir.Model,
+    plan: QuantPlan,
+    pixels: NDArray[np.float32],
+    candidates: Mapping[str, list[TensorQuant]],
+    *,
+    device: str,
+    progress: Progress | None,
+) -> Mapping[str, Mapping[int, float]]:
+    """Value name → place among its candidates → noise over signal at the outputs."""
+    plans = {
         name: {
-            index: replace(plan, activations=dict(plan.activations) | {name: grid}) for index, grid in enumerate(found)
+            index: replace(plan, activations={**plan.activations, name: quant}) for index, quant in enumerate(quants)
         }
-        for name, found in grids.items()
+        for name, quants in candidates.items()
     }
     fixed = image_input(model).shape[0]
-    count = max(min(PIXELS // pixels[0, 0].size, MOST), LEAST, fixed or 0)
-    measured = measure_sensitivity(
+    count = max(min(MOST_PIXELS // pixels[0, 0].size, MOST_IMAGES), LEAST_IMAGES, fixed or 0)
+    return measure_sensitivity(
         model,
         pixels[:count],
         weights={},
-        activations=tried,
-        batch_size=fixed or BATCH,
+        activations=plans,
+        batch_size=fixed or BATCH_SIZE,
         device=device,
-        step=Steps(progress, sum(map(len, grids.values()))),
-    )
-    best = {name: min(losses, key=losses.__getitem__) for name, losses in measured.activations.items()}
-    return {
-        name: grids[name][index]
-        for name, index in best.items()
-        if measured.activations[name][index] < WORTH * measured.activations[name][0]
-    }
+        advance=Steps(progress, sum(map(len, candidates.values()))),
+    ).activations
 
 
-def _saturated(model: ir.Model, value: ir.Value, quant: TensorQuant, unit: float) -> Iterator[TensorQuant]:
+def _from_saturation(model: ir.Model, value: ir.Value, quant: TensorQuant, unit: float) -> Iterator[TensorQuant]:
     """Grids without sign as wide as `quant` or narrower, that begin where the function behind them saturates."""
     negative = quant.signed or quant.zero_point  # else a Relu may lie in the grid's end at zero
     function = function_behind(model, value) if negative else None
     if function is None:
         return
-    for change in FINER:
-        step = float(quant.scale) * 2.0 ** (change * unit)
-        zero_point = saturation_zero_point(function, step, quant.bits)
+    for doublings in SATURATION_DOUBLINGS:
+        scale = float(quant.scale) * 2.0 ** (doublings * unit)
+        zero_point = saturation_zero_point(function, scale, quant.bits)
         if zero_point is not None:
-            yield TensorQuant(
-                bits=quant.bits, signed=False, threshold=np.asarray(step * 2**quant.bits), zero_point=zero_point
-            )
+            threshold = np.asarray(scale * 2**quant.bits)
+            yield TensorQuant(bits=quant.bits, signed=False, threshold=threshold, zero_point=zero_point)
 
 
-def _open(model: ir.Model, plan: QuantPlan, scheme: Scheme) -> Iterator[tuple[ir.Value, TensorQuant]]:
+def _activations(model: ir.Model, plan: QuantPlan, scheme: Scheme) -> Iterator[tuple[ir.Value, TensorQuant]]:
     """Activations whose range neither an image, nor a function, nor a Clip sets (on the integers, or where free grids
     have to end inside its bounds); and outputs, whose own error is what counts, stay out."""
-    closed = {*KNOWN_RANGE, "Clip"} if scheme == "free" else KNOWN_RANGE.keys()
+    fixed_range = {*KNOWN_RANGE, "Clip"} if scheme == "free" else KNOWN_RANGE.keys()
     for node in model.graph:
-        for value in node.outputs if node.op_type not in closed else ():
+        for value in node.outputs if node.op_type not in fixed_range else ():
             quant = plan.activations.get(value.name or "")
             if quant is None or quant.bits < LEAST_BITS or quant.clip is not None or value.is_graph_output():
                 continue

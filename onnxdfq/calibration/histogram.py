@@ -1,4 +1,4 @@
-"""A histogram that never looks twice: streamed in bounded memory, whatever range the next batch brings."""
+"""A streamed histogram: one pass and bounded memory, whatever range the next batch brings."""
 
 import numpy as np
 import torch
@@ -6,12 +6,15 @@ from numpy.typing import NDArray
 
 from passes.quantize.grid import covering_power_of_two
 
-BINS = 2**14  # an 8-bit step at an eighth of the greatest magnitude is then still four bins wide
+BINS = 2**14  # the scale of 8 bits at an eighth of the greatest magnitude is then at least four bins wide
 
 
 class Histogram:
-    """Counts of one value over [-bound, bound]. `bound` is a power of two and grows by doubling, so that two old bins
-    make exactly one new one and nothing already counted is smeared."""
+    """Counts of one tensor's numbers over [-bound, bound], and the least and greatest of them.
+
+    bound: a power of two, in the tensor's own unit. It grows by doubling, so that two old bins make exactly one new one
+    and nothing already counted is smeared. counts: (BINS,).
+    """
 
     def __init__(self) -> None:
         self.bound = 0.0
@@ -20,7 +23,7 @@ class Histogram:
         self.greatest = -np.inf
 
     def add(self, values: torch.Tensor) -> None:
-        """Count `values`, any shape. Raises ValueError when one is not finite."""
+        """Count values of any shape and floating type. Raises ValueError when one is not finite."""
         if values.numel() == 0:
             return
         values = values.detach().float()
@@ -37,8 +40,10 @@ class Histogram:
         self.counts += counts.cpu().numpy().astype(np.int64)
 
     def points(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Where the non-empty bins lie, in the value's unit, and their counts. The bin that begins at zero stands for
-        zero itself: after a Relu nearly all of it is."""
+        """Where the K bins that are not empty lie, in the tensor's own unit, and their counts: (K,), (K,).
+
+        The bin that begins at zero stands for zero itself: after a Relu nearly all of it is.
+        """
         width = 2 * self.bound / BINS
         centres = (np.arange(BINS) - BINS // 2 + 0.5) * width
         centres[BINS // 2] = 0.0

@@ -1,4 +1,4 @@
-"""One pass of the images through the float graph: a histogram per value, a channel mean per weighted input."""
+"""One pass of the images through the float graph: histograms of values, channel means of what layers read."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from onnxdfq.errors import DataError
 
 
 class ChannelMean:
-    """Running mean over everything but one axis."""
+    """Streamed mean over all axes but one, that of the channels."""
 
     def __init__(self, axis: int) -> None:
         self.axis = axis
@@ -23,20 +23,23 @@ class ChannelMean:
         self.count = 0
 
     def add(self, values: torch.Tensor) -> None:
-        """Take in one batch, any shape that has the axis."""
+        """Take in one batch, of any shape that has the axis."""
         rows = values.detach().movedim(self.axis, -1).flatten(0, -2)  # (K, C)
         self.total = self.total + rows.sum(dim=0, dtype=torch.float64).cpu().numpy()
         self.count += rows.shape[0]
 
     @property
     def mean(self) -> NDArray[np.float64]:
-        """(C,)"""
+        """(C,) float64, in the tensor's own unit."""
         return np.asarray(self.total / self.count)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Observations:
-    """histograms: by value name. means: by value name, of the values that feed a weighted operator."""
+    """Statistics of a float network's values, that plans are decided by.
+
+    histograms: by value name, of what is to be quantized. means: by value name, of what layers with a bias read.
+    """
 
     histograms: Mapping[str, Histogram]
     means: Mapping[str, ChannelMean]
@@ -52,11 +55,19 @@ def observe(
     device: str,
     advance: Callable[[str], None],
 ) -> Observations:
-    """Run all images (N, C, H, W) once. Memory: one batch, and a histogram per value.
+    """Run all images once. Memory: one batch, and a histogram per value.
 
-    values: what to take histograms of. mean_axes: value name → channel axis of what to take means of.
-    advance: called after each batch. Raises DataError when the images do not fit the input or the network computes
-    infinities from them.
+    Args:
+        model: Float.
+        pixels: (N, C, H, W) float32 in the model's input units.
+        values: Names of what to take histograms of.
+        mean_axes: Value name → channel axis, of what to take means of.
+        batch_size: Images at once, where the model leaves it open.
+        device: Where the network runs.
+        advance: Called after each batch, with a note.
+
+    Raises:
+        DataError: The images do not fit the input, or the network computes infinities from them.
     """
     histograms = {name: Histogram() for name in values}
     means = {name: ChannelMean(axis) for name, axis in mean_axes.items()}

@@ -1,6 +1,6 @@
 """Where an activation function no longer changes: Gelu, Swish and their kind are next to constant far below zero.
 
-What lies there may be cut off, and the steps that it took are free for the rest.
+What lies there may be cut off, and the integers that stood for it are free for the rest.
 """
 
 import onnx_ir as ir
@@ -12,7 +12,10 @@ from passes.graph.operators import CURVES
 
 
 def function_behind(model: ir.Model, value: ir.Value) -> TorchGraph | None:
-    """The element-wise function that is all that reads `value`: f(x), or x · f(x). None where there is none."""
+    """The element-wise function that alone reads `value`: f(x), or x · f(x), as a graph of one input and one output.
+
+    None where something else reads it, too, or the reader is no such function. Any shape may be given to the graph.
+    """
     reader = sole_consumer(value)
     if reader is None:
         reader = _gate(value)
@@ -23,17 +26,24 @@ def function_behind(model: ir.Model, value: ir.Value) -> TorchGraph | None:
     return TorchGraph(model, inputs=[value.name or ""], outputs=[reader.outputs[0].name or ""])
 
 
-def saturation_zero_point(function: TorchGraph, step: float, bits: int) -> int | None:
-    """The least `zero_point` of a grid without sign, below which `function` changes by no more than half a `step`.
+def saturation_zero_point(function: TorchGraph, scale: float, bits: int) -> int | None:
+    """The least zero point of a grid without sign, below which `function` changes by no more than half a scale.
 
-    None where it still changes at the most that the grid can begin below zero, 2**bits - 2 steps.
+    Args:
+        function: Element-wise, of one input and one output.
+        scale: Of the grid, in the unit of the function's input.
+        bits: Of the grid.
+
+    Returns:
+        An even number; None where the function still changes below 2**bits - 2 scales under zero, the lowest that the
+        grid can begin. It is followed down to four times as far.
     """
     zero_points = torch.arange(2, 2**bits, 2)
     with torch.no_grad():
-        (curve,) = function(-step * torch.arange(2, 2 ** (bits + 2), 2, dtype=torch.float32))
+        (curve,) = function(-scale * torch.arange(2, 2 ** (bits + 2), 2, dtype=torch.float32))
     below = curve.flip(0)
     greatest, least = below.cummax(0).values.flip(0), below.cummin(0).values.flip(0)
-    still = (torch.maximum(greatest - curve, curve - least) <= step / 2)[: len(zero_points)]
+    still = (torch.maximum(greatest - curve, curve - least) <= scale / 2)[: len(zero_points)]
     return int(zero_points[still.int().argmax()]) if still.any() else None
 
 

@@ -21,9 +21,10 @@ Values = dict[str, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Sensitivity:
-    """Noise over signal at the outputs, power by power, averaged over the outputs; what is not quantized gives none.
+    """What each layer and activation costs the outputs when it alone is quantized: noise power over signal power.
 
-    weights: node name → bits → loss. activations: value name → bits → loss.
+    weights: node name → bits → loss. activations: value name → bits → loss. A loss is the mean over the outputs.
+
     The rounding errors of two layers have little in common, so their powers nearly add up: the sum over all layers is
     what a plan is judged by. (At 4 to 6 bits the sum was within a factor of 2.5 of the whole on four networks.)
     """
@@ -40,29 +41,40 @@ def measure_sensitivity(
     activations: Mapping[str, Mapping[int, QuantPlan]],
     batch_size: int,
     device: str,
-    step: Callable[[str], None],
+    advance: Callable[[str], None],
 ) -> Sensitivity:
-    """Quantize one thing at a time and run what comes behind it. The model is float, BatchNormalization folded.
+    """Quantize one thing at a time and run the graph from there to its outputs.
 
-    weights: node name → bits → the plan whose weight and bias that layer takes. activations: value name → bits → the
-    plan whose grid the value takes. (Any number that tells plans apart will do for bits.) step: called after each
-    measurement. Memory: what all of `pixels` (N, C, H, W) are
-    at one point of the graph. Raises InputError where the model has no float output.
+    Memory: the values of all images at one point of the graph.
+
+    Args:
+        model: Float, BatchNormalization folded; it is only read.
+        pixels: (N, C, H, W) float32 in the model's input units.
+        weights: Node name → bits → the plan whose weight and bias that layer takes.
+        activations: Value name → bits → the plan whose grid the value takes. (Any number that tells plans apart will
+            do for bits, here and above.)
+        batch_size: Images at once, where the model leaves it open.
+        device: Where the network runs.
+        advance: Called after each measurement, with a note.
+
+    Raises:
+        DataError: The images do not fit the model's input.
+        InputError: The model has no float output.
     """
     sweep = _Sweep(_with_biases(model, weights), pixels, batch_size, device)
     loss_w: dict[str, dict[int, float]] = {}
     loss_a: dict[str, dict[int, float]] = {}
     for value in model.graph.inputs:
         if (name := value.name or "") in activations:
-            loss_a[name] = _of_activation(sweep, name, activations[name], step)
+            loss_a[name] = _of_activation(sweep, name, activations[name], advance)
     for index, node in enumerate(model.graph):
         if (name := node.name or "") in weights:
-            sweep.advance(index)
-            loss_w[name] = _of_weight(sweep, node, weights[name], step)
+            sweep.move_to(index)
+            loss_w[name] = _of_weight(sweep, node, weights[name], advance)
         for value in node.outputs:
             if (name := value.name or "") in activations:
-                sweep.advance(index + 1)
-                loss_a[name] = _of_activation(sweep, name, activations[name], step)
+                sweep.move_to(index + 1)
+                loss_a[name] = _of_activation(sweep, name, activations[name], advance)
     return Sensitivity(weights=loss_w, activations=loss_a)
 
 
@@ -78,7 +90,7 @@ def _with_biases(model: ir.Model, weights: Mapping[str, Mapping[int, QuantPlan]]
 
 
 class _Sweep:
-    """All images at one point of the graph, which moves forward only: what later nodes read is kept, and no more."""
+    """The values of all images at one point of the graph, which moves forward only; kept is what later nodes read."""
 
     def __init__(self, model: ir.Model, pixels: NDArray[np.float32], batch_size: int, device: str) -> None:
         self._model, self._device = model, device
@@ -92,34 +104,34 @@ class _Sweep:
             dict(zip(feeds.names, batch, strict=True))
             for batch in feeds.batches(feeds.names, pixels, batch_size, device)
         ]
-        graph = self.behind()
-        self._wanted = [_run(graph, state) for state in self._states]
+        graph = self.downstream()
+        self._float_outputs = [_run(graph, state) for state in self._states]
         self._signal = {
-            name: sum(float(wanted[name].double().square().sum()) for wanted in self._wanted) for name in self._outputs
+            name: sum(float(outputs[name].double().square().sum()) for outputs in self._float_outputs)
+            for name in self._outputs
         }
 
-    def advance(self, point: int) -> None:
+    def move_to(self, point: int) -> None:
         """Run the nodes up to `point`, a place in the graph."""
         if point == self._point:
             return
-        needed = self._alive(point)
-        between = self._graph(list(self._states[0]), needed)
+        between = self._graph(list(self._states[0]), self._alive(point))
         self._states = [_run(between, state) for state in self._states]
         self._point = point
 
-    def behind(self, *given: str) -> TorchGraph:
+    def downstream(self, *given: str) -> TorchGraph:
         """The graph from here to the outputs, with these initializers as inputs."""
         return self._graph([*self._states[0], *given], self._outputs)
 
     def loss(
-        self, behind: TorchGraph, given: Values, change: Callable[[Values], Values] = lambda state: state
+        self, downstream: TorchGraph, given: Values, change: Callable[[Values], Values] = lambda state: state
     ) -> float:
-        """Noise over signal when `behind` runs from here. given: its initializers. change: of the values here."""
+        """Noise over signal when `downstream` runs from here. given: its initializers. change: of the values here."""
         noise = dict.fromkeys(self._outputs, 0.0)
-        for state, wanted in zip(self._states, self._wanted, strict=True):
-            for name, found in _run(behind, state | change(state) | given).items():
-                if found.shape == wanted[name].shape:  # else the number of rows depends on the numbers
-                    noise[name] += float((found - wanted[name]).double().square().sum())
+        for state, exact in zip(self._states, self._float_outputs, strict=True):
+            for name, output in _run(downstream, state | change(state) | given).items():
+                if output.shape == exact[name].shape:  # else the number of rows depends on the numbers
+                    noise[name] += float((output - exact[name]).double().square().sum())
         shares = [noise[name] / self._signal[name] for name in self._outputs if self._signal[name] > 0]
         return sum(shares) / max(len(shares), 1)
 
@@ -131,7 +143,7 @@ class _Sweep:
         return TorchGraph(self._model, inputs=inputs, outputs=outputs).to(self._device).eval()
 
     def _alive(self, point: int) -> list[str]:
-        """The values that are there before the node at `point` and that it, or a later one, or an output needs."""
+        """Values computed before the node at `point` that it, or a later one, or an output of the graph reads."""
         nodes = list(self._model.graph)
         read = {value for node in nodes[point:] for value in node.inputs if value is not None}
         read |= set(self._model.graph.outputs)
@@ -145,7 +157,7 @@ def _run(graph: TorchGraph, values: Values) -> Values:
 
 
 def _of_weight(
-    sweep: _Sweep, node: ir.Node, plans: Mapping[int, QuantPlan], step: Callable[[str], None]
+    sweep: _Sweep, node: ir.Node, plans: Mapping[int, QuantPlan], advance: Callable[[str], None]
 ) -> dict[int, float]:
     name = node.name or ""
     weight = next(value for value in node.inputs[:2] if value is not None and value.is_initializer())
@@ -153,28 +165,28 @@ def _of_weight(
     assert weight.const_value is not None
     layer = sweep.nodes[name]
     bias = layer.inputs[2].name if any(name in plan.biases for plan in plans.values()) and layer.inputs[2] else None
-    behind = sweep.behind(weight.name, *([] if bias is None else [bias]))
+    downstream = sweep.downstream(weight.name, *([] if bias is None else [bias]))
     losses = {}
     for bits, plan in plans.items():
         given = {weight.name: sweep.tensor(plan.rounded_weight(weight.name, weight.const_value.numpy()))}
         if bias is not None:
             given[bias] = sweep.tensor(plan.biases[name])
-        losses[bits] = sweep.loss(behind, given)
-        step("weights")
+        losses[bits] = sweep.loss(downstream, given)
+        advance("weights")
     return losses
 
 
 def _of_activation(
-    sweep: _Sweep, name: str, plans: Mapping[int, QuantPlan], step: Callable[[str], None]
+    sweep: _Sweep, name: str, plans: Mapping[int, QuantPlan], advance: Callable[[str], None]
 ) -> dict[int, float]:
-    behind = sweep.behind()
+    downstream = sweep.downstream()
     losses = {}
     for bits, plan in plans.items():
         shift = plan.shifts.get(name, 0.0)
         quant = plan.read_quant(name)
         assert quant is not None
-        losses[bits] = sweep.loss(behind, {}, partial(_rounded, name=name, quant=quant, shift=shift))
-        step("activations")
+        losses[bits] = sweep.loss(downstream, {}, partial(_rounded, name=name, quant=quant, shift=shift))
+        advance("activations")
     return losses
 
 

@@ -18,7 +18,7 @@ from passes.target.target import Target
 
 GREATEST_CUT = 16  # 0 <= shift_cut = weight + input - output <= 16
 # shift_bias = weight + input - bias <= 15. The compiler allows it below 0 too, but before a LeakyRelu; the hardware
-# then rounds the bias to the steps of its sums. Here it is never below 0, so that the file computes what that computes.
+# then rounds the bias to the scale of its sums. Here it is never below 0, so that the file computes what that computes.
 GREATEST_BIAS_SHIFT = 15
 GREATEST_READ = 7  # shift_read = greatest - least input of an Add
 WRITE_OF_ADD = (-7, 25)  # shift_write = least input - output
@@ -29,10 +29,18 @@ ROUNDS = 200
 
 
 def within_shift_limits(model: ir.Model, plan: QuantPlan, target: Target) -> QuantPlan:
-    """The plan with thresholds raised, by powers of two, until every shift is within its limits.
+    """The plan with scales raised, by powers of two, until every shift is within its limits.
 
-    All quantizations of the plan are per tensor and power-of-two. Raises InputError that names a node where the limits
-    contradict each other.
+    Args:
+        model: The float graph that the plan is for.
+        plan: All its grids are per tensor and power-of-two.
+        target: Tells which activations are computed together with their producer.
+
+    Returns:
+        Of grids that stay as they are, the same objects.
+
+    Raises:
+        InputError: The limits contradict each other; names a node.
     """
     positions = _Positions(model, plan, target)
     for _ in range(ROUNDS):
@@ -46,7 +54,7 @@ def within_shift_limits(model: ir.Model, plan: QuantPlan, target: Target) -> Qua
 
 
 class _Positions:
-    """Positions of activations, weights and constants by initializer, biases by node; names of a kind never clash."""
+    """The positions of all grids of a plan, by kind and name: names of different kinds may be the same."""
 
     def __init__(self, model: ir.Model, plan: QuantPlan, target: Target) -> None:
         self._plan, self._target = plan, target
@@ -132,7 +140,7 @@ class _Positions:
 
 
 def position(quant: TensorQuant) -> int:
-    """p of a scale 2**-p."""
+    """p of a grid with the scale 2**-p."""
     return 1 - int(np.frexp(float(quant.scale))[1])
 
 

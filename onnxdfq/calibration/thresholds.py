@@ -14,44 +14,65 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from onnxdfq.calibration.aciq import reaches
+from onnxdfq.calibration.aciq import clipping_values
 from onnxdfq.calibration.histogram import Histogram
 from onnxdfq.recipe.choices import Clipping, Scheme
 from passes.quantize.grid import SMALLEST_THRESHOLD, covering_power_of_two, integer_range, scale_of
 from passes.quantize.plan import TensorQuant
 
+# How many powers of two are compared, from twice the one that clips nothing down.
 WEIGHT_HALVINGS = 10
 ACTIVATION_HALVINGS = 20
-FREE_RATIOS = np.arange(1, 101) / 100
+FREE_RATIOS = np.arange(1, 101) / 100  # of the threshold that clips nothing
+LEAST_WEIGHT_RATIO = 0.2
 
 
 def activation_candidates(points: NDArray[np.float64], bits: int, scheme: Scheme) -> NDArray[np.float64]:
-    """Thresholds worth a try for values that lie at `points`, greatest first or last."""
+    """The thresholds that are compared for an activation: (K,) float64 in the activation's own unit.
+
+    Powers of two from the greatest down, free ones from the least up.
+
+    Args:
+        points: (N,) where its values lie, in its own unit.
+        bits: Of the grid.
+        scheme: Which thresholds there are.
+    """
     greatest = float(np.abs(points).max(initial=0.0))
     if scheme != "free":
         candidates = 2 * covering_power_of_two(greatest) * 0.5 ** np.arange(ACTIVATION_HALVINGS)
     else:
-        # the greatest positive step lies one scale below the threshold: reach to where nothing is clipped
+        # the greatest point of the grid lies one scale below the threshold: reach to where nothing is clipped
         candidates = FREE_RATIOS * greatest * (1 + 2.0 ** -(bits - 1))
     return np.maximum(candidates, SMALLEST_THRESHOLD)
 
 
 def squared_error(points: NDArray[np.float64], counts: NDArray[np.int64], quant: TensorQuant) -> float:
-    """Sum over the histogram of the squared rounding and clipping error."""
+    """Sum of the squared rounding and clipping errors over a histogram: points (K,) and their counts (K,)."""
     return float(np.square(quant.round_trip(points) - points) @ counts)
 
 
 def activation_threshold(
     histogram: Histogram, bits: int, scheme: Scheme, *, signed: bool, limit: float | None, clipping: Clipping = "mse"
 ) -> float:
-    """The candidate with the least squared error over the histogram. It is at most `limit` where that is given."""
+    """The threshold of an activation with the least squared error over its histogram, of the clipping's candidates.
+
+    Args:
+        histogram: Of the activation.
+        bits: Of the grid.
+        scheme: Which thresholds there are.
+        signed: Whether the grid has a sign.
+        limit: What the threshold may be at most, in the activation's own unit.
+        clipping: Where the candidates come from.
+    """
     points, counts = histogram.points()
     greatest = max(-histogram.least, histogram.greatest, 0.0)
-    found = reaches(points, counts.astype(np.float64), bits, signed=signed) if clipping == "aciq" else None
+    by_distribution = None
+    if clipping == "aciq":
+        by_distribution = clipping_values(points, counts.astype(np.float64), bits, signed=signed)
     if clipping == "mse":
         candidates = activation_candidates(points, bits, scheme)
-    elif found is not None:
-        candidates = _as_scheme(np.minimum(found, greatest), rounds=scheme != "free")
+    elif by_distribution is not None:
+        candidates = _as_scheme(np.minimum(by_distribution, greatest), rounds=scheme != "free")
     else:
         candidates = activation_candidates(np.array([greatest]), bits, scheme)
         candidates = candidates[[1 if scheme != "free" else -1]]
@@ -73,27 +94,40 @@ def weight_thresholds(
     narrow: bool = False,
     clipping: Clipping = "mse",
 ) -> NDArray[np.float64]:
-    """The candidates with the least squared error, () or (C,) along `axis`; signed, as all weights are.
+    """The thresholds of a weight with the least squared error, of the clipping's candidates; on a grid with sign.
 
-    narrow: the grid is symmetric, without its least integer.
+    Args:
+        weight: Any shape, float32.
+        bits: Of the grid.
+        scheme: Which thresholds there are.
+        axis: Of the C channels that get a threshold each; None for one in all.
+        narrow: Whether the grid is symmetric, without its least integer.
+        clipping: Where the candidates come from.
+
+    Returns:
+        () or (C,) float64 in the weight's own unit.
     """
     rows = torch.from_numpy(np.array(weight, np.float32))  # a copy: the model's own data is not writable
     rows = rows.reshape(1, -1) if axis is None else rows.movedim(axis, 0).flatten(1)  # (C, K)
     least, greatest = torch.aminmax(rows, dim=1)
-    # the greatest positive step is t - scale, so the largest positive weight asks for a little more than itself
+    # the greatest point of the grid is t - scale, so the largest positive weight asks for a little more than itself
     half = 2.0 ** (bits - 1)
     reach = half / max(half - 1, 1)
     magnitude = torch.maximum(-least * (reach if narrow else 1), greatest * reach).double().numpy()  # (C,)
-    double = rows.double().numpy() if clipping == "aciq" else np.zeros((1, 0))
-    found = reaches(double, np.ones_like(double), bits, signed=True) if clipping == "aciq" else None
-    if found is not None:
+    by_distribution = None
+    if clipping == "aciq":
+        points = rows.double().numpy()
+        by_distribution = clipping_values(points, np.ones_like(points), bits, signed=True)
+    if by_distribution is not None:
         # of a handful of weights no distribution can be told: there it may be best to cut nothing off
-        candidates = _as_scheme(np.vstack([np.minimum(found, magnitude), magnitude]), rounds=scheme == "power-of-two")
+        candidates = _as_scheme(
+            np.vstack([np.minimum(by_distribution, magnitude), magnitude]), rounds=scheme == "power-of-two"
+        )
     elif scheme == "power-of-two":
         candidates = 2 * covering_power_of_two(magnitude) * 0.5 ** np.arange(WEIGHT_HALVINGS)[:, None]
         candidates = candidates if clipping == "mse" else candidates[1:2]
     else:
-        candidates = magnitude * FREE_RATIOS[FREE_RATIOS >= 0.2, None]
+        candidates = magnitude * FREE_RATIOS[FREE_RATIOS >= LEAST_WEIGHT_RATIO, None]
         candidates = candidates if clipping == "mse" else candidates[-1:]
     candidates = np.maximum(candidates, SMALLEST_THRESHOLD)  # (candidates, C)
     low, high = integer_range(bits, signed=True)
@@ -108,6 +142,6 @@ def weight_thresholds(
 
 
 def _as_scheme(thresholds: NDArray[np.float64], *, rounds: bool) -> NDArray[np.float64]:
-    """Thresholds as they are, or the nearest powers of two, by ratio."""
+    """Positive thresholds, as they are or as the nearest powers of two by ratio; same shape."""
     positive = np.maximum(thresholds, SMALLEST_THRESHOLD)
     return np.exp2(np.rint(np.log2(positive))) if rounds else positive

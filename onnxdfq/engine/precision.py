@@ -1,4 +1,4 @@
-"""The type that a device computes fastest in."""
+"""The floating-point type that a device computes fastest in."""
 
 import torch
 
@@ -6,7 +6,10 @@ from onnxdfq.recipe.choices import Precision
 
 
 def resolve_precision(device: torch.device, precision: Precision) -> torch.dtype:
-    """The compute type. bfloat16 on a CPU without its own instructions for it is slower than float32."""
+    """The type to compute in: as asked for, or by "auto" bfloat16 where that is native, else float32.
+
+    On a CPU without instructions of its own for bfloat16, it is slower than float32.
+    """
     if precision != "auto":
         return torch.bfloat16 if precision == "bfloat16" else torch.float32
     if device.type == "cuda":

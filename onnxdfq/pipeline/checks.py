@@ -34,7 +34,7 @@ def tuning_of(request: Request, method: Method) -> Tuning | None:
     return tuning_for(
         method.default_tuning if recipe.tuning is None else recipe.tuning,
         weight_bits=min(asked) if recipe.budget is None else min(WEIGHT_BITS),
-        learn_steps=recipe.scheme == "free",
+        learn_scales=recipe.scheme == "free",
         effort=recipe.effort,
     )
 

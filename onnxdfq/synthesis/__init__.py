@@ -1,1 +1,1 @@
-"""What methods that invert a network share: taps, statistics, losses, priors, optimizers."""
+"""What methods that invert a network share: taps, statistics, losses, priors, the optimiser."""

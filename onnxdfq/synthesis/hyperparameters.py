@@ -22,7 +22,13 @@ def batch_generators(seed: int, batches: int) -> list[torch.Generator]:
 
 
 def describe(method: "DataclassInstance", network: TappedNetwork | None, scale: InputRange) -> dict[str, str]:
-    """Provenance: settings, input range, versions, and a hash of the running statistics that the images fit."""
+    """Provenance of images: settings, input range, versions, and a hash of the running statistics that they fit.
+
+    Args:
+        method: A dataclass whose fields are the settings.
+        network: The one that was inverted; None for a method that inverts none.
+        scale: From standardised pixels to the model's units.
+    """
     entries: dict[str, Any] = {
         "settings": json.dumps(asdict(method), sort_keys=True),
         "input_range": scale.source,

@@ -27,7 +27,10 @@ SURROGATE_PIXELS = 2**17  # drawn in all: neighbours agree, so a small image cou
 
 @dataclass(frozen=True, kw_only=True)
 class InputRange:
-    """mean, std: (C,) in the model's units. low, high: (C,) in z, where images are clamped. source: where from."""
+    """The map from standardised pixels z to a model's units, and where images are clamped.
+
+    mean, std: (C,) float32 in the model's units. low, high: (C,) float32 in z. source: where these numbers come from.
+    """
 
     mean: NDArray[np.float32]
     std: NDArray[np.float32]
@@ -36,41 +39,49 @@ class InputRange:
     source: str
 
     def limits(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """low and high as (C, 1, 1) on a device."""
+        """low and high, each (C, 1, 1) float32 on a device."""
         return tuple(torch.from_numpy(limit).to(device)[:, None, None] for limit in (self.low, self.high))  # type: ignore[return-value]
 
     def to_model(self, standardised: Tensor) -> Tensor:
-        """z (N, C, H, W) -> x."""
+        """z (N, C, H, W) -> x, same shape."""
         mean, std = (torch.from_numpy(part).to(standardised.device)[:, None, None] for part in (self.mean, self.std))
         return mean + std * standardised
 
 
 def input_range(model: ir.Model, normalization: Normalization | None) -> InputRange:
-    """The range for the image input of a model: as told, else estimated, else mean 0 and deviation 1.
+    """The range of a model's image input: by the user's normalization, else estimated, else mean 0 and deviation 1.
 
-    Raises ShapeError, and DataError when the normalization has another number of channels than the model.
+    Args:
+        model: Float, its BatchNormalizations intact.
+        normalization: The user's, None where there is none.
+
+    Raises:
+        ShapeError: The image input is not of rank 4, or its sizes are not known.
+        DataError: The normalization has another number of channels than the model.
     """
     channels = Feeds(model).image_shape[0]
     if normalization is not None:
-        return _told(normalization, channels)
+        return _from_normalization(normalization, channels)
     for stats in read_batch_norms(model)[:3]:  # an affine prefix ends at the first activation
         if (estimate := _estimate(model, stats)) is not None:
             mean, std = estimate
-            return _range(mean, np.full(channels, std), LOWEST, HIGHEST, f"estimated from {stats.node}")
-    return _range(np.zeros(channels), np.ones(channels), LOWEST, HIGHEST, "assumed standardised")
+            return _input_range(mean, np.full(channels, std), LOWEST, HIGHEST, f"estimated from {stats.node}")
+    return _input_range(np.zeros(channels), np.ones(channels), LOWEST, HIGHEST, "assumed standardised")
 
 
-def _told(normalization: Normalization, channels: int) -> InputRange:
+def _from_normalization(normalization: Normalization, channels: int) -> InputRange:
     for numbers in (normalization.mean, normalization.std):
         if len(numbers) not in (1, channels):
             raise DataError(f"the normalization has {len(numbers)} channels, the model's image input has {channels}")
     mean = np.broadcast_to(np.asarray(normalization.mean), channels)
     std = np.broadcast_to(np.asarray(normalization.std), channels)
     darkest, brightest = -PIXEL_MEAN / PIXEL_STD, (1 - PIXEL_MEAN) / PIXEL_STD  # where a byte ends
-    return _range((PIXEL_MEAN - mean) / std, PIXEL_STD / std, darkest, brightest, "normalization")
+    return _input_range((PIXEL_MEAN - mean) / std, PIXEL_STD / std, darkest, brightest, "normalization")
 
 
-def _range(mean: NDArray[np.floating], std: NDArray[np.floating], low: float, high: float, source: str) -> InputRange:
+def _input_range(
+    mean: NDArray[np.floating], std: NDArray[np.floating], low: float, high: float, source: str
+) -> InputRange:
     def whole(value: float) -> NDArray[np.float32]:
         return np.full(len(mean), value, dtype=np.float32)
 

@@ -14,19 +14,28 @@ from torch import Tensor
 from onnxdfq.recipe.choices import LossForm
 from onnxdfq.synthesis.statistics import Targets, spread
 
-# An image that a classifier is so sure of is stretched no further: it would lift the outputs to where no image of the
-# world does, and their threshold with them (measured at 4 bits: by a factor of two, which costs points of accuracy).
-SURE = 0.99
+# An image to whose class a classifier gives more than this is stretched no further: it would lift the outputs to where
+# no image of the world does, and their threshold with them (measured at 4 bits: by a factor of two, which costs points
+# of accuracy).
+CONFIDENCE_LIMIT = 0.99
 # lambda of Eq. (8). relative: of 0, 1e-3, 3e-3, 1e-2, 3e-2 the largest that costs less than 5 % of the BN distance on
 # ResNet-20 (128 images, 60 steps: .0054, .0055, .0057, .0067, .0116, while the confident share rises from .45 to 1).
 STRETCHING: dict[LossForm, float] = {"relative": 3e-3, "public": 1e-4, "paper": 1e-3}
 
 
 def statistics_loss(form: LossForm, targets: Targets, moments: Tensor, pixels: Tensor) -> Tensor:
-    """L_BNS of the image set. moments (2, S), pixels (2, C): first and second moments, centred (see statistics.py).
+    """L_BNS of the image set: a scalar, 0 where its statistics are those of the network.
 
     paper: sum over layers of squared L2 errors of means and *variances*. The others: mean over layers of the mean over
     channels, on deviations, with the standardised pixels as one more layer.
+
+    Args:
+        form: Which of the three.
+        targets: The running statistics, S channels in all.
+        moments: (2, S) first and second moments, centred (see statistics.py).
+        pixels: (2, C) the same of the standardised pixels.
+
+    Source: DGH, arXiv 2410.22110, Eq. 4.
     """
     first, second = moments[0], moments[1]
     if form == "paper":
@@ -41,7 +50,7 @@ def statistics_loss(form: LossForm, targets: Targets, moments: Tensor, pixels: T
 
 
 def image_prior(first: Tensor, second: Tensor) -> Tensor:
-    """The image as a layer of mean 0 and deviation 1 per channel: (C,), (C,) -> ().
+    """The error of the image taken as a layer of mean 0 and deviation 1: moments (C,), (C,) -> ().
 
     Summed over channels, not averaged: the public code's target has shape (1, C), so it divides by 1.
     """
@@ -49,10 +58,15 @@ def image_prior(first: Tensor, second: Tensor) -> Tensor:
 
 
 def stretching_loss(form: LossForm, outputs: Sequence[Tensor], slack: Tensor) -> Tensor:
-    """L_ODSL of a batch: mean over images, summed over outputs (N, *) of any shape.
+    """L_ODSL of a batch: a scalar, mean over images, summed over outputs; lower where outputs range wider.
 
-    slack (2, N): [e - delta]_+ of Eq. (7), e the squared distance of an image's own mean and variance at the last BN
-    from the running ones; only the paper's form looks at it.
+    Args:
+        form: Which of the three.
+        outputs: Each (N, *), of any shape.
+        slack: (2, N) [e - delta]_+ of Eq. (7), e the squared distance of an image's own mean and variance at the last
+            BN from the running ones; only the paper's form reads it.
+
+    Source: DGH, arXiv 2410.22110, Eq. 7.
     """
     ranges = output_ranges(outputs)
     if form == "paper":
@@ -60,17 +74,17 @@ def stretching_loss(form: LossForm, outputs: Sequence[Tensor], slack: Tensor) ->
     if form == "public":
         return -ranges.mean(1).sum()
     logarithms = ranges.clamp_min(1e-6).log()
-    return -torch.where(_sure(outputs), logarithms.detach(), logarithms).mean(1).sum()
+    return -torch.where(_confident(outputs), logarithms.detach(), logarithms).mean(1).sum()
 
 
 @torch.no_grad()
-def _sure(outputs: Sequence[Tensor]) -> Tensor:
-    """(len(outputs), N): whether the output, if it is one of a classifier, is sure of its class."""
-    found = [top_probability(output) for output in outputs]
+def _confident(outputs: Sequence[Tensor]) -> Tensor:
+    """(len(outputs), N) bool: whether an output, if it is a classifier's, gives its class more than the limit."""
+    tops = [top_probability(output) for output in outputs]
     return torch.stack(
         [
-            torch.zeros(len(output), dtype=torch.bool, device=output.device) if top is None else top > SURE
-            for output, top in zip(outputs, found, strict=True)
+            torch.zeros(len(output), dtype=torch.bool, device=output.device) if top is None else top > CONFIDENCE_LIMIT
+            for output, top in zip(outputs, tops, strict=True)
         ]
     )
 

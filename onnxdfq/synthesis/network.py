@@ -20,9 +20,9 @@ from onnxdfq.synthesis.statistics import Targets, centred_moments, image_moments
 from passes.canonical.fold_batch_norm import FoldBatchNorm
 from passes.graph.batch_norm import BatchNormStats, folded_batch_norms, read_batch_norms
 
-# |bias / scale| up to which a BatchNormalization is folded: there bfloat16's rounding of its output, seen from its
-# input, is a thirtieth of the standard deviation, and a thousandth of the variance.
-MOST_BIAS = 30
+# |bias / scale| up to which a BatchNormalization is folded: there bfloat16's rounding of its output, in units of
+# its input, is a thirtieth of the standard deviation, and a thousandth of the variance.
+GREATEST_BIAS_RATIO = 30
 
 
 def no_batch_norm(model: ir.Model, method: str) -> NoBatchNorm:
@@ -43,12 +43,24 @@ def no_batch_norm(model: ir.Model, method: str) -> NoBatchNorm:
 
 
 class TappedNetwork:
-    """An ONNX model that returns what tells the input of every BatchNormalization, beside its float outputs.
+    """An ONNX model with taps that the moments of every BatchNormalization's input follow from.
 
     A BatchNormalization that folds into the layer before it is folded, which saves its two passes over memory: its
-    output is an affine map of its input, and so are their moments.
-    precision "auto" computes in bfloat16 where the hardware multiplies it natively, else in float32; moments are
-    float32 either way. Inputs other than the image are zeros. Raises NoBatchNorm, ShapeError, UnsupportedOperator.
+    output is an affine map of its input, and so are their moments. Inputs other than the image get constants.
+
+    Args:
+        model: Canonical, its BatchNormalizations intact.
+        method: Whose name an error begins with.
+        device: Where the network runs.
+        precision: "auto" computes in bfloat16 where the hardware multiplies it natively, else in float32; moments are
+            float32 either way.
+
+    Raises:
+        NoBatchNorm: The model has none.
+        ShapeError: No input of the model takes images, or several do.
+        UnsupportedOperator: The engine lacks an operator of the model.
+
+    targets: the running statistics of its L layers, S channels in all.
     """
 
     def __init__(self, model: ir.Model, *, method: str, device: str, precision: Precision) -> None:
@@ -73,7 +85,7 @@ class TappedNetwork:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the image input."""
+        """(C, H, W) of the image input. Raises ShapeError where it is not of rank 4, or its sizes are not known."""
         return self._feeds.image_shape
 
     def batch_sizes(self, count: int, batch_size: int) -> list[int]:
@@ -89,14 +101,21 @@ class TappedNetwork:
         return str(self._dtype).removeprefix("torch.")
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """images (N, C, H, W) float32 in the model's units -> taps of L layers (N, C_l, *), float outputs (N, *)."""
+        """Run a batch.
+
+        Args:
+            images: (N, C, H, W) float32 in the model's units.
+
+        Returns:
+            Taps of the L layers, each (N, C_l, *), and the float outputs, each (N, *).
+        """
         image = images.contiguous(memory_format=torch.channels_last)
         with self._autocast():
             values = self._graph(*self._feeds.of(self._graph.input_names, image))
         return [values[tap] for tap in self._tap_of_layer], [values[slot] for slot in self._output_slots]
 
     def moments(self, taps: list[Tensor]) -> Tensor:
-        """(2, S): first and second moment of the input of each BatchNormalization, centred at its running mean."""
+        """(2, S) float32: first and second moment of each BatchNormalization's input, centred at its running mean."""
         pairs = [centred_moments(tap, centre) for tap, centre in zip(taps, self._centres, strict=True)]
         first, second = (torch.cat(part) for part in zip(*pairs, strict=True))
         return torch.stack([first * self._units, second * self._units.square()])
@@ -124,8 +143,8 @@ class _Tap:
 
 
 def _folded(model: ir.Model, batch_norms: Sequence[BatchNormStats]) -> tuple[ir.Model, list[_Tap]]:
-    """The model with what may be folded, and the taps there."""
-    keep = [norm.node for norm in batch_norms if (np.abs(norm.bias) > MOST_BIAS * np.abs(norm.scale)).any()]
+    """The model with what may be folded, and the taps in it, one per BatchNormalization."""
+    keep = [norm.node for norm in batch_norms if (np.abs(norm.bias) > GREATEST_BIAS_RATIO * np.abs(norm.scale)).any()]
     folded = model.clone()
     FoldBatchNorm(keep)(folded)
     present = {value.name for node in folded.graph for value in node.outputs} | {v.name for v in folded.graph.inputs}

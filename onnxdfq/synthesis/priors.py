@@ -32,14 +32,14 @@ def canvas_extra(side: int) -> int:
 
 
 def draw(generator: torch.Generator, extra: tuple[int, int]) -> Draw:
-    """extra: (rows, columns) of canvas beyond the input."""
+    """A random augmentation. extra: (rows, columns) of canvas beyond the input."""
     top = int(torch.randint(extra[0] + 1, (), generator=generator))
     left = int(torch.randint(extra[1] + 1, (), generator=generator))
     return Draw(flip=bool(torch.randint(2, (), generator=generator)), top=top, left=left)
 
 
 def smooth(images: Tensor) -> Tensor:
-    """3x3 Gaussian, sigma 1.25, zero padding: (N, C, H, W) to the same shape.
+    """3x3 Gaussian of sigma 1.25 with zero padding: (N, C, H, W) to the same shape.
 
     The Gaussian separates, so two passes of three shifted sums stand for a depthwise convolution, which the CPU
     library runs slowly for three channels.
@@ -60,7 +60,7 @@ def clamp_straight_through(images: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 
 def prepare(canvas: Tensor, size: tuple[int, int], low: Tensor, high: Tensor, how: Draw) -> Tensor:
-    """(N, C, H + extra, W + extra) -> (N, C, H, W), differentiable."""
+    """The images of one differentiable visit: canvas (N, C, H + extra, W + extra) -> (N, C, H, W)."""
     if how.flip:
         canvas = canvas.flip(3)
     image = smooth(canvas)[:, :, how.top : how.top + size[0], how.left : how.left + size[1]]
@@ -68,6 +68,6 @@ def prepare(canvas: Tensor, size: tuple[int, int], low: Tensor, high: Tensor, ho
 
 
 def finalize(canvas: Tensor, size: tuple[int, int], low: Tensor, high: Tensor) -> Tensor:
-    """(N, C, H + extra, W + extra) -> (N, C, H, W), the image that is delivered."""
+    """The images that are delivered: canvas (N, C, H + extra, W + extra) -> (N, C, H, W)."""
     top, left = (canvas.shape[2] - size[0]) // 2, (canvas.shape[3] - size[1]) // 2
     return smooth(canvas)[:, :, top : top + size[0], left : left + size[1]].clamp(low, high)

@@ -16,9 +16,12 @@ CONFIDENT = 0.9
 
 @dataclass(frozen=True, kw_only=True)
 class ImageQuality:
-    """bn_distance: of the whole set's statistics from the running ones, relative, squared; 0 is perfect (see
+    """How well images stand for those that a network was trained with.
+
+    bn_distance: of the whole set's statistics from the running ones, relative, squared; 0 is perfect (see
     `Targets.distance`). confident: share of images to which the float model gives a class with more than 0.9, None for
-    a model that is no classifier."""
+    a model that is no classifier.
+    """
 
     bn_distance: float
     confident: float | None
@@ -26,7 +29,18 @@ class ImageQuality:
 
 @torch.no_grad()
 def evaluate_images(model: ir.Model, images: Images, *, batch_size: int = 64, device: str = "cpu") -> ImageQuality:
-    """Measure `images` by the canonical float model they were made for, in float32. Raises NoBatchNorm, ShapeError."""
+    """The quality of images by the model that they were made for, in float32.
+
+    Args:
+        model: Canonical, its BatchNormalizations intact.
+        images: In the model's input units.
+        batch_size: Images at once, where the model leaves it open.
+        device: Where the network runs.
+
+    Raises:
+        NoBatchNorm: The model has none.
+        ShapeError: No input of the model takes images, or several do.
+    """
     network = TappedNetwork(model, method="evaluate_images", device=device, precision="float32")
     pixels = torch.from_numpy(images.pixels)
     sizes = network.batch_sizes(len(images), batch_size)

@@ -62,13 +62,16 @@ def image_moments(x: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def spread(first: Tensor, second: Tensor, unit: Tensor | float = 1.0) -> Tensor:
-    """Standard deviation from centred moments, floored at 1e-3 of the unit (a variance)."""
+    """Standard deviation from centred moments, of any one shape; at least 1e-3 of the root of `unit`, a variance."""
     return (second - first.square()).clamp_min(0).add(VARIANCE_FLOOR * unit).sqrt()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:
-    """The running statistics of L layers side by side. All tensors (S,) float32 on one device, S = sum of C_l."""
+    """The running statistics of L layers side by side, which images are to have.
+
+    All tensors (S,) float32 on one device, S = sum of C_l.
+    """
 
     channels: tuple[int, ...]  # C_l
     mean: Tensor
@@ -79,6 +82,7 @@ class Targets:
 
     @classmethod
     def of(cls, means: Sequence[Tensor], variances: Sequence[Tensor]) -> "Targets":
+        """From the running means and variances of the layers, each (C_l,)."""
         channels = tuple(len(mean) for mean in means)
         weights = [torch.full_like(mean, 1.0 / (len(means) * len(mean))) for mean in means]
         var = torch.cat(list(variances)).clamp_min(0)
@@ -119,7 +123,7 @@ class Aggregate:
         self._sum = torch.zeros(2, channels, dtype=torch.float64, device=device)  # float64: replaced thousands of times
 
     def store(self, batch: int, moments: Tensor) -> None:
-        """moments (2, S): first and second moment of this batch, replacing what it had."""
+        """Replace the moments of one batch by these, (2, S)."""
         moments = moments.detach()
         self._sum += self._share[batch] * (moments - self._batches[batch]).double()
         self._batches[batch] = moments

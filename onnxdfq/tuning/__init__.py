@@ -1,4 +1,4 @@
-"""Weights, steps and biases trained on the QDQ graph: a plan in, a better plan out (AdaRound, BRECQ)."""
+"""Roundings of weights, scales of activations and biases, trained on the QDQ graph (AdaRound, BRECQ)."""
 
 from onnxdfq.tuning.tuning import Tuning, tuning_for
 

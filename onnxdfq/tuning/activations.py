@@ -1,4 +1,4 @@
-"""Activation quantizers while they are tuned: learned or chosen steps, and QDrop's mixing."""
+"""Activation quantizers while they are tuned: learned or searched scales, and QDrop's mixing."""
 
 import math
 from typing import Any
@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from passes.quantize.plan import TensorQuant
 
 
-def one_over_whole(step: float) -> float:
-    """The float32 nearest to `step` that is 1 / n for a whole n, or just below that: its reciprocal is at least n."""
-    whole = max(1, round(1 / step))
+def with_whole_reciprocal(scale: float) -> float:
+    """The float32 nearest to `scale` that is 1 / n for a whole n, or just below that: its reciprocal is at least n."""
+    whole = max(1, round(1 / scale))
     nearest = np.float32(1 / whole)
     return float(nearest if float(nearest) * whole <= 1 else np.nextafter(nearest, np.float32(0)))
 
@@ -47,10 +47,14 @@ class FakeQuantize(torch.autograd.Function):
         return dx, dscale, None, None
 
 
-class Coins:
-    """Random masks, cut from one long row of coin flips: to draw them anew costs as much as a convolution.
+class RandomMasks:
+    """Masks of 0 and 1, cut from one long row of random bits: to draw them anew costs as much as a convolution.
 
-    share: the probability of 1.
+    Args:
+        share: The probability of 1.
+        seed: Of the row and of where masks are cut from it.
+        device: Where masks lie.
+        dtype: Of masks.
     """
 
     def __init__(self, share: float, seed: int, device: torch.device, dtype: torch.dtype) -> None:
@@ -77,41 +81,46 @@ class Coins:
 class ActivationQuantizer(nn.Module):
     """The quantizer of one activation, per tensor.
 
-    learned: whether the step has a gradient, movable: whether other powers of two may be tried. coins: where set, which
-    elements are quantized; the others keep their float value (QDrop, arXiv 2203.05740). open_to_change: learned or
-    movable when it was made. whole_reciprocal: the step is to be one over a whole number in the end.
+    Args:
+        quant: The grid to begin with.
+        learned: Whether the scale has a gradient.
+        searched: Whether other powers of two may be tried for it.
+        whole_reciprocal: Whether it is to be one over a whole number in the end.
+
+    tunable: whether the scale was learned or searched when the quantizer was made. masks: where set, which elements are
+    quantized; the others keep their float value (QDrop, arXiv 2203.05740).
     """
 
-    def __init__(self, quant: TensorQuant, *, learned: bool, movable: bool, whole_reciprocal: bool = False) -> None:
+    def __init__(self, quant: TensorQuant, *, learned: bool, searched: bool, whole_reciprocal: bool = False) -> None:
         super().__init__()
         self.low, self.high = quant.range
         self.log2_scale = nn.Parameter(torch.tensor(float(quant.scale)).log2(), requires_grad=learned)
-        self.movable = movable
-        self.open_to_change = learned or movable
+        self.searched = searched
+        self.tunable = learned or searched
         self._whole_reciprocal = whole_reciprocal
-        self.coins: Coins | None = None
+        self.masks: RandomMasks | None = None
 
     @property
-    def step(self) -> float:
-        """The scale as it is now, or the nearest that is allowed."""
-        step = float(self.log2_scale.detach().exp2())
-        return one_over_whole(step) if self._whole_reciprocal else step
+    def scale(self) -> float:
+        """The scale as it is now, or the nearest that is allowed; in the activation's own unit."""
+        scale = float(self.log2_scale.detach().exp2())
+        return with_whole_reciprocal(scale) if self._whole_reciprocal else scale
 
     def freeze(self) -> None:
-        """Another block has settled the step."""
+        """Keep the scale from now on: the block that it belongs to is tuned."""
         if self._whole_reciprocal:
-            self.log2_scale.data.fill_(math.log2(self.step))
+            self.log2_scale.data.fill_(math.log2(self.scale))
         self.log2_scale.requires_grad_(False)
-        self.movable = False
+        self.searched = False
 
     def forward(self, x: Tensor) -> Tensor:
         """x on the grid, same shape and type."""
         return self.mixed(x, x)
 
     def mixed(self, quantized: Tensor, exact: Tensor) -> Tensor:
-        """`quantized` on the grid, with `drop` of its elements taken from `exact` instead."""
+        """`quantized` on the grid; where a mask of `masks` is 0, `exact` instead. All of one shape and type."""
         scale = self.log2_scale.exp2()
         result: Tensor = FakeQuantize.apply(quantized, scale, self.low, self.high)  # type: ignore[no-untyped-call]
-        if self.coins is None:
+        if self.masks is None:
             return result
-        return torch.lerp(exact, result, self.coins.like(result))
+        return torch.lerp(exact, result, self.masks.like(result))

@@ -12,15 +12,15 @@ from onnxdfq.tuning.blocks import Block
 from onnxdfq.tuning.quantized import QdqGraph
 from onnxdfq.tuning.rounding import WeightRounding
 
-SAMPLE = 256  # images that an error is measured on
+ERROR_IMAGES = 256  # that an error is measured on
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockData:
-    """What is reconstructed, over all images (first axis).
+    """What a block is tuned on, over all images.
 
-    entry: the block's input before it is quantized, as the tuned network makes it. float_entry, float_exit: input and
-    output of the block in the float network. device, dtype: where and in which type batches are wanted.
+    entry: (N, *) the block's input before it is quantized, as the tuned network makes it. float_entry, float_exit:
+    (N, *) input and output of the block in the float network. device, dtype: of the batches.
     """
 
     entry: Tensor
@@ -33,7 +33,7 @@ class BlockData:
         return len(self.entry)
 
     def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor, Tensor]:
-        """The three for some images, images channels-last."""
+        """entry, float_entry and float_exit of some images, on the device; of rank 4 channels-last in memory."""
         entry, float_entry, float_exit = map(
             self._loaded, (self.entry[index], self.float_entry[index], self.float_exit[index])
         )
@@ -47,7 +47,12 @@ class BlockData:
 class TunedBlock(nn.Module):
     """A block whose weights are roundings, whose activation quantizers may mix, and whose biases train.
 
-    quantizers: by the name of the activation in the plan; those that the block reads become its own.
+    Args:
+        graph: The QDQ graph that the block is a part of.
+        block: Which part.
+        roundings: By name, of all its weights.
+        quantizers: By the name of the activation in the plan; those that the block reads become its own.
+        dtype: What it computes in, by autocast.
     """
 
     def __init__(
@@ -83,7 +88,7 @@ class TunedBlock(nn.Module):
         self._entry_quantizer = quantizers[sites[entry].key] if entry in sites else None
 
     def forward(self, entry: Tensor, float_entry: Tensor) -> Tensor:
-        """(N, *) the block's input, tuned and float, before it is quantized -> (N, *) output before it is quantized."""
+        """The block's output (N, *) from its input (N, *), tuned and float; all of them before they are quantized."""
         if self._entry_quantizer is not None:
             entry = self._entry_quantizer.mixed(entry, float_entry)
         with torch.autocast(entry.device.type, dtype=torch.bfloat16, enabled=self._dtype is torch.bfloat16):
@@ -92,12 +97,12 @@ class TunedBlock(nn.Module):
         return output
 
     @torch.no_grad()
-    def settled_error(self, data: BlockData) -> float:
-        """The reconstruction error with every weight rounded, on the first images."""
+    def hard_error(self, data: BlockData) -> float:
+        """The reconstruction error with every weight rounded, on the first images; the roundings stay as they are."""
         soft = [rounding.v.clone() for rounding in self.roundings]
         for rounding in self.roundings:
-            rounding.settle()
-        total, count = 0.0, min(SAMPLE, len(data))
+            rounding.harden()
+        total, count = 0.0, min(ERROR_IMAGES, len(data))
         for start in range(0, count, 64):
             entry, float_entry, target = data.batch(slice(start, min(start + 64, count)))
             total += float(reconstruction_error(self(entry, float_entry), target)) * len(entry)
@@ -106,23 +111,28 @@ class TunedBlock(nn.Module):
         return total / count
 
     @torch.no_grad()
-    def choose_steps(self, data: BlockData, best: float) -> float:
-        """Power-of-two steps by reconstruction error: each activation tries half and twice its step.
+    def search_scales(self, data: BlockData, error: float) -> float:
+        """Power-of-two scales by reconstruction error: each activation tries half and twice its scale.
 
-        best: the settled error as it is; returns what it is then.
+        Args:
+            data: What the block is tuned on.
+            error: Its hard error as it is.
+
+        Returns:
+            Its hard error with the best scales, which the quantizers then have.
         """
         for quantizer in self.quantizers.values():
-            if not quantizer.movable:
+            if not quantizer.searched:
                 continue
-            found = start = quantizer.log2_scale.clone()
+            best = start = quantizer.log2_scale.clone()
             for change in (-1.0, 1.0):
                 quantizer.log2_scale.copy_(start + change)
-                if (error := self.settled_error(data)) < best:
-                    best, found = error, quantizer.log2_scale.clone()
-            quantizer.log2_scale.copy_(found)
-        return best
+                if (other := self.hard_error(data)) < error:
+                    error, best = other, quantizer.log2_scale.clone()
+            quantizer.log2_scale.copy_(best)
+        return error
 
 
 def reconstruction_error(output: Tensor, target: Tensor) -> Tensor:
-    """Squared error summed over channels (axis 1), mean over images and positions."""
+    """Squared error of (N, C, *), summed over channels, mean over images and positions: ()."""
     return (output - target).float().square().sum(1).mean()

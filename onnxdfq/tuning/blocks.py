@@ -66,15 +66,18 @@ class _Part:
 def find_layers(model: ir.Model) -> tuple[Block, ...]:
     """One block for each operator with a weight, with the activation function that alone reads it; in graph order.
 
-    The model is a float graph in canonical form, BatchNormalization folded. An operator that reads two computed values
-    (a Gemm that adds one) is none, and one that only scales channels is taken for a normalization.
+    An operator that reads two computed values (a Gemm that adds one) is none, and one that only scales channels is
+    taken for a normalization.
+
+    Args:
+        model: Float, canonical, BatchNormalization folded; it is only read.
     """
     flow = Flow(model.graph)
     return tuple(_block(flow, _with_activation(flow, part)) for part in _layers(flow))
 
 
 def find_blocks(model: ir.Model) -> tuple[Block, ...]:
-    """Blocks that hold every operator of `find_layers` once, in graph order; the same kind of model.
+    """Blocks that hold every operator of `find_layers` once, in graph order.
 
     1. Branches that begin at one value and join in one node are one block: a residual block (BRECQ, arXiv 2102.05426,
        section 3.2), a dense or Inception module, attention; with at most 10 layers, and not if smaller ones lie in it
@@ -85,6 +88,9 @@ def find_blocks(model: ir.Model) -> tuple[Block, ...]:
     3. Layers between branches that make no block by 1 come one by one; `fallback` says why.
 
     A Reshape or Transpose right before a block belongs to it: inside of a channel shuffle no axis is that of images.
+
+    Args:
+        model: As for `find_layers`.
     """
     flow = Flow(model.graph)
     regions = flow.regions()
@@ -113,8 +119,8 @@ def find_blocks(model: ir.Model) -> tuple[Block, ...]:
     parts.extend(
         replace(part, fallback=_reason(part, refused)) for part in _layers(flow) if taken.isdisjoint(part.nodes)
     )
-    tails = [region for region in regions if region.leak is None and _is_pointwise(region.nodes, "ReduceMean")]
-    parts = [_with_tail(flow, part, tails) for part in parts]
+    trailing = [region for region in regions if region.leak is None and _is_pointwise(region.nodes, "ReduceMean")]
+    parts = [_with_pointwise(flow, part, trailing) for part in parts]
     for rule in (_gates, _separable, _inverted):
         parts = _merged(flow, parts, rule)
     return tuple(_block(flow, part) for part in sorted(parts, key=lambda part: flow.position[part.layers[0]]))
@@ -167,7 +173,7 @@ def _with_activation(flow: Flow, part: _Part) -> _Part:
     return _grown(flow, part, readers, readers[0].outputs[0]) or part
 
 
-def _with_tail(flow: Flow, part: _Part, tails: Sequence[Region]) -> _Part:
+def _with_pointwise(flow: Flow, part: _Part, trailing: Sequence[Region]) -> _Part:
     """The part and what works point by point right behind it, in branches (SiLU, a normalization in pieces) or not."""
     while True:
         readers = set(flow.readers(part.exit))
@@ -177,9 +183,9 @@ def _with_tail(flow: Flow, part: _Part, tails: Sequence[Region]) -> _Part:
         if len(readers) == 1 and _is_pointwise(readers):
             (reader,) = readers
             grown = _grown(flow, part, (reader,), reader.outputs[0])
-        for tail in tails:
-            if grown is None and tail.entry is part.exit and readers <= set(tail.nodes):
-                grown = _grown(flow, part, tail.nodes, tail.exit)
+        for region in trailing:
+            if grown is None and region.entry is part.exit and readers <= set(region.nodes):
+                grown = _grown(flow, part, region.nodes, region.exit)
         if grown is None:
             return part
         part = grown

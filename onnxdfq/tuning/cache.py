@@ -1,4 +1,4 @@
-"""What is kept of a value over all images: bfloat16, in memory or, where it is large, in a file."""
+"""Memory for values over all images: bfloat16 tensors, those that are large in a file."""
 
 import math
 import tempfile
@@ -13,9 +13,10 @@ LARGEST_IN_MEMORY = 2**29  # bytes; about five such values live at a time
 
 
 class Cache:
-    """Makes tensors for a `with` block; the large ones lie in a temporary folder that goes with it.
+    """Makes tensors for a `with` block; the large ones lie in a temporary folder that goes when it ends.
 
-    limit: bytes above which a tensor lies in a file.
+    Args:
+        limit: Bytes above which a tensor lies in a file.
     """
 
     def __init__(self, limit: int = LARGEST_IN_MEMORY) -> None:

@@ -1,4 +1,4 @@
-"""Values of a network over all images, computed from the nearest value that is still at hand."""
+"""Values of a network over all images, each computed from the nearest one that is still in memory."""
 
 import numpy as np
 import onnx_ir as ir
@@ -11,18 +11,25 @@ from onnxdfq.engine.feeds import Feeds
 from onnxdfq.errors import InputError
 from onnxdfq.tuning.cache import Cache
 
-BATCH = 64
+BATCH_SIZE = 64
 
 
 class NotByImage(Exception):
-    """A value has no axis of images, so it cannot be kept image by image."""
+    """The first axis of a value is not that of the images, so it cannot be kept image by image."""
 
 
 class Prefix:
-    """A network that is walked from its images to its outputs, block by block.
+    """A network that is run from its images to its outputs, block by block.
 
     It keeps one value, of which the next is computed, where that suffices; where it does not (a branch that began
     earlier), the images are run again. The graph may be edited behind the value that is kept.
+
+    Args:
+        model: Float, or QDQ.
+        pixels: (N, C, H, W) float32 in the model's input units. Where the model runs at one batch size only, those that
+            do not fill a batch are left out.
+        cache: Where values over all images lie.
+        device: Where the network runs.
     """
 
     def __init__(self, model: ir.Model, pixels: NDArray[np.float32], cache: Cache, device: torch.device) -> None:
@@ -39,13 +46,17 @@ class Prefix:
 
     @torch.no_grad()
     def value(self, name: str) -> Tensor:
-        """(N, *) bfloat16 on the CPU; the images themselves as they are. Raises NotByImage."""
+        """The value of this name, (N, *) bfloat16 on the CPU; the images themselves as they are.
+
+        Raises:
+            NotByImage: Its first axis is not that of the images.
+        """
         if name == self._feeds.image_name:
             return self._images
         if name == self._name:
             return self._value
         graph = self._graph_from_kept(name)
-        size = self._feeds.batch or BATCH
+        size = self._feeds.batch or BATCH_SIZE
         result: Tensor | None = None
         source = self._value if self._name is not None else self._images
         for start in range(0, len(source), size):

@@ -1,4 +1,4 @@
-"""The QDQ graph while it is tuned: where its quantizers stand, and how what was tuned gets into it and into a plan."""
+"""The QDQ graph while it is tuned: where its quantizers stand, and how results get into it and into a plan."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -21,8 +21,11 @@ from passes.write.shift_negative import ShiftNegative
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizerSite:
-    """source: the float value that is quantized. output: the value that consumers read. key: its name in the plan, or
-    that of the value whose parameters it shares. scale: the initializer that holds the step."""
+    """A QuantizeLinear and the DequantizeLinear that follows.
+
+    source: the float value that is quantized. output: the value that consumers read. key: its name in the plan, or that
+    of the value whose parameters it shares. scale: the initializer that holds the scale.
+    """
 
     source: str
     output: str
@@ -33,9 +36,15 @@ class QuantizerSite:
 class QdqGraph:
     """A model with a plan carried out, in the plainest form: int8 weights, float biases.
 
-    model: the QDQ graph. sites: its activation quantizers, by the value that consumers read.
     Targets differ in containers, not in numbers, so what is tuned here holds for all that share the plan.
-    reference: the network of the same nodes whose weights are rounded; by default `model` itself.
+
+    Args:
+        model: The float graph that the plan is for; it is only read.
+        plan: What is carried out.
+        target: Tells which activations are quantized, and on which weights its kernels saturate.
+        reference: The network of the same nodes whose weights are rounded; by default `model` itself.
+
+    model: the QDQ graph. sites: its activation quantizers, by the value that consumers read.
     """
 
     def __init__(self, model: ir.Model, plan: QuantPlan, target: Target, *, reference: ir.Model | None = None) -> None:
@@ -88,7 +97,7 @@ class QdqGraph:
         }
 
     def rounding(self, weight: str) -> WeightRounding:
-        """The float weight of this name, to be rounded on its grid."""
+        """The rounding of the weight of this name, begun at the plan's integers or else at the float weight."""
         value = self._weights[self._layer_of[weight]].const_value
         assert value is not None
         node = self._layers[self._layer_of[weight]]
@@ -97,7 +106,7 @@ class QdqGraph:
             value.numpy(),
             self._plan.weights[weight],
             self._plan.integers.get(weight),
-            beyond=None if bound is None else partial(pairs_beyond, node, bound=bound),
+            saturating=None if bound is None else partial(pairs_beyond, node, bound=bound),
         )
 
     def write(
@@ -106,7 +115,13 @@ class QdqGraph:
         scales: Mapping[str, float],
         biases: Mapping[str, NDArray[np.float32]],
     ) -> None:
-        """integers: by weight. scales: by the activation's name in the plan. biases: by layer."""
+        """Put what was tuned into the graph and into the plan.
+
+        Args:
+            integers: By weight, in its shape.
+            scales: By the activation's name in the plan, in its own unit.
+            biases: By layer, (C_out,) float32.
+        """
         initializers = self.model.graph.initializers
         of_weight = {
             node.outputs[0].name: node.inputs[0] for node in self.model.graph if node.op_type == "DequantizeLinear"
@@ -118,20 +133,20 @@ class QdqGraph:
         arrays |= {self.bias_names((layer,))[layer]: bias.astype(np.float32) for layer, bias in biases.items()}
         for name, array in arrays.items():
             initializers[name].const_value = ir.Tensor(array, name=name)
-        self._remember(integers, scales, biases)
+        self._plan = self._with(integers, scales, biases)
 
-    def _remember(
+    def _with(
         self,
         integers: Mapping[str, NDArray[np.int8]],
         scales: Mapping[str, float],
         biases: Mapping[str, NDArray[np.float32]],
-    ) -> None:
+    ) -> QuantPlan:
         plan = self._plan
         activations = dict(plan.activations)
         for key, scale in scales.items():
             quant = activations[key]
             activations[key] = replace(quant, threshold=np.asarray(scale * quant.threshold / quant.scale))
-        self._plan = replace(
+        return replace(
             plan,
             activations=activations,
             integers={**plan.integers, **integers},

@@ -1,4 +1,4 @@
-"""The optimisation of one block: AdaRound's over whatever the block holds, with QDrop's mixing."""
+"""The optimisation of one block: AdaRound's, with QDrop's mixing."""
 
 import math
 from collections.abc import Sequence
@@ -7,21 +7,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from onnxdfq.tuning.activations import Coins
+from onnxdfq.tuning.activations import RandomMasks
 from onnxdfq.tuning.block import BlockData, TunedBlock, reconstruction_error
 
 FIRST_EXPONENT, LAST_EXPONENT = 20.0, 2.0
-CHECKS = 20  # looks at whether the weights are rounded already
-# A block stops when no more of its weights than this are undecided: what it gains after that is below 1 % of its error.
+CHECKS = 20  # of whether the weights are rounded already
+# A block stops when at most this share of its weights is soft: what it gains after that is below 1 % of its error.
 # That the error stands still is no sign before: until the exponent is small it often does, or rises, and a block that
 # stopped then would lose most of what it gains (ResNet-20, w4a4: 0.98 to 1.04 of the start for three quarters of the
 # steps, 0.84 at the end).
-UNDECIDED = 5e-3
+SOFT_SHARE = 5e-3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """Reconstruction error with every weight rounded, before and after; steps that were taken."""
+    """How one block came out: its hard error (see `TunedBlock`) before and after, and how many steps that took."""
 
     before: float
     after: float
@@ -32,55 +32,69 @@ class Outcome:
 class Reconstruction:
     """AdaRound (arXiv 2004.10568) over a layer or a block (BRECQ, arXiv 2102.05426; QDrop, arXiv 2203.05740).
 
-    Minimises the squared error of the block's output plus `penalty` * sum(1 - |2h - 1|^b) by Adam. The penalty sets in
-    after `warm_up` of the steps, with b falling from 20 to 2. rate: of the roundings. step_rate: relative change of a
-    learned activation step. bias_rate: in units of the layer's root mean square bias. The two fall along a cosine.
-    drop: the share of activations that keep their float value.
+    Minimises the squared error of the block's output plus `penalty` * sum(1 - |2h - 1|^b) by Adam (AdaRound, Eq. 24).
+    The penalty sets in after `warm_up` of the steps, with b falling from 20 to 2.
+
+    Args:
+        steps: Of the optimiser, at most.
+        batch_size: Images of one step.
+        rate: Learning rate of the roundings; it stays.
+        scale_rate: That of learned activation scales, as a relative change; it falls along a cosine.
+        bias_rate: That of biases, in units of the layer's root mean square bias; it falls along a cosine.
+        penalty: Weight of the term that drives h to 0 or 1.
+        warm_up: Share of the steps before it.
+        drop: Share of activations that keep their float value.
     """
 
     steps: int
     batch_size: int = 32
     rate: float = 1e-2
-    step_rate: float = 4e-3
+    scale_rate: float = 4e-3
     bias_rate: float = 1e-3
     penalty: float = 0.01
     warm_up: float = 0.2
     drop: float = 0.0
 
     def run(self, block: TunedBlock, data: BlockData, before: float, generator: torch.Generator) -> Outcome:
-        """Tune in place; the roundings end settled. A block that did not improve on `before`, its settled error as it
-        is, is put back to nearest rounding."""
+        """Tune in place; every weight ends rounded. A block that did not improve is put back to what it was.
+
+        Args:
+            block: On the device of the data.
+            data: What it is tuned on.
+            before: Its hard error as it is.
+            generator: Of the batches.
+        """
         biases = list(block.biases.values())
-        steps = [q.log2_scale for q in block.quantizers.values() if q.log2_scale.requires_grad]
+        scales = [q.log2_scale for q in block.quantizers.values() if q.log2_scale.requires_grad]
         roundings = [rounding.v for rounding in block.roundings]
-        start = [tensor.detach().clone() for tensor in (*roundings, *steps, *biases)]
+        start = [tensor.detach().clone() for tensor in (*roundings, *scales, *biases)]
         optimizer = torch.optim.Adam(
-            [{"params": roundings, "lr": self.rate}, {"params": steps, "lr": self.step_rate}]
+            [{"params": roundings, "lr": self.rate}, {"params": scales, "lr": self.scale_rate}]
             + [{"params": [bias], "lr": self.bias_rate * _size(bias)} for bias in biases]
         )
         falling = [(group, group["lr"]) for group in optimizer.param_groups[1:]]
-        coins = Coins(1 - self.drop, generator.initial_seed(), data.device, data.dtype) if self.drop else None
+        masks = RandomMasks(1 - self.drop, generator.initial_seed(), data.device, data.dtype) if self.drop else None
         for quantizer in block.quantizers.values():
-            quantizer.coins = coins
+            quantizer.masks = masks
         step, every = 0, max(1, self.steps // CHECKS)
         for step in range(1, self.steps + 1):
             share = step / self.steps
             for group, rate in falling:
                 group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * share))
             self._step(block, data, optimizer, share, torch.randperm(len(data), generator=generator)[: self.batch_size])
-            if step % every == 0 and _undecided(roundings) <= UNDECIDED:
-                break  # biases and steps could still move, but no longer by much
+            if step % every == 0 and _soft_share(roundings) <= SOFT_SHARE:
+                break  # biases and scales could still move, but no longer by much
         for quantizer in block.quantizers.values():
-            quantizer.coins = None
+            quantizer.masks = None
         for rounding in block.roundings:
-            rounding.settle()
-        after = block.settled_error(data)
+            rounding.harden()
+        after = block.hard_error(data)
         if not after < before:
             with torch.no_grad():
-                for tensor, old in zip((*roundings, *steps, *biases), start, strict=True):
+                for tensor, old in zip((*roundings, *scales, *biases), start, strict=True):
                     tensor.copy_(old)
             for rounding in block.roundings:
-                rounding.settle()
+                rounding.harden()
             after = before
         return Outcome(before=before, after=after, steps=step)
 
@@ -104,6 +118,6 @@ def _size(tensor: Tensor) -> float:
 
 
 @torch.no_grad()
-def _undecided(roundings: Sequence[Tensor]) -> float:
-    """The share of weights that are not rounded yet: h(V) is 0 or 1 beyond |V| = log(11)."""
+def _soft_share(roundings: Sequence[Tensor]) -> float:
+    """The share of weights that are not rounded yet, given V: h(V) is 0 or 1 beyond |V| = log(11)."""
     return float((torch.cat([v.flatten() for v in roundings]).abs() <= math.log(11)).float().mean())

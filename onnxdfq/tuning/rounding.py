@@ -16,11 +16,19 @@ STRETCH, SHIFT = 1.2, -0.1
 class WeightRounding(nn.Module):
     """One weight on its grid: scale * clip(floor(w / scale) + h(V)), with h from 0 (down) to 1 (up).
 
-    weight: any shape, float. quant: its grid, whose range clips. V starts so that the value is the float weight's.
-    integers: same shape, where better ones than the nearest are known: each is then one of the two, the other is its
-    neighbour on the side of the float weight, and V starts half way between the integer and the float weight.
-    beyond: which integers (same shape) a kernel would saturate on with their neighbours; they then are rounded towards
-    zero, which the integers that training starts from allow.
+    V starts so that the value is the float weight's.
+
+    Args:
+        weight: Any shape, float32.
+        quant: Its grid, whose range clips.
+        integers: Same shape, to start from instead: each is then one of the two that V decides between, the other is
+            its neighbour on the side of the float weight, and V starts half way between integer and float weight.
+        saturating: Which of given integers (same shape) a kernel would saturate on with their neighbours. These are
+            rounded towards zero in the end, which the integers that training starts from allow.
+
+    v: same shape. range: least and greatest integer.
+
+    Source: AdaRound, arXiv 2004.10568, Eq. 23 for h.
     """
 
     floor: Tensor
@@ -32,22 +40,22 @@ class WeightRounding(nn.Module):
         quant: TensorQuant,
         integers: NDArray[np.int8] | None = None,
         *,
-        beyond: Callable[[NDArray[np.int8]], NDArray[np.bool_]] | None = None,
+        saturating: Callable[[NDArray[np.int8]], NDArray[np.bool_]] | None = None,
     ) -> None:
         super().__init__()
         shape = [-1 if axis == quant.axis else 1 for axis in range(weight.ndim)]
         scale = torch.from_numpy(np.array(quant.scale, np.float32)).reshape(shape if quant.axis is not None else [])
         scaled = torch.from_numpy(np.array(weight, np.float32)) / scale
-        known = None if integers is None else torch.from_numpy(np.array(integers, np.float32))
-        floor = scaled.floor() if known is None else torch.where(scaled >= known, known, known - 1)
+        start = None if integers is None else torch.from_numpy(np.array(integers, np.float32))
+        floor = scaled.floor() if start is None else torch.where(scaled >= start, start, start - 1)
         up = (scaled - floor).clamp(0.01, 0.99)  # on the grid already: leave it a gradient
-        if known is not None:
-            up = (up + known - floor) / 2
+        if start is not None:
+            up = (up + start - floor) / 2
         self.register_buffer("scale", scale)
         self.register_buffer("floor", floor)
         self.v = nn.Parameter(-torch.log(STRETCH / (up - SHIFT) - 1))
         self.range = quant.range
-        self._beyond = beyond
+        self._saturating = saturating
 
     def up(self) -> Tensor:
         """h(V), same shape: between 0 and 1."""
@@ -62,16 +70,16 @@ class WeightRounding(nn.Module):
         return (1 - (2 * self.up() - 1).abs().pow(exponent)).sum()
 
     @torch.no_grad()
-    def settle(self) -> None:
-        """Round for good: V to where h is 0 or 1."""
+    def harden(self) -> None:
+        """Round every weight up or down: V to where h is 0 or 1."""
         up = self.v >= 0
-        if self._beyond is not None:
-            beyond = torch.from_numpy(self._beyond(self.integers())).to(up.device)
-            up = torch.where(beyond, self.floor < 0, up)
+        if self._saturating is not None:
+            saturating = torch.from_numpy(self._saturating(self.integers())).to(up.device)
+            up = torch.where(saturating, self.floor < 0, up)
         self.v.copy_(torch.where(up, 10.0, -10.0))
 
     @torch.no_grad()
     def integers(self) -> NDArray[np.int8]:
-        """What is written, same shape."""
+        """The integers that the file gets, same shape, int8."""
         rounded: NDArray[np.int8] = (self.floor + (self.v >= 0)).clamp(*self.range).to(torch.int8).cpu().numpy()
         return rounded

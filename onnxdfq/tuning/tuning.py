@@ -1,5 +1,6 @@
 """Tuning on the QDQ graph: AdaRound layer by layer, BRECQ block by block. A plan in, a better plan out."""
 
+import logging
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,8 @@ from passes.target.target import Target
 
 __all__ = ["EFFORTS", "TunedPart", "Tuning", "tuning_for"]
 
+logger = logging.getLogger(__name__)
+
 # Few steps need a high rate: of 0.01, 0.03 and 0.1 at 300 steps, and with or without QDrop's mixing, the settings of
 # `fast` gave the logits of ResNet-20 at w2a4 the best signal to noise on DGH images that were not tuned on (6.5, 7.2,
 # 7.5 dB; with mixing 6.7 at 0.03). The product of steps and rate stays.
@@ -32,15 +35,15 @@ EFFORTS = {
     "standard": Reconstruction(steps=1000, rate=3e-2),
     "paper": Reconstruction(steps=20000, rate=1.5e-3),
 }
-COARSE_BITS = 8  # activations of fewer bits have steps worth choosing
-# ONNX Runtime's integer Softmax computes with 1 / step rounded down (qlinear_softmax.cc): of a step of 1 / 20.7 all its
-# outputs come out 3 % too small. Before tuning the step is a power of two, whatever the scheme.
+FINE_BITS = 8  # activations of fewer bits have scales worth a search, and weights roundings worth a training
+# ONNX Runtime's integer Softmax computes with 1 / scale rounded down (qlinear_softmax.cc): at a scale of 1 / 20.7 all
+# its outputs come out 3 % too small. Before tuning the scale is a power of two, whatever the scheme.
 WHOLE_RECIPROCAL = frozenset({"Softmax"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class TunedPart:
-    """What became of one block."""
+    """A block and how it came out."""
 
     block: Block
     outcome: Outcome
@@ -48,14 +51,18 @@ class TunedPart:
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """Tunes what a plan rounds: weights up or down, activation steps, biases.
+    """Tunes what a plan rounds: weights up or down, activation scales, biases.
 
-    by_block: whole blocks (BRECQ), or one layer at a time (AdaRound). learn_steps: whether activation steps below 8
-    bits may take any value, and are learned; otherwise they stay powers of two and are chosen among neighbours.
+    Args:
+        by_block: Whether whole blocks are tuned (BRECQ, arXiv 2102.05426), or one layer at a time (AdaRound, arXiv
+            2004.10568).
+        learn_scales: Whether activation scales below 8 bits may take any value, and are learned; otherwise they stay
+            powers of two, and half and twice are tried.
+        reconstruction: The optimisation of one block.
     """
 
     by_block: bool
-    learn_steps: bool
+    learn_scales: bool
     reconstruction: Reconstruction
 
     def check(self, images: int) -> None:
@@ -79,13 +86,25 @@ class Tuning:
         device: str = "cpu",
         progress: Progress | None = None,
     ) -> tuple[QuantPlan, tuple[TunedPart, ...]]:
-        """The tuned plan, and what became of each block in graph order.
+        """A better plan: blocks are tuned in graph order, each on what the tuned blocks before it make of the images,
+        towards what the float network makes of them.
 
-        model: the float graph that the plan is for; it is only read. pixels: (N, C, H, W) in the model's input units.
-        reference: the float network that is approximated, where `model` holds integers of the plan already: the same
-        nodes, other numbers. Blocks are tuned in graph order, each on what the tuned blocks before it make of the
-        images, towards what the float network makes of them. Raises InputError when there are fewer images than a
-        batch takes.
+        Args:
+            model: The float graph that the plan is for; it is only read.
+            plan: Where tuning starts.
+            target: As for `QdqGraph`.
+            pixels: (N, C, H, W) float32 in the model's input units.
+            reference: The float network that is approximated, where `model` holds integers of the plan already: the
+                same nodes, other numbers.
+            seed: Of batches and masks.
+            device: Where the network runs.
+            progress: Called after each block.
+
+        Returns:
+            The tuned plan, and its blocks in graph order.
+
+        Raises:
+            InputError: There are fewer images than a batch takes.
         """
         self.check(len(pixels))
         blocks = [block for block in self._blocks(model) if set(block.weights) <= plan.weights.keys()]
@@ -122,6 +141,15 @@ class Tuning:
                 floats.keep(block.exit, data.float_exit)
                 outcome = self._tune(graph, block, quantizers, data, generator)
                 parts.append(TunedPart(block=block, outcome=outcome))
+                logger.debug(
+                    "%s %s, weights %s: error %.4g to %.4g in %d steps",
+                    block.kind,
+                    block.exit,
+                    ", ".join(block.weights),
+                    outcome.before,
+                    outcome.after,
+                    outcome.steps,
+                )
                 if progress is not None:
                     note = f"{block.kind} {block.exit}: error {outcome.before:.3g} to {outcome.after:.3g}"
                     progress(len(parts), len(parts) + len(waiting), note)
@@ -137,12 +165,12 @@ class Tuning:
     ) -> Outcome:
         roundings = {name: graph.rounding(name) for name in block.weights}
         unit = TunedBlock(graph, block, roundings, quantizers, dtype=data.dtype).to(data.device)
-        before = unit.choose_steps(data, unit.settled_error(data))
+        before = unit.search_scales(data, unit.hard_error(data))
         outcome = self.reconstruction.run(unit, data, before, generator)
-        after = unit.choose_steps(data, outcome.after)
+        after = unit.search_scales(data, outcome.after)
         graph.write(
             {name: rounding.integers() for name, rounding in roundings.items()},
-            {key: quantizer.step for key, quantizer in unit.quantizers.items() if quantizer.open_to_change},
+            {key: quantizer.scale for key, quantizer in unit.quantizers.items() if quantizer.tunable},
             {layer: bias.detach().cpu().numpy() for layer, bias in unit.biases.items()},
         )
         for quantizer in unit.quantizers.values():
@@ -153,20 +181,30 @@ class Tuning:
         return find_blocks(model) if self.by_block else find_layers(model)
 
     def _quantizer(self, quant: TensorQuant, *, tied: bool, whole_reciprocal: bool) -> ActivationQuantizer:
-        # a Clip that is carried out on the integers ties the step to the Clip's bounds
-        open_to_change = quant.bits < COARSE_BITS and quant.clip is None and not tied
+        # a Clip that is carried out on the integers ties the scale to the Clip's bounds
+        tunable = quant.bits < FINE_BITS and quant.clip is None and not tied
         return ActivationQuantizer(
             quant,
-            learned=open_to_change and self.learn_steps,
-            movable=open_to_change and not self.learn_steps,
+            learned=tunable and self.learn_scales,
+            searched=tunable and not self.learn_scales,
             whole_reciprocal=whole_reciprocal,
         )
 
 
-def tuning_for(name: str | None, *, weight_bits: int, learn_steps: bool, effort: str) -> Tuning | None:
-    """The tuning of this name; by default none at 8 bits and BRECQ below."""
+def tuning_for(name: str | None, *, weight_bits: int, learn_scales: bool, effort: str) -> Tuning | None:
+    """The tuning of this name; by default none at 8 bits and BRECQ below.
+
+    Args:
+        name: "adaround", "brecq", "none", or None for the default.
+        weight_bits: The least width of a weight.
+        learn_scales: As for `Tuning`.
+        effort: A key of `EFFORTS`.
+
+    Returns:
+        None for "none".
+    """
     if name is None:
-        name = "brecq" if weight_bits < COARSE_BITS else "none"
+        name = "brecq" if weight_bits < FINE_BITS else "none"
     if name == "none":
         return None
-    return Tuning(by_block=name == "brecq", learn_steps=learn_steps, reconstruction=EFFORTS[effort])
+    return Tuning(by_block=name == "brecq", learn_scales=learn_scales, reconstruction=EFFORTS[effort])

@@ -133,7 +133,7 @@ class QuantPlan:
     def fingerprint(self) -> str:
         """Hex SHA-256 of all numbers: plans of one fingerprint quantize alike, so what one is tuned to holds for both.
 
-        The order of the tables does not count. Containers are no part of it: they are the target's.
+        In which order names stand in a table does not count. Containers are no part of it: they are the target's.
         """
         return _digest((table.name, _canonical(getattr(self, table.name))) for table in fields(self))
 
@@ -152,7 +152,7 @@ def _number(entry: object) -> object:
     if isinstance(entry, TensorQuant):
         return [(part.name, _number(getattr(entry, part.name))) for part in fields(entry)]
     if isinstance(entry, np.ndarray):
-        return entry.dtype.str, entry.shape, entry.tobytes().hex()
+        return entry.dtype.str, entry.shape, sha256(entry.tobytes()).hexdigest()
     if isinstance(entry, tuple):
         return tuple(map(_number, entry))
     return entry.item() if isinstance(entry, np.generic) else entry

@@ -60,7 +60,7 @@ def test_a_block_step_takes_no_longer_than_a_native_one(shared_data: Path) -> No
 
     def parts() -> tuple[dict[str, WeightRounding], dict[str, ActivationQuantizer]]:
         roundings = {name: graph.rounding(name) for name in block.weights}
-        quants = {key: ActivationQuantizer(q, learned=True, movable=False) for key, q in plan.activations.items()}
+        quants = {key: ActivationQuantizer(q, learned=True, searched=False) for key, q in plan.activations.items()}
         return roundings, quants
 
     roundings, quantizers = parts()

@@ -66,7 +66,7 @@ def all_choices(model: ir.Model) -> list[tuple[float, int, float, tuple[int, ...
         activations={"r": plans(FEW.activation_bits, "activation_bits")},
         batch_size=32,
         device="cpu",
-        step=lambda note: None,
+        advance=lambda note: None,
     )
     layers = read_layers(model, FEW)
     found = []

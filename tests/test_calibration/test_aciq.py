@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from onnxdfq.calibration.aciq import LAPLACE, reaches
+from onnxdfq.calibration.aciq import LAPLACE, clipping_values
 from onnxdfq.calibration.histogram import Histogram
 from onnxdfq.calibration.thresholds import activation_threshold, weight_thresholds
 from passes.quantize.grid import is_power_of_two
@@ -36,13 +36,13 @@ def test_laplace_table_fulfils_the_papers_condition(bits: int) -> None:
 
 def test_moments_by_hand() -> None:
     points, counts = np.array([-1.0, 3.0]), np.array([1.0, 1.0])  # mean 1, absolute and standard deviation 2
-    found = reaches(points, counts, 4, signed=True)
+    found = clipping_values(points, counts, 4, signed=True)
     assert found is not None
     assert found.tolist() == pytest.approx([1 + 2 * 5.03, 1 + 2 * 2.55])
-    found = reaches(points, counts, 4, signed=False)  # of the 3 alone, with the steps of 5 bits
+    found = clipping_values(points, counts, 4, signed=False)  # of the 3 alone, with the steps of 5 bits
     assert found is not None
     assert found.tolist() == pytest.approx([3 * 6.2, 3 * 2.93])
-    assert reaches(points, counts, 16, signed=True) is None
+    assert clipping_values(points, counts, 16, signed=True) is None
 
 
 @pytest.mark.parametrize("signed", [True, False])
@@ -55,7 +55,7 @@ def test_clipping_is_near_the_best(values: np.ndarray, bits: int, signed: bool) 
     best = activation_threshold(histogram, bits, "free", signed=signed, limit=None)
     assert error(values, found, bits, signed=signed) < 1.35 * error(values, best, bits, signed=signed)
     rounded = activation_threshold(histogram, bits, "power-of-two", signed=signed, limit=None, clipping="aciq")
-    both = reaches(*histogram.points(), bits, signed=signed)
+    both = clipping_values(*histogram.points(), bits, signed=signed)
     assert both is not None
     assert rounded in 2.0 ** np.rint(np.log2(both))
 

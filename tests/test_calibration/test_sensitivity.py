@@ -30,7 +30,7 @@ def measure(
         activations=dict.fromkeys(activations, plans),
         batch_size=3,
         device="cpu",
-        step=lambda note: None,
+        advance=lambda note: None,
     )
 
 

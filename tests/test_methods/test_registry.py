@@ -178,7 +178,7 @@ def test_a_method_as_an_object_is_the_method_by_name(tmp_path: Path) -> None:
     )
     by_object = onnxdfq.compress(
         DIGITS / "digits.onnx",
-        method=onnxdfq.Dgh(steps=3, rate=8),
+        method=onnxdfq.Dgh(steps=3, rate=8.0),
         output=tmp_path / "b.onnx",
         **common,  # type: ignore[arg-type]
     )

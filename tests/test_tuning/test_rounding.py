@@ -17,12 +17,12 @@ def test_soft_rounding_starts_at_the_weight_and_clips_to_the_grid() -> None:
     torch.testing.assert_close(rounding().detach(), torch.tensor([[0.3, -0.7, 1.01], [5.2, -8.0, 0.26]]))
 
 
-def test_settled_is_rounded_to_where_v_points() -> None:
+def test_hardened_is_rounded_to_where_v_points() -> None:
     rounding = WeightRounding(WEIGHT, QUANT)
     assert rounding.integers().tolist() == [[0, -1, 1], [3, -4, 0]]  # to nearest, as nothing has moved
     with torch.no_grad():
         rounding.v[0, 0], rounding.v[1, 0] = 0.1, -0.1
-    rounding.settle()
+    rounding.harden()
     assert rounding.integers().tolist() == [[1, -1, 1], [2, -4, 0]]
     assert rounding.integers().dtype == np.int8
     assert (rounding().detach() == torch.tensor([[1.0, -1, 1], [4, -8, 0]])).all()
@@ -30,8 +30,8 @@ def test_settled_is_rounded_to_where_v_points() -> None:
 
 
 def test_what_a_kernel_would_saturate_on_is_rounded_towards_zero() -> None:
-    rounding = WeightRounding(WEIGHT, QUANT, beyond=lambda integers: np.abs(integers) >= 3)
-    rounding.settle()
+    rounding = WeightRounding(WEIGHT, QUANT, saturating=lambda integers: np.abs(integers) >= 3)
+    rounding.harden()
     assert rounding.integers().tolist() == [[0, -1, 1], [2, -4, 0]]  # 2.6 of 2 or 3; -4.5 clips to -4 either way
 
 

@@ -53,7 +53,7 @@ def tuned(
     model: ir.Model, images: NDArray[np.float32], scheme: str, *, by_block: bool = True, **settings: float
 ) -> tuple[QuantPlan, tuple[TunedPart, ...]]:
     reconstruction = replace(Reconstruction(steps=120, batch_size=16, rate=0.1), **settings)  # type: ignore[arg-type]
-    tuning = Tuning(by_block=by_block, learn_steps=scheme == "free", reconstruction=reconstruction)
+    tuning = Tuning(by_block=by_block, learn_scales=scheme == "free", reconstruction=reconstruction)
     return tuning.tune(model, plan_of(model, images, scheme), ORT, images[:256])
 
 
@@ -92,7 +92,7 @@ def test_outputs_come_nearer_and_the_engine_agrees_with_the_runtime(
 
 def test_weights_alone(model: ir.Model, images: NDArray[np.float32]) -> None:
     before = Calibration(weight_bits=2, activation_bits=32).plan(model, images[:256], ORT)
-    tuning = Tuning(by_block=True, learn_steps=False, reconstruction=Reconstruction(steps=60, batch_size=16, rate=0.1))
+    tuning = Tuning(by_block=True, learn_scales=False, reconstruction=Reconstruction(steps=60, batch_size=16, rate=0.1))
     after, _ = tuning.tune(model, before, ORT, images[:256])
     _, exact = outputs(model, None, images[256:])
     errors = [np.square(outputs(model, plan, images[256:])[1] - exact).mean() for plan in (before, after)]
@@ -117,11 +117,11 @@ def test_a_block_that_gets_worse_is_put_back(model: ir.Model, images: NDArray[np
         assert np.abs(plan.integers[name] - nearest).max() <= (nearest != plan.integers[name]).mean() < 0.01
 
 
-def test_it_stops_once_hardly_a_weight_is_undecided(
+def test_it_stops_once_hardly_a_weight_is_soft(
     model: ir.Model, images: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stopped(share: float) -> list[int]:
-        monkeypatch.setattr("onnxdfq.tuning.reconstruction.UNDECIDED", share)
+        monkeypatch.setattr("onnxdfq.tuning.reconstruction.SOFT_SHARE", share)
         return [part.outcome.steps for part in tuned(model, images, "power-of-two", steps=400, penalty=0.1)[1]]
 
     all_decided, most_decided = stopped(0.0), stopped(0.2)
@@ -168,19 +168,19 @@ def test_a_block_behind_a_channel_shuffle(more: str, parts: list[tuple[str, ...]
     Canonicalize()(model)
     pixels = random.standard_normal((64, 4, 6, 6)).astype("f4")
     plan = Calibration(weight_bits=3, activation_bits=8).plan(model, pixels, ORT)
-    tuning = Tuning(by_block=True, learn_steps=False, reconstruction=Reconstruction(steps=20, batch_size=16))
+    tuning = Tuning(by_block=True, learn_scales=False, reconstruction=Reconstruction(steps=20, batch_size=16))
     tuned, found = tuning.tune(model, plan, ORT, pixels)
     assert [part.block.weights for part in found] == parts
     assert set(tuned.integers) == {"w0", "w1", "w2"}
 
 
 def test_default_by_bits() -> None:
-    assert tuning_for(None, weight_bits=8, learn_steps=False, effort="fast") is None
-    assert tuning_for("none", weight_bits=4, learn_steps=False, effort="fast") is None
-    found = tuning_for(None, weight_bits=4, learn_steps=True, effort="paper")
+    assert tuning_for(None, weight_bits=8, learn_scales=False, effort="fast") is None
+    assert tuning_for("none", weight_bits=4, learn_scales=False, effort="fast") is None
+    found = tuning_for(None, weight_bits=4, learn_scales=True, effort="paper")
     assert found is not None
-    assert (found.by_block, found.learn_steps, found.reconstruction.steps) == (True, True, 20000)
-    layers = tuning_for("adaround", weight_bits=8, learn_steps=False, effort="fast")
+    assert (found.by_block, found.learn_scales, found.reconstruction.steps) == (True, True, 20000)
+    layers = tuning_for("adaround", weight_bits=8, learn_scales=False, effort="fast")
     assert layers is not None
     assert not layers.by_block
 
