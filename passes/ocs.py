@@ -17,13 +17,12 @@ from passes.graph.channel_paths import (
     magnitudes,
 )
 from passes.graph.editing import FreshNames, add_initializer, is_op
+from passes.graph.operators import CHANNELWISE
 from passes.quantize.grid import covering_power_of_two, scale_of
 
-# each channel by itself, and all alike
-CHANNELWISE = frozenset({
-    "AveragePool", "Clip", "Elu", "Gelu", "GlobalAveragePool", "GlobalMaxPool", "HardSigmoid", "HardSwish", "LeakyRelu",
-    "MaxPool", "Mish", "Relu", "Sigmoid", "Softplus", "Swish", "Tanh",
-})  # fmt: skip
+# What lets more channels through without an edit of its own. The slopes of PRelu and the sizes of Resize are given per
+# channel and would need one; Selu is not tested.
+COPYING = CHANNELWISE - {"PRelu", "Resize", "Selu"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -136,7 +135,7 @@ def _widening_paths(model: ir.Model) -> dict[ir.Node, ChannelPath]:
     """By the layer behind: the path whose producer can give copies of its channels."""
     return {
         path.target: path
-        for path in channel_paths(model, lambda node: is_op(node, *CHANNELWISE) or _flattens(node))
+        for path in channel_paths(model, lambda node: is_op(node, *COPYING) or _flattens(node))
         if path.run == 1 and path.source.attributes.get_int("group", 1) == 1
     }
 

@@ -17,8 +17,8 @@ from onnxdfq.calibration.sensitivity import measure_sensitivity
 from onnxdfq.model_file import image_input
 from onnxdfq.progress import Progress, Steps
 from onnxdfq.recipe.choices import Scheme
+from passes.graph.operators import KNOWN_RANGE
 from passes.quantize.plan import QuantPlan, TensorQuant
-from passes.quantize.points import KNOWN_RANGE
 
 CHANGES = (0, -1, 1)  # of the threshold, log2, halved where thresholds are free; first none
 FINER = (0, -1, -2)  # of the steps, where an activation function sets the grid's lower end

@@ -26,11 +26,11 @@ from onnxdfq.progress import Progress, Steps
 from onnxdfq.recipe.bits import FLOAT_BITS, LayerBits, check_layers
 from onnxdfq.recipe.choices import Clipping, Scheme
 from passes.graph.editing import constant_value, initializer_array
+from passes.graph.operators import KNOWN_RANGE
 from passes.quantize.grid import covering_power_of_two, integer_range, scale_of
 from passes.quantize.pair_sums import within_pair_sums
 from passes.quantize.plan import QuantPlan, TensorQuant, padded_name, shifted_name
 from passes.quantize.points import (
-    KNOWN_RANGE,
     QuantPoints,
     WeightUse,
     data_input,

@@ -10,6 +10,7 @@ from passes.canonical.arithmetic import plain_arithmetic
 from passes.canonical.convolutions import make_convolutions_explicit, merge_pads
 from passes.canonical.heads import flatten_reshapes, fuse_gemm, plain_gemms, pool_globally
 from passes.graph.editing import FreshNames, add_initializer, constant_value, discard, is_op, substitute
+from passes.graph.operators import PARAMETERS
 
 
 class Canonicalize(ir.passes.InPlacePass):
@@ -117,15 +118,6 @@ def name_nodes(graph: ir.Graph) -> int:
             count += 1
         seen.add(node.name)
     return count
-
-
-PARAMETERS = {
-    "Conv": (1, 2),
-    "ConvTranspose": (1, 2),
-    "Gemm": (0, 1, 2),
-    "MatMul": (0, 1),
-    "BatchNormalization": (1, 2, 3, 4),
-}
 
 
 def unshare_parameters(graph: ir.Graph) -> int:

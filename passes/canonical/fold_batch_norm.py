@@ -27,6 +27,7 @@ from passes.graph.editing import (
     sole_consumer,
     substitute,
 )
+from passes.graph.operators import ELEMENTWISE, LAYERS, LINEAR
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,10 +132,10 @@ def _layer_before(node: ir.Node) -> ir.Node | None:
     if is_op(node, "BatchNormalization"):
         value = node.inputs[0]
         producer = None if value is None else value.producer()
-        return producer if is_op(producer, "Conv", "ConvTranspose", "Gemm", "MatMul") else None
-    if is_op(node, "Mul", "Div", "Add", "Sub"):
+        return producer if is_op(producer, *LINEAR) else None
+    if is_op(node, *ELEMENTWISE):
         producers = [value.producer() for value in node.inputs if value is not None]
-        return next((layer for layer in producers if is_op(layer, "Conv", "ConvTranspose", "Gemm")), None)
+        return next((layer for layer in producers if is_op(layer, *LAYERS)), None)
     return None
 
 

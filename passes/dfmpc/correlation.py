@@ -26,7 +26,6 @@ INDEPENDENT = ((ROWS == 0) & (COLUMNS == 0)).astype(np.float32)
 DEAD = 1e-24  # variance below which nothing about a channel can be told
 TERMS = 6  # of the Hermite series of an activation function
 FIELD = 64  # side of the periodic field whose spectrum is the image's
-STRIDED = ("AveragePool", "Conv", "MaxPool")
 
 
 def _at(rows: NDArray[np.integer], columns: NDArray[np.integer]) -> NDArray[np.integer]:
@@ -145,7 +144,7 @@ def _behind(
         return _padded(node, first)
     if is_op(node, *MOVES):
         return _moved(node, value, first)
-    if is_op(node, *STRIDED):
+    if is_op(node, "AveragePool", "Conv", "MaxPool"):
         return _subsampled(first, node.attributes.get_ints("strides", ()))
     return first
 

@@ -8,18 +8,10 @@ import onnx_ir as ir
 
 from passes.graph.affine import output_channels
 from passes.graph.editing import constant_value, is_op, rank, scalar_value
+from passes.graph.operators import CHANNELWISE, HOMOGENEOUS, LAYERS
 
 Assignment = Literal["first", "last"]
 ASSIGNMENTS: tuple[Assignment, ...] = get_args(Assignment)
-LAYERS = ("Conv", "ConvTranspose", "Gemm")
-
-# f(c x) = c f(x) for every c > 0 that belongs to a channel
-HOMOGENEOUS = ("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LeakyRelu", "MaxPool", "PRelu", "Relu", "Resize")
-# what stands between two layers of a chain; behind those that are not homogeneous the chain goes on, a coefficient not
-BETWEEN = (
-    *HOMOGENEOUS,
-    *("Clip", "Elu", "Gelu", "HardSigmoid", "HardSwish", "Mish", "Selu", "Sigmoid", "Softplus", "Swish", "Tanh"),
-)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -252,7 +244,8 @@ class _Walk:
                 self.follow(node.outputs[0], start + offset)
             elif is_op(node, "Flatten") and flat is None and (channels := _flattened(node)) is not None:
                 self.follow(node.outputs[0], start, channels)
-            elif is_op(node, *BETWEEN) and use.idx == 0:
+            elif is_op(node, *CHANNELWISE) and use.idx == 0:
+                # the chain of layers goes on behind it, a coefficient only if it is homogeneous
                 if not _lets_through(node):
                     self.bends.append(f"{_title(node)} is not linear for positive numbers, so no factor passes it")
                 self.follow(node.outputs[0], start, flat)

@@ -18,9 +18,8 @@ from passes.graph.channel_paths import (
     scale_inputs,
 )
 from passes.graph.editing import FreshNames, constant_value, is_op, scalar_value
+from passes.graph.operators import HOMOGENEOUS
 
-# f(s x) = s f(x) for every s > 0, channel by channel
-HOMOGENEOUS = ("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LeakyRelu", "MaxPool", "PRelu", "Relu", "Resize")
 ROUNDS = 1000
 CONVERGED = 1e-4  # of the logarithm of a scale: a hundredth of a percent
 DEAD = 1e-4  # of the layer's greatest: what is smaller is no range to equalize but the rest of a channel that died

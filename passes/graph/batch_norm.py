@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from passes.graph.affine import channel_vector
 from passes.graph.editing import constant_value, is_op, rank, sole_consumer
+from passes.graph.operators import ELEMENTWISE, LINEAR
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +95,7 @@ def _operand(node: ir.Node) -> tuple[ir.Value, NDArray[Any]] | None:
 
 
 def _per_channel(node: ir.Node) -> bool:
-    if not is_op(node, "Mul", "Div", "Add", "Sub"):
+    if not is_op(node, *ELEMENTWISE):
         return False
     pair = _operand(node)
     if pair is None:
@@ -124,6 +125,5 @@ def _beside_weights(chain: list[ir.Node]) -> bool:
     pair = _operand(chain[0])
     if pair is None or pair[0].is_graph_input():
         return False
-    weighted = ("Conv", "ConvTranspose", "Gemm", "MatMul")
     after = [use.node for use in chain[-1].outputs[0].uses()]
-    return is_op(pair[0].producer(), *weighted) or any(is_op(node, *weighted, "Relu", "Clip") for node in after)
+    return is_op(pair[0].producer(), *LINEAR) or any(is_op(node, *LINEAR, "Relu", "Clip") for node in after)

@@ -8,8 +8,7 @@ import onnx_ir as ir
 
 from passes.graph.affine import Array, ChannelAffine, absorb_inputs, constant_bias, output_channels
 from passes.graph.editing import as_float64, constant_value, is_op, sole_consumer
-
-LAYERS = ("Conv", "ConvTranspose", "Gemm")
+from passes.graph.operators import LAYERS
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -7,10 +7,9 @@ import numpy as np
 import onnx_ir as ir
 
 from passes.graph.editing import constant_value, is_op, rank
-from passes.graph.operators import LINEAR, POOLS
+from passes.graph.operators import LINEAR, POOLS, SELECTIONS
 from passes.lint.quantized_graph import Ending, Grid
 from passes.quantize.grid import is_power_of_two
-from passes.quantize.points import MOVES
 
 QUANTIZERS = ("QuantizeLinear", "Clip", "DequantizeLinear")
 
@@ -313,10 +312,10 @@ def _written_as_integers(value: ir.Value, known: dict[ir.Value, bool | None]) ->
         found = False
     elif is_op(producer, *LINEAR, *POOLS, "Concat"):
         found = True
-    elif is_op(producer, *MOVES) and is_op(producer.inputs[0].producer() if producer.inputs[0] else None, *QUANTIZERS):
+    elif is_op(producer, *SELECTIONS) and (first := producer.inputs[0]) and is_op(first.producer(), *QUANTIZERS):
         found = True  # a kernel of its own, behind the Quantize
     else:
-        first_only = is_op(producer, *QUANTIZERS, *MOVES, "CastLike")
+        first_only = is_op(producer, *QUANTIZERS, *SELECTIONS, "CastLike")
         data = [entry for entry in producer.inputs[: 1 if first_only else None] if entry is not None]
         parts = [_written_as_integers(entry, known) for entry in data]
         found = None if all(part is None for part in parts) else all(part is not False for part in parts)

@@ -8,10 +8,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from passes.graph.editing import constant_value, is_op, sole_consumer, static_dims
+from passes.graph.operators import RANDOM
 from passes.target.operator_rule import OperatorRule
 
 WHOLE_FILE = "*"  # the rule for what concerns no single operator
-RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -9,8 +9,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from passes.graph.batch_norm import read_batch_norms
-from passes.graph.channel_paths import LAYERS
 from passes.graph.editing import as_float64, is_op, scalar_value
+from passes.graph.operators import ELEMENTWISE, LAYERS
 from passes.moments.layers import LayerSpreads
 from passes.moments.moves import MOVES, Moved, along_channels, joined, moved
 from passes.moments.rules import FUNCTIONS, RULES
@@ -154,7 +154,7 @@ def _elementwise(node: ir.Node, inputs: list[Spread | Moved | None]) -> Moved | 
     flat = [source.spread if isinstance(source, Moved) else source for source in inputs]
     source = next(source for source in inputs if isinstance(source, Moved))
     function = is_op(node, *FUNCTIONS) and not is_op(node, "PRelu")
-    scalar = is_op(node, "Add", "Sub", "Mul", "Div") and any(scalar_value(value) is not None for value in node.inputs)
+    scalar = is_op(node, *ELEMENTWISE) and any(scalar_value(value) is not None for value in node.inputs)
     spread = RULES[node.op_type](node, flat) if function or scalar else None
     return None if spread is None else Moved(spread=spread, labels=source.labels)
 

@@ -10,12 +10,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from passes.graph.editing import constant_value, static_dims
+from passes.graph.operators import MOVEMENTS
 from passes.moments.spread import Spread
 
-MOVES = (
-    "DepthToSpace", "Expand", "Flatten", "Gather", "Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile",
-    "Transpose", "Unsqueeze",
-)  # fmt: skip
+# GatherElements and GatherND index the batch too, whose size is free here; Identity is a function (`rules`).
+MOVES = MOVEMENTS - {"GatherElements", "GatherND", "Identity"}
 FREE_BATCH = 2  # stands for a batch of any size
 
 

@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from passes.graph.affine import batch_norm_affine, channel_vector
 from passes.graph.editing import as_float64, constant_value, is_op, rank, scalar_value
+from passes.graph.operators import ELEMENTWISE
 from passes.moments.spread import ABSCISSAE, Array, Spread, added, erf, multiplied
 
 Rule = Callable[[ir.Node, list[Spread | None]], Spread | None]
@@ -165,7 +166,7 @@ def _pad(node: ir.Node, inputs: list[Spread | None]) -> Spread | None:
 RULES: dict[str, Rule] = {
     **{op_type: _function(function) for op_type, function in FUNCTIONS.items()},
     **dict.fromkeys(("AveragePool", "GlobalAveragePool", "MaxPool", "GlobalMaxPool", "Resize"), _same),
-    **dict.fromkeys(("Add", "Sub", "Mul", "Div"), _pair),
+    **dict.fromkeys(ELEMENTWISE, _pair),
     "BatchNormalization": _batch_norm,
     "Concat": _concat,
     "Pad": _pad,

@@ -7,20 +7,13 @@ import numpy as np
 import onnx_ir as ir
 
 from passes.graph.editing import constant_value, is_op, sole_consumer
-from passes.graph.operators import CURVES, ELEMENTWISE
+from passes.graph.operators import ELEMENTWISE, POINTWISE, SELECTIONS
 from passes.target.operator_rule import OperatorRule
 from passes.target.target import Target
 
-# These move numbers about or pick among them, so their output lies on the grid of their first input.
-MOVES = frozenset({
-    "DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "GlobalMaxPool", "Identity", "MaxPool",
-    "Pad", "ReduceMax", "ReduceMin", "Reshape", "Resize", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile",
-    "Transpose", "Unsqueeze",
-})  # fmt: skip
-# What computes number by number: float operators of this kind, one right behind the other, are one function.
-FUNCTIONS = CURVES | {"BatchNormalization", "Div", "Exp", "Log", "Neg", "Pow", "Reciprocal", "Sqrt", "Sub"}
-# Both bounds of these are known, so nothing is searched.
-KNOWN_RANGE = {"Softmax": (0.0, 1.0), "Sigmoid": (0.0, 1.0), "HardSigmoid": (0.0, 1.0)}
+# Float operators of this kind, one right behind the other, are one function. Sums and products are not among them:
+# they are where the branches of a network meet, and runtimes have integer kernels for them.
+FUNCTIONS = POINTWISE | {"BatchNormalization", "Div", "Sub"}
 ACTIVATION_DTYPE = ir.DataType.FLOAT
 
 
@@ -68,7 +61,7 @@ def find_quant_points(model: ir.Model, target: Target) -> QuantPoints:
                 continue
             if is_within_function(value, target) or (target.fused_sums and is_summed_in_kernel(value)):
                 continue
-            if node.op_type in MOVES and source in data and source is not None and not is_fused(source, target):
+            if node.op_type in SELECTIONS and source in data and source is not None and not is_fused(source, target):
                 same_as[_name(value)] = same_as.get(_name(source), _name(source))
             else:
                 activations.append(_name(value))
@@ -86,7 +79,7 @@ def find_quant_points(model: ir.Model, target: Target) -> QuantPoints:
 def is_fused(value: ir.Value, target: Target) -> bool:
     """Whether the only consumer is an activation function that the target computes together with the producer."""
     consumers, producer = [use.node for use in value.uses()], value.producer()
-    if len(consumers) != 1 or value.is_graph_output() or producer is None or producer.op_type in MOVES:
+    if len(consumers) != 1 or value.is_graph_output() or producer is None or producer.op_type in SELECTIONS:
         return False
     if consumers[0].op_type not in target.fused_activations or consumers[0].inputs[0] is not value:
         return False

@@ -5,6 +5,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from passes.graph.editing import FreshNames, add_initializer, constant_value, is_op
+from passes.graph.operators import LAYERS
 from passes.quantize.plan import TensorQuant
 
 
@@ -33,7 +34,7 @@ def quantize_bias(graph: ir.Graph, names: FreshNames, node: ir.Node, quant: Tens
     quant: its own 8-bit grid; None for 32 bits in steps of the accumulator, exactly the product of the two float32
     scales, or else runtimes keep the layer float. A bias stays as it is where the layer's input or weight is float.
     """
-    bias = node.inputs[2] if is_op(node, "Conv", "ConvTranspose", "Gemm") and len(node.inputs) > 2 else None
+    bias = node.inputs[2] if is_op(node, *LAYERS) and len(node.inputs) > 2 else None
     array = constant_value(bias)
     if bias is None or array is None or array.ndim != 1:
         return

@@ -17,15 +17,14 @@ from passes.graph.editing import (
     scalar_value,
     sole_consumer,
 )
+from passes.graph.operators import MOVEMENTS
 
 CONTRIBUTED = "com.microsoft"
-# These work on integers as on floats. The first output takes the place of the quantized one.
-MOVES = frozenset({
-    "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Reshape", "Slice", "SpaceToDepth", "Squeeze",
-    "Tile", "Transpose", "Unsqueeze",
-})  # fmt: skip
-WITH_ONE_INPUT = frozenset({"AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid", "Softmax"})
-
+# These work on integers as on floats, by kernels that ONNX Runtime has. Of a Split each output would have to be
+# quantized; GatherElements and GatherND are not tested.
+MOVES = (MOVEMENTS | {"MaxPool"}) - {"GatherElements", "GatherND", "Split"}
+# Those for which ONNX Runtime has a QLinear operator of one input.
+WITH_ONE_INPUT = ("AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid", "Softmax")
 
 Grid: TypeAlias = tuple[ir.Value, ir.Value]
 """Scale and zero point of what a new operator computes."""
