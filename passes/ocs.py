@@ -16,7 +16,7 @@ from passes.graph.channel_paths import (
     layer_weight,
     magnitudes,
 )
-from passes.graph.editing import FreshNames, add_initializer, is_op
+from passes.graph.editing import FreshNames, add_initializer, is_op, name_of
 from passes.graph.operators import CHANNELWISE
 from passes.quantize.grid import covering_power_of_two, scale_of
 
@@ -65,7 +65,7 @@ def channel_splits(
         greatest = (table / copies).max(axis=1)
         threshold = covering_power_of_two(greatest) if power_of_two else np.maximum(greatest, 1e-12)
         step = scale_of(threshold, bits, signed=True)
-        found[node.name or ""] = ChannelSplit(copies=copies, step=step if per_channel else step[0])
+        found[name_of(node)] = ChannelSplit(copies=copies, step=step if per_channel else step[0])
     return found
 
 
@@ -92,7 +92,7 @@ class SplitChannels(ir.passes.InPlacePass):
         """Edit `model` in place."""
         names, paths = FreshNames(model.graph), _widening_paths(model)
         for node in list(model.graph):
-            split = self.splits.get(node.name or "")
+            split = self.splits.get(name_of(node))
             if split is None or (split.copies == 1).all():
                 continue
             _split_inputs(node, split, names)
@@ -109,7 +109,7 @@ def widened_values(model: ir.Model, splits: Mapping[str, ChannelSplit]) -> dict[
     For what is known of the values per channel: `moments.changed`.
     """
     return {
-        value.name or "": splits[path.target.name or ""].sources
+        name_of(value): splits[name_of(path.target)].sources
         for path in _widening_paths(model).values()
         if path.target.name in splits
         for value in path.values

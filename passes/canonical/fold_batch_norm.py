@@ -22,6 +22,7 @@ from passes.graph.editing import (
     discard,
     drop_unused_initializers,
     is_op,
+    name_of,
     rank,
     replace_with,
     sole_consumer,
@@ -73,7 +74,7 @@ class FoldBatchNorm(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=bool(count))
 
     def ensures(self, model: ir.Model) -> None:
-        left = {node.name or "" for node in model.graph if is_op(node, "BatchNormalization")} - self.keep
+        left = {name_of(node) for node in model.graph if is_op(node, "BatchNormalization")} - self.keep
         if foldable := left - {found.node for found in unfolded_batch_norms(model)}:
             raise ir.passes.PostconditionError(f"BatchNormalization could be folded and was not: {sorted(foldable)}")
 
@@ -81,7 +82,7 @@ class FoldBatchNorm(ir.passes.InPlacePass):
 def unfolded_batch_norms(model: ir.Model) -> tuple[UnfoldedBatchNorm, ...]:
     """The BatchNormalization nodes that FoldBatchNorm leaves in this model, in graph order, each with its reason."""
     return tuple(
-        UnfoldedBatchNorm(node=node.name or "", reason=reason)
+        UnfoldedBatchNorm(node=name_of(node), reason=reason)
         for node in model.graph
         if is_op(node, "BatchNormalization") and (reason := _why_not(node)) is not None
     )

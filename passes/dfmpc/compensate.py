@@ -32,7 +32,7 @@ from passes.dfmpc.recalibration import (
 )
 from passes.graph.affine import Array
 from passes.graph.channel_paths import layer_bias
-from passes.graph.editing import as_float64, constant_value, is_op
+from passes.graph.editing import as_float64, constant_value, is_op, name_of
 from passes.moments.moments import Moments
 from passes.moments.spread import Spread
 
@@ -104,11 +104,12 @@ def plan_compensation(
     _check(model, settings, pairs, known)
     position = {node: index for index, node in enumerate(model.graph)}
     layers = sorted((*pairs.low, *pairs.high), key=lambda layer: position[layer.node])
-    images = {value.name or "" for value in model.graph.inputs} - set(known or {})
-    seen = _seen({_source(layer.node) for layer in layers} - images, fields(model, known))
+    images = {name_of(value) for value in model.graph.inputs} - set(known or {})
+    seen = _seen({name_of(layer.node.inputs[0]) for layer in layers} - images, fields(model, known))
     low, legal = {layer.node for layer in pairs.low}, {layer.node for layer in pairs.legal}
     inputs = [
-        _inputs(layer.node, (shown or {}).get(layer.node.name or ""), seen.get(_source(layer.node))) for layer in layers
+        _inputs(layer.node, (shown or {}).get(name_of(layer.node)), seen.get(name_of(layer.node.inputs[0])))
+        for layer in layers
     ]
     with ThreadPoolExecutor(max_workers=AT_A_TIME) as pool:
         chosen = pool.map(
@@ -116,7 +117,7 @@ def plan_compensation(
         )
         planner = _Planner(settings)
         for layer, given, found in zip(layers, inputs, chosen, strict=True):
-            field = seen.get(_source(layer.node))
+            field = seen.get(name_of(layer.node.inputs[0]))
             approximate = isinstance(given, Neighbours) and field is not None and field.moments.approximate
             compensated = settings.coefficients and layer.node in legal
             planner.add(layer, found, given, low=layer.node in low, compensated=compensated, approximate=approximate)
@@ -178,7 +179,7 @@ class _Planner:
         approximate: bool,
     ) -> None:
         """Recalibrate what follows one layer, whose integers are found."""
-        node, settings, name = layer.node, self.settings, layer.node.name or ""
+        node, settings, name = layer.node, self.settings, name_of(layer.node)
         if inputs is None:
             self.blind.append(name)
         elif approximate:
@@ -225,7 +226,7 @@ class _Planner:
             old = Normalized(rows=rows, scale=scale, bias=bias, mean=whole.mean[part], deviation=before)
             new = Normalized(rows=found.rows, scale=scale, bias=bias, mean=mean, deviation=after)
             c = coefficients(old, new, lambda1=self.settings.lambda1, lambda2=self.settings.lambda2)
-            name = layer.node.name or ""
+            name = name_of(layer.node)
             self.coefficients[name] = (*self.coefficients.get(name, ()), c)
             for consumer in norm.consumers:
                 gain = self._gains.setdefault(consumer.node, np.ones(input_count(consumer.node)))
@@ -252,7 +253,7 @@ class _Planner:
             notes.append(f"Mean and deviation are approximate of what {_listed(self.approximate)} reads.")
         return CompensationPlan(
             weights=self.weights,
-            norms={node.name or "": numbers for node, numbers in self.norms.items()},
+            norms={name_of(node): numbers for node, numbers in self.norms.items()},
             biases=self.biases,
             coefficients=self.coefficients,
             notes=tuple(notes),
@@ -285,11 +286,6 @@ def _inputs(node: ir.Node, shown: Covariance | None, seen: Field | None) -> Inpu
 
 def _listed(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"each of {len(names)} layers (the first is {names[0]})"
-
-
-def _source(node: ir.Node) -> str:
-    value = node.inputs[0]
-    return "" if value is None or value.name is None else value.name
 
 
 def _numbers(node: ir.Node) -> NormNumbers:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from passes.dfmpc.layer_pairs import has_weight
 from passes.dfmpc.low_bit import Single, weight_rows
-from passes.graph.editing import constant_value, is_op, rank
+from passes.graph.editing import constant_value, is_op, name_of, rank
 from passes.moments.moments import Moments, spreads
 from passes.moments.moves import MOVES, moved
 from passes.moments.spread import ABSCISSAE, WEIGHTS, Array, Spread
@@ -75,8 +75,8 @@ def fields(model: ir.Model, known: Mapping[str, Moments | Spread] | None = None)
     # of the normal variable behind each value, not of what an activation function makes of it
     behind: dict[ir.Value, Single] = {}
     found: dict[ir.Value, Field] = {}
-    by_name = {value.name or "": value for node in model.graph for value in node.outputs}
-    by_name |= {value.name or "": value for value in model.graph.inputs}
+    by_name = {name_of(value): value for node in model.graph for value in node.outputs}
+    by_name |= {name_of(value): value for value in model.graph.inputs}
     unread = {value: len(tuple(value.uses())) for value in by_name.values()}
     for name, spread in spreads(model, known):
         value = by_name[name]

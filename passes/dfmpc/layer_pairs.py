@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import onnx_ir as ir
 
 from passes.graph.affine import output_channels
-from passes.graph.editing import constant_value, is_op, rank, scalar_value
+from passes.graph.editing import constant_value, is_op, name_of, rank, scalar_value
 from passes.graph.operators import CHANNELWISE, HOMOGENEOUS, LAYERS
 
 Assignment = Literal["first", "last"]
@@ -105,7 +105,7 @@ def find_layer_pairs(model: ir.Model, assignment: Assignment) -> LayerPairs:
             obstacles[layer.node] = obstacle
     refused = {}
     for layer in layers:
-        name = layer.node.name or ""
+        name = name_of(layer.node)
         if layer.node not in low:
             refused[name] = f"{_title(layer.node)} stays high: {obstacles[layer.node]}."
         elif (obstacle := layer.obstacle or _one_of(layer, low)) is not None:

@@ -18,7 +18,15 @@ from numpy.typing import NDArray
 
 from passes.dfmpc.layer_pairs import has_weight, input_count
 from passes.graph.affine import Array
-from passes.graph.editing import FreshNames, add_initializer, constant_value, discard, drop_unused_initializers, is_op
+from passes.graph.editing import (
+    FreshNames,
+    add_initializer,
+    constant_value,
+    discard,
+    drop_unused_initializers,
+    is_op,
+    name_of,
+)
 
 Single = NDArray[np.float32]
 
@@ -87,7 +95,7 @@ def input_covariances(model: ir.Model, values: Mapping[str, Single]) -> dict[str
     """
     found = {}
     for node in model.graph:
-        value = values.get(node.inputs[0].name or "") if node.inputs and node.inputs[0] is not None else None
+        value = values.get(name_of(node.inputs[0])) if node.inputs else None
         if value is None or not has_weight(node) or is_op(node, "ConvTranspose") or filter_size(node) > LARGEST:
             continue
         if value.ndim < 2 or value.shape[1] != input_count(node):
@@ -97,7 +105,7 @@ def input_covariances(model: ir.Model, values: Mapping[str, Single]) -> dict[str
         mean = seen.mean(axis=1, keepdims=True)
         seen = seen - mean
         matrix = seen.swapaxes(1, 2) @ seen / np.float32(seen.shape[1])
-        found[node.name or ""] = Covariance(mean=mean[:, 0].astype(np.float64), matrix=matrix)
+        found[name_of(node)] = Covariance(mean=mean[:, 0].astype(np.float64), matrix=matrix)
     return found
 
 

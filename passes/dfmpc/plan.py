@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from passes.dfmpc.low_bit import Integers, channels_first, rows_as_weight, weight_rows
 from passes.graph.affine import Array, write_layer
-from passes.graph.editing import FreshNames, as_float64, constant_value, set_constant_input
+from passes.graph.editing import FreshNames, as_float64, constant_value, name_of, set_constant_input
 from passes.quantize.plan import TensorQuant
 
 CLOSE = 1e-5  # of a row's greatest weight: what rounding to float32, twice, can leave
@@ -74,7 +74,7 @@ class CompensateWeights(ir.passes.InPlacePass):
         """Edit `model` in place."""
         names = FreshNames(model.graph)
         for node in model.graph:
-            name = node.name or ""
+            name = name_of(node)
             if (weight := self.plan.weights.get(name)) is not None:
                 rows = weight_rows(node, weight.integers) * weight.scale[:, None].astype(np.float32)
                 _set(node, 1, rows_as_weight(node, rows, weight.integers.shape), names, f"{name}.weight")
@@ -101,7 +101,7 @@ def quantized_weights(model: ir.Model, plan: CompensationPlan) -> dict[str, Quan
     """
     found = {}
     for node in model.graph:
-        planned = plan.weights.get(node.name or "")
+        planned = plan.weights.get(name_of(node))
         if planned is None or (value := node.inputs[1]) is None or (weight := constant_value(value)) is None:
             continue
         rows, integers = as_float64(weight_rows(node, weight)), as_float64(weight_rows(node, planned.integers))
@@ -123,5 +123,5 @@ def quantized_weights(model: ir.Model, plan: CompensationPlan) -> dict[str, Quan
             clip=(-greatest, greatest),  # two bits are ternary, and a channel may have changed its sign
         )
         written = rows_as_weight(node, integers.astype(np.int8), weight.shape)
-        found[value.name or ""] = QuantizedWeight(quant=quant, integers=written)
+        found[name_of(value)] = QuantizedWeight(quant=quant, integers=written)
     return found

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from passes.graph.affine import ChannelAffine, absorb_inputs, write_layer
 from passes.graph.channel_paths import ChannelPath, channel_paths, layer_bias, layers_beside
-from passes.graph.editing import FreshNames, is_op
+from passes.graph.editing import FreshNames, is_op, name_of
 from passes.moments.moments import Moments
 
 CERTAIN = 3.0  # standard deviations; of a normal variable 0.135 % lie further below its mean
@@ -28,13 +28,13 @@ def high_biases(model: ir.Model, moments: Mapping[str, Moments]) -> dict[str, ND
     """
     found: dict[str, NDArray[np.float64]] = {}
     for path in channel_paths(model, _shifts_through):
-        before = moments.get(path.values[0].name or "")
+        before = moments.get(name_of(path.values[0]))
         if before is None or not _reader_takes_shift(path) or not is_op(next(iter(path.between), None), "Relu"):
             continue
         amount = np.maximum(before.mean - CERTAIN * before.std, 0)
         if amount.any():
             for value, repeats in zip(path.values, path.repeats, strict=True):
-                found[value.name or ""] = np.repeat(amount, repeats)
+                found[name_of(value)] = np.repeat(amount, repeats)
     return found
 
 

@@ -17,7 +17,7 @@ from passes.graph.channel_paths import (
     magnitudes,
     scale_inputs,
 )
-from passes.graph.editing import FreshNames, constant_value, is_op, scalar_value
+from passes.graph.editing import FreshNames, constant_value, is_op, name_of, scalar_value
 from passes.graph.operators import HOMOGENEOUS
 
 ROUNDS = 1000
@@ -54,7 +54,7 @@ def equalizing_scales(model: ir.Model) -> dict[str, NDArray[np.float64]]:
         if change < CONVERGED:
             break
     return {
-        value.name or "": np.repeat(scale, repeats)
+        name_of(value): np.repeat(scale, repeats)
         for path, scale in zip(paths, scales, strict=True)
         for value, repeats in zip(path.values, path.repeats, strict=True)
     }

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 import onnx_ir as ir
 
-from passes.graph.editing import is_op, replace_with, scalar_value
+from passes.graph.editing import is_op, name_of, replace_with, scalar_value
 from passes.moments.moments import Moments
 from passes.moments.spread import erf
 
@@ -20,13 +20,12 @@ def clipped_shares(model: ir.Model, moments: Mapping[str, Moments]) -> dict[str,
     for node in model.graph:
         if (bound := _upper_bound(node)) is None:
             continue
-        source = node.inputs[0]
-        known = None if source is None else moments.get(source.name or "")
-        if known is None:
-            shares[node.name or ""] = 1.0
+        before = moments.get(name_of(node.inputs[0]))
+        if before is None:
+            shares[name_of(node)] = 1.0
             continue
-        distance = (bound - known.mean) / np.maximum(known.std, 1e-12)
-        shares[node.name or ""] = float(np.max(0.5 * (1 - erf(distance * math.sqrt(0.5))), initial=0))
+        distance = (bound - before.mean) / np.maximum(before.std, 1e-12)
+        shares[name_of(node)] = float(np.max(0.5 * (1 - erf(distance * math.sqrt(0.5))), initial=0))
     return shares
 
 

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from passes.graph.affine import channel_vector
-from passes.graph.editing import constant_value, is_op, rank, sole_consumer
+from passes.graph.editing import constant_value, is_op, name_of, rank, sole_consumer
 from passes.graph.operators import ELEMENTWISE, LINEAR
 
 
@@ -46,7 +46,7 @@ def _stats(node: ir.Node) -> BatchNormStats | None:
     scale, bias, mean, var = (np.asarray(array, dtype=np.float32) for array in arrays)
     epsilon = node.attributes.get_float("epsilon", 1e-5)
     return BatchNormStats(
-        node=node.name or "", value=value.name or "", mean=mean, var=var, scale=scale, bias=bias, epsilon=epsilon
+        node=name_of(node), value=name_of(value), mean=mean, var=var, scale=scale, bias=bias, epsilon=epsilon
     )
 
 
@@ -63,8 +63,8 @@ def folded_batch_norms(model: ir.Model) -> tuple[str, ...]:
     biased = [node for node in convolutions if len(node.inputs) > 2 and node.inputs[2] is not None]
     if intact or len(convolutions) < 2 or len(biased) < len(convolutions):
         return rewritten
-    found = {*rewritten, *(node.name or "" for node in biased)}
-    return tuple(node.name or "" for node in model.graph if (node.name or "") in found)
+    found = {*rewritten, *(name_of(node) for node in biased)}
+    return tuple(name_of(node) for node in model.graph if name_of(node) in found)
 
 
 def rewritten_batch_norms(model: ir.Model) -> tuple[str, ...]:
@@ -81,7 +81,7 @@ def rewritten_batch_norms(model: ir.Model) -> tuple[str, ...]:
         chain = list(_chain(node))
         inside.update(chain)
         if _scales(chain) and _shifts(chain) and _beside_weights(chain):
-            names.append(node.name or "")
+            names.append(name_of(node))
     return tuple(names)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 
 from passes.graph.affine import Array, ChannelAffine, absorb_inputs, constant_bias, output_channels
-from passes.graph.editing import as_float64, constant_value, is_op, sole_consumer
+from passes.graph.editing import as_float64, constant_value, is_op, name_of, sole_consumer
 from passes.graph.operators import LAYERS
 
 
@@ -108,6 +108,6 @@ def layers_beside(
         weight, source = layer_weight(node), node.inputs[0] if node.inputs else None
         if weight is None or source is None:
             continue
-        after, before = named.get(node.outputs[0].name or ""), named.get(source.name or "")
+        after, before = named.get(name_of(node.outputs[0])), named.get(name_of(source))
         if after is not None or before is not None:
             yield node, weight, after, before

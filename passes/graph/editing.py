@@ -12,6 +12,18 @@ def is_op(node: ir.Node | None, *op_types: str) -> bool:
     return node is not None and node.domain in ("", "ai.onnx") and node.op_type in op_types
 
 
+def name_of(found: ir.Value | ir.Node | None) -> str:
+    """The name of a value or a node; "" where there is none, so that a look-up by name finds nothing."""
+    return "" if found is None else found.name or ""
+
+
+def required_name(found: ir.Value | ir.Node) -> str:
+    """The name of a value or a node that has to have one. Raises ValueError where it has none."""
+    if not found.name:
+        raise ValueError(f"a {type(found).__name__.lower()} has no name; run Canonicalize first")
+    return found.name
+
+
 def constant_value(value: ir.Value | None) -> NDArray[Any] | None:
     """The array behind an initializer or a Constant node, else None.
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from passes.graph.editing import is_op, rank, sole_consumer, static_dims
+from passes.graph.editing import is_op, name_of, rank, sole_consumer, static_dims
 from passes.graph.operators import ACTIVATIONS, ELEMENTWISE, JUDGED, LINEAR
 from passes.lint.checks import CHECKS, Obstacle, Site
 from passes.lint.pairs import pairs_of
@@ -82,7 +82,7 @@ def _whole_file(model: ir.Model, target: Target) -> Iterator[Finding]:
             f"convert the file to opset {rule.newest_opset} or older",
         )
     open_inputs = [
-        value.name or ""
+        name_of(value)
         for value in model.graph.inputs
         if not value.is_initializer()
         and (value.shape is None or not all(isinstance(side, int) for side in value.shape))
@@ -200,7 +200,7 @@ def _judged(node: ir.Node, rule: OperatorRule, graph: QuantizedGraph, target: Ta
         site = _site(node, rule, graph, add)
     missing = [value for value, grid in zip(_data_inputs(node), site.inputs, strict=True) if grid is None]
     if missing:
-        names = ", ".join(value.name or "" for value in missing)
+        names = ", ".join(name_of(value) for value in missing)
         return _finding(
             node,
             "float",
@@ -352,5 +352,5 @@ def _no_kernel(node: ir.Node, target: Target) -> str:
 
 
 def _finding(node: ir.Node | None, verdict: Verdict, reason: str, advice: str) -> Finding:
-    name, op_type = ("", "") if node is None else (node.name or node.outputs[0].name or "", node.op_type)
+    name, op_type = ("", "") if node is None else (node.name or name_of(node.outputs[0]), node.op_type)
     return Finding(node=name, op_type=op_type, verdict=verdict, reason=reason, advice=advice)

@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 
 from passes.graph.affine import Array, ChannelAffine, absorb_inputs
-from passes.graph.editing import as_float64, constant_value, is_op
+from passes.graph.editing import as_float64, constant_value, is_op, name_of
 from passes.moments.spread import Spread
 
 REMEMBERED = 8  # layers: those near are the most alike
@@ -38,7 +38,7 @@ class LayerSpreads:
         independent, together = extremes
         share = self._share()
         std = independent ** (1 - share) * together**share
-        return Spread.normal(mean, std, origin=node.outputs[0].name or "", approximate=True)
+        return Spread.normal(mean, std, origin=name_of(node.outputs[0]), approximate=True)
 
     def _share(self) -> float:
         shares = []

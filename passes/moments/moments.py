@@ -9,7 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from passes.graph.batch_norm import read_batch_norms
-from passes.graph.editing import as_float64, is_op, scalar_value
+from passes.graph.editing import as_float64, is_op, name_of, scalar_value
 from passes.graph.operators import ELEMENTWISE, LAYERS
 from passes.moments.layers import LayerSpreads
 from passes.moments.moves import MOVES, Moved, along_channels, joined, moved
@@ -58,7 +58,7 @@ def batch_norm_moments(model: ir.Model) -> dict[str, Moments]:
 
     By value name. FoldBatchNorm keeps the names, so what is read before it serves the folded model as `known`.
     """
-    outputs = {node.name: node.outputs[0].name or "" for node in model.graph if is_op(node, "BatchNormalization")}
+    outputs = {node.name: name_of(node.outputs[0]) for node in model.graph if is_op(node, "BatchNormalization")}
     found: dict[str, Moments] = {}
     for stats in read_batch_norms(model):
         mean, var, scale, bias = (as_float64(part) for part in (stats.mean, stats.var, stats.scale, stats.bias))
@@ -104,12 +104,12 @@ def value_spreads(
     alive: dict[ir.Value, Spread | Moved] = {}
     unread = {value: len(tuple(value.uses())) for value in _values(model.graph)}
     for value in model.graph.inputs:
-        if (seed := seeds.get(value.name or "")) is not None:
+        if (seed := seeds.get(name_of(value))) is not None:
             alive[value] = spread = _seeded(value, seed, None)
-            yield value.name or "", spread
+            yield name_of(value), spread
     layers = LayerSpreads()
     for node in model.graph:
-        known_outputs = [seeds.get(value.name or "") for value in node.outputs]
+        known_outputs = [seeds.get(name_of(value)) for value in node.outputs]
         for value, seed, result in zip(
             node.outputs, known_outputs, _results(node, alive, layers, known_outputs[0]), strict=True
         ):
@@ -118,7 +118,7 @@ def value_spreads(
                 continue
             if unread[value]:
                 alive[value] = found
-            yield value.name or "", found
+            yield name_of(value), found
         for read in node.inputs:
             if read in unread:
                 unread[read] -= 1
@@ -136,7 +136,7 @@ def _results(
     if any(isinstance(spread, Moved) for spread in found) and not is_op(node, *LAYERS):
         elsewhere = joined(node, found) if is_op(node, "Concat") else _elementwise(node, found)
         return (elsewhere, *(None,) * (len(node.outputs) - 1))
-    name = node.outputs[0].name or ""
+    name = name_of(node.outputs[0])
     inputs = [along_channels(spread, name) if isinstance(spread, Moved) else spread for spread in found]
     result = None
     if any(inputs) and is_op(node, *LAYERS):
@@ -171,8 +171,8 @@ def _seeded(value: ir.Value, seed: Moments | Spread, result: Spread | Moved | No
         return seed
     if isinstance(result, Spread) and result.points.shape[:-1] == seed.mean.shape and (result.std > 0).all():
         points = (result.points - result.mean[:, None]) * (seed.std / result.std)[:, None] + seed.mean[:, None]
-        return Spread(points=points, origin=value.name or "", approximate=seed.approximate)
-    return Spread.normal(seed.mean, seed.std, origin=value.name or "", approximate=seed.approximate)
+        return Spread(points=points, origin=name_of(value), approximate=seed.approximate)
+    return Spread.normal(seed.mean, seed.std, origin=name_of(value), approximate=seed.approximate)
 
 
 def _fits(value: ir.Value, spread: Spread) -> bool:

@@ -9,7 +9,7 @@ import onnx.reference
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from passes.graph.editing import constant_value, static_dims
+from passes.graph.editing import constant_value, name_of, static_dims
 from passes.graph.operators import MOVEMENTS
 from passes.moments.spread import Spread
 
@@ -48,7 +48,7 @@ def moved(node: ir.Node, source: Spread | Moved) -> tuple[Spread | Moved | None,
     except (ValueError, IndexError, RuntimeError):
         return unknown
     return tuple(
-        _settled(Moved(spread=source.spread, labels=labels), value.name or "")
+        _settled(Moved(spread=source.spread, labels=labels), name_of(value))
         for value, labels in zip(node.outputs, results, strict=True)
     )
 
@@ -67,7 +67,7 @@ def joined(node: ir.Node, sources: list[Spread | Moved | None]) -> Spread | Move
     starts = np.cumsum([0, *(len(each) for each in points[:-1])])
     spread = Spread(
         points=np.concatenate(points),
-        origin=node.outputs[0].name or "",
+        origin=name_of(node.outputs[0]),
         approximate=any(part.spread.approximate for part in parts),
     )
     try:

@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 
 from passes.graph.affine import batch_norm_affine, channel_vector
-from passes.graph.editing import as_float64, constant_value, is_op, rank, scalar_value
+from passes.graph.editing import as_float64, constant_value, is_op, name_of, rank, scalar_value
 from passes.graph.operators import ELEMENTWISE
 from passes.moments.spread import ABSCISSAE, Array, Spread, added, erf, multiplied
 
@@ -87,13 +87,13 @@ def _same(node: ir.Node, inputs: list[Spread | None]) -> Spread | None:
     """As if neighbours were alike. An average's spread is at most that; a maximum's mean is at least that."""
     if inputs[0] is None:
         return None
-    return Spread(points=inputs[0].points, origin=node.outputs[0].name or "", approximate=True)
+    return Spread(points=inputs[0].points, origin=name_of(node.outputs[0]), approximate=True)
 
 
 def _pair(node: ir.Node, inputs: list[Spread | None]) -> Spread | None:
     """Add, Sub, Mul, Div: of two values, or of one and a constant per channel."""
     left, right = inputs
-    name = node.outputs[0].name or ""
+    name = name_of(node.outputs[0])
     if left is not None and right is not None:
         if left.points.shape != right.points.shape:
             return None
@@ -135,7 +135,7 @@ def _concat(node: ir.Node, inputs: list[Spread | None]) -> Spread | None:
     if node.attributes.get_int("axis", 0) != 1 or len(parts) < len(inputs):
         return None
     points = np.concatenate([spread.points for spread in parts])
-    return Spread(points=points, origin=node.outputs[0].name or "", approximate=any(p.approximate for p in parts))
+    return Spread(points=points, origin=name_of(node.outputs[0]), approximate=any(p.approximate for p in parts))
 
 
 def _softmax(node: ir.Node, inputs: list[Spread | None]) -> Spread | None:
@@ -145,7 +145,7 @@ def _softmax(node: ir.Node, inputs: list[Spread | None]) -> Spread | None:
         return None
     share = np.power(0.5 * (1 + erf(ABSCISSAE * math.sqrt(0.5))), len(spread.points) - 1)
     points = np.broadcast_to(share, spread.points.shape)
-    return Spread(points=points, origin=node.outputs[0].name or "", approximate=True)
+    return Spread(points=points, origin=name_of(node.outputs[0]), approximate=True)
 
 
 def _pad(node: ir.Node, inputs: list[Spread | None]) -> Spread | None:

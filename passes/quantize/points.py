@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from passes.graph.editing import constant_value, is_op, sole_consumer
+from passes.graph.editing import constant_value, is_op, name_of, required_name, sole_consumer
 from passes.graph.operators import ELEMENTWISE, POINTWISE, SELECTIONS
 from passes.target.operator_rule import OperatorRule
 from passes.target.target import Target
@@ -47,7 +47,7 @@ def find_quant_points(model: ir.Model, target: Target) -> QuantPoints:
     same_as: dict[str, str] = {}
     weights: list[WeightUse] = []
     data: set[ir.Value] = {value for value in model.graph.inputs if value.dtype == ACTIVATION_DTYPE}
-    activations.extend(_name(value) for value in model.graph.inputs if value in data and value.uses())
+    activations.extend(required_name(value) for value in model.graph.inputs if value in data and value.uses())
     for node in model.graph:
         weights.extend(weight_uses(node))
         if not any(value in data for value in node.inputs):
@@ -62,12 +62,12 @@ def find_quant_points(model: ir.Model, target: Target) -> QuantPoints:
             if is_within_function(value, target) or (target.fused_sums and is_summed_in_kernel(value)):
                 continue
             if node.op_type in SELECTIONS and source in data and source is not None and not is_fused(source, target):
-                same_as[_name(value)] = same_as.get(_name(source), _name(source))
+                same_as[required_name(value)] = same_as.get(required_name(source), required_name(source))
             else:
-                activations.append(_name(value))
+                activations.append(required_name(value))
     quantized = {*activations, *same_as}
     constants = [
-        _name(value)
+        required_name(value)
         for value in model.graph.initializers.values()
         if value.uses() and all(_is_combined(value, use.node, quantized, target) for use in value.uses())
     ]
@@ -158,9 +158,8 @@ def weight_uses(node: ir.Node) -> list[WeightUse]:
                 continue
         channels, *taps = value.shape
         scales = node.op_type == "Conv" and node.attributes.get_int("group", 1) == channels and set(taps) == {1}
-        found.append(
-            WeightUse(initializer=_name(value), node=node.name or "", axis=axis if rank > 1 else None, scales=scales)
-        )
+        name, channels_axis = required_name(value), axis if rank > 1 else None
+        found.append(WeightUse(initializer=name, node=name_of(node), axis=channels_axis, scales=scales))
     return found
 
 
@@ -171,10 +170,4 @@ def scales_channels(node: ir.Node) -> bool:
 
 def data_input(node: ir.Node, use: WeightUse) -> str:
     """The name of what `node` multiplies the weight of `use` with."""
-    return next(value.name or "" for value in node.inputs[:2] if value is not None and value.name != use.initializer)
-
-
-def _name(value: ir.Value) -> str:
-    if value.name is None:
-        raise ValueError("a value has no name; run Canonicalize first")
-    return value.name
+    return next(name_of(value) for value in node.inputs[:2] if value is not None and value.name != use.initializer)

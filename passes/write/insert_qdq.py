@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from passes.graph.editing import FreshNames, add_initializer, initializer_array, set_constant_input
+from passes.graph.editing import FreshNames, add_initializer, initializer_array, name_of, set_constant_input
 from passes.quantize.plan import QuantPlan, TensorQuant
 from passes.target.target import Target
 from passes.write.biases import quantize_bias
@@ -46,7 +46,7 @@ class InsertQdq(ir.passes.InPlacePass):
         """Edit `model` in place."""
         graph, names = model.graph, FreshNames(model.graph)
         for node in graph:
-            if (bias := self.plan.biases.get(node.name or "")) is not None:
+            if (bias := self.plan.biases.get(name_of(node))) is not None:
                 set_constant_input(node, 2, bias, names, f"{node.name}.bias")
         for name in self.plan.weights:
             container = self.target.weight_container(self.plan.weights[name].bits)
@@ -64,7 +64,7 @@ class InsertQdq(ir.passes.InPlacePass):
             _quantize_activation(graph, names, values[name], quant, parameters[source])
         if self.target.bias != "float":
             for node in list(graph):
-                quantize_bias(graph, names, node, self.plan.bias_quants.get(node.name or ""))
+                quantize_bias(graph, names, node, self.plan.bias_quants.get(name_of(node)))
         return ir.passes.PassResult(model, modified=True)
 
 
@@ -117,7 +117,7 @@ def _quantize_activation(
 ) -> None:
     if quant.clip is not None:
         value = _drop_clip(graph, value)
-    name, producer = value.name or "", value.producer()
+    name, producer = name_of(value), value.producer()
     uses = list(value.uses())
     scale, zero_point = parameters
     nodes = [ir.node("QuantizeLinear", [value, scale, zero_point], name=names(f"{name}_quantize"))]
