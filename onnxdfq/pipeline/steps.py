@@ -31,7 +31,7 @@ from passes.dfmpc.compensate import Compensation, plan_compensation
 from passes.dfmpc.noise_probe import Covariance, input_covariances
 from passes.dfmpc.plan import CompensateWeights, quantized_weights
 from passes.graph.batch_norm import read_batch_norms
-from passes.moments.moments import Moments, batch_norm_moments, changed
+from passes.moments.moments import Moments, batch_norm_moments, moments_after_edit
 from passes.ocs import SplitChannels, channel_splits, widened_values
 from passes.quantize.plan import QuantPlan, TensorQuant, same_numbers
 from passes.quantize.points import find_quant_points
@@ -124,7 +124,7 @@ def compensate(job: Job) -> None:
     elif not paper:
         shown = probed_covariances(job.model, job.source, seed=job.recipe.seed)
     try:
-        job.compensation = plan_compensation(job.model, settings, known=known, shown=shown)
+        job.compensation = plan_compensation(job.model, settings, moments=known, covariances=shown)
     except ValueError as error:
         raise InputError(str(error)) from error
     job.notes.extend(job.compensation.notes)
@@ -179,7 +179,7 @@ def equalize_channels(job: Job) -> None:
         )
         widened = widened_values(job.model, splits)
         SplitChannels(splits)(job.model)
-        job.known = changed(job.known, widened, Moments.taken)
+        job.known = moments_after_edit(job.known, widened, Moments.taken)
         job.metrics["layers_split"] = len(splits)
 
 

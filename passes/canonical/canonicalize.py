@@ -108,15 +108,15 @@ def _bypass(node: ir.Node) -> bool:
 def name_nodes(graph: ir.Graph) -> int:
     """Rewrite 4. How many."""
     fresh, count = FreshNames(graph), 0
-    seen: set[str] = set()
+    names: set[str] = set()
     for index, node in enumerate(graph):
         if not node.name:
             node.name = fresh(f"{node.op_type}_{index}")
             count += 1
-        elif node.name in seen:
+        elif node.name in names:
             node.name = fresh(node.name)
             count += 1
-        seen.add(node.name)
+        names.add(node.name)
     return count
 
 

@@ -1,4 +1,4 @@
-"""The numbers of DF-MPC: the plan, the pass that writes it, and what is shipped once normalizations are folded."""
+"""`CompensationPlan`: the numbers of DF-MPC; the pass that writes them; and the integers of the folded model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,12 +13,12 @@ from passes.graph.affine import Array, write_layer
 from passes.graph.editing import FreshNames, as_float64, constant_value, name_of, set_constant_input
 from passes.quantize.plan import TensorQuant
 
-CLOSE = 1e-5  # of a row's greatest weight: what rounding to float32, twice, can leave
+ROUNDING_TOLERANCE = 1e-5  # of a row's greatest weight: the error of rounding to float32 twice
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LowBitWeight:
-    """integers: in the weight's shape. scale: (O,) per output channel. bits: that hold the integers with their sign."""
+    """A weight on its grid: signed integers of `bits` bits in the weight's shape. scale: (O,) per output channel."""
 
     bits: int
     integers: Integers
@@ -39,8 +39,10 @@ class NormNumbers:
 class CompensationPlan:
     """All numbers that CompensateWeights writes, by node name.
 
-    coefficients: of the low layers that have some, (O,) c for each BatchNormalization behind them; `norms` contains
-    them already. notes: what the user should know, a sentence each.
+    weights, biases: of layers. norms: of BatchNormalizations.
+    coefficients: of the low layers that have any, (O,) c for each BatchNormalization behind them. Information only:
+        `norms` contains them already.
+    notes: sentences for the user.
     """
 
     weights: Mapping[str, LowBitWeight]
@@ -52,14 +54,14 @@ class CompensationPlan:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class QuantizedWeight:
-    """A weight of the folded model. integers: in its shape; quant: their bits, and their scale per output channel."""
+    """A weight of the folded model. integers: in the weight's shape. quant: bits, and a scale per output channel."""
 
     quant: TensorQuant
     integers: Integers
 
 
 class CompensateWeights(ir.passes.InPlacePass):
-    """Writes a CompensationPlan into the float graph: weights on their grids, BatchNormalizations, biases."""
+    """Writes a CompensationPlan into a float graph: dequantized weights, BatchNormalizations, biases."""
 
     def __init__(self, plan: CompensationPlan) -> None:
         self.plan = plan
@@ -93,11 +95,14 @@ def _set(node: ir.Node, index: int, array: NDArray[Any], names: FreshNames, base
 
 
 def quantized_weights(model: ir.Model, plan: CompensationPlan) -> dict[str, QuantizedWeight]:
-    """How the weights of the planned layers are to be written, once BatchNormalizations are folded; by initializer.
+    """The integers and grids of the plan's weights after FoldBatchNorm, by initializer name.
 
-    Folding multiplied each output channel with a number, which goes into its scale; where that is negative, the
-    integers change their sign. Raises ValueError for a layer whose weight is no longer integers times a scale for each
-    output channel, as after folding something into its inputs.
+    Folding multiplies each output channel by a number, which goes into its scale; where it is negative, the integers
+    change their sign.
+
+    Raises:
+        ValueError: a weight is no longer its integers times a scale per output channel, because something was folded
+            into its inputs.
     """
     found = {}
     for node in model.graph:
@@ -107,7 +112,9 @@ def quantized_weights(model: ir.Model, plan: CompensationPlan) -> dict[str, Quan
         rows, integers = as_float64(weight_rows(node, weight)), as_float64(weight_rows(node, planned.integers))
         square = np.square(integers).sum(axis=1)
         scale = np.divide((rows * integers).sum(axis=1), square, out=np.zeros_like(square), where=square > 0)
-        if (np.abs(rows - integers * scale[:, None]) > CLOSE * np.abs(rows).max(axis=1, keepdims=True)).any():
+        if (
+            np.abs(rows - integers * scale[:, None]) > ROUNDING_TOLERANCE * np.abs(rows).max(axis=1, keepdims=True)
+        ).any():
             raise ValueError(
                 f"The weight of {node.op_type} '{node.name}' is not its planned integers times a scale per output "
                 "channel: nothing but BatchNormalizations behind it may be folded between planning and quantization."

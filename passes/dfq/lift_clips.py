@@ -12,9 +12,14 @@ from passes.moments.spread import erf
 
 
 def clipped_shares(model: ir.Model, moments: Mapping[str, Moments]) -> dict[str, float]:
-    """For each Clip to [0, b] (by node name): the share of numbers that its upper bound is expected to cut.
+    """The share of numbers that the upper bound of each Clip to [0, b] is expected to cut, by node name.
 
-    In the worst channel, each taken as normal with the moments of the Clip's input; 1.0 where these are not known.
+    Args:
+        model: with the Clips.
+        moments: by value name, of their inputs.
+
+    Returns:
+        The share in the worst channel, each taken as normal; 1.0 where there are no moments of the input.
     """
     shares: dict[str, float] = {}
     for node in model.graph:

@@ -1,4 +1,4 @@
-"""Reading batch normalization: the running statistics that a model still carries, and signs that it lost them."""
+"""The running statistics of a model's batch normalizations, and the signs of batch normalizations that are folded."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from passes.graph.operators import ELEMENTWISE, LINEAR
 
 @dataclass(frozen=True, kw_only=True)
 class BatchNormStats:
-    """One BatchNormalization node: scale * (x - mean) / sqrt(var + epsilon) + bias along axis 1 of x = `value`."""
+    """Of a BatchNormalization: scale * (x - mean) / sqrt(var + epsilon) + bias along axis 1 of its input x."""
 
     node: str
     value: str  # name of the node's input: the value whose batch statistics mean and var describe
@@ -51,7 +51,7 @@ def _stats(node: ir.Node) -> BatchNormStats | None:
 
 
 def folded_batch_norms(model: ir.Model) -> tuple[str, ...]:
-    """Names of nodes that tell of a batch normalization whose statistics are lost, in graph order.
+    """Names of nodes that hold a folded batch normalization, as far as the graph shows it, in graph order.
 
     First the normalizations that were rewritten as arithmetic (`rewritten_batch_norms`). In a model without any
     BatchNormalization also every convolution, if there are two or more and all carry a bias: a convolution in front of

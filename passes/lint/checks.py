@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from passes.graph.editing import constant_value, is_op, rank
 from passes.graph.operators import LINEAR, POOLS, SELECTIONS
-from passes.lint.quantized_graph import Ending, Grid
+from passes.lint.quantized_graph import Grid, OutputQuantization
 from passes.quantize.grid import is_power_of_two
 
 QUANTIZERS = ("QuantizeLinear", "Clip", "DequantizeLinear")
@@ -23,7 +23,7 @@ class Site:
     bias: str
     bias_value: ir.Value | None
     bias_grid: Grid | None
-    end: Ending
+    end: OutputQuantization
 
 
 @dataclass(frozen=True, kw_only=True)

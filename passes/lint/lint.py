@@ -9,7 +9,7 @@ from passes.graph.editing import is_op, name_of, rank, sole_consumer, static_dim
 from passes.graph.operators import ACTIVATIONS, ELEMENTWISE, JUDGED, LINEAR
 from passes.lint.checks import CHECKS, Obstacle, Site
 from passes.lint.pairs import pairs_of
-from passes.lint.quantized_graph import WHOLE_FILE, Ending, Grid, QuantizedGraph
+from passes.lint.quantized_graph import WHOLE_FILE, Grid, OutputQuantization, QuantizedGraph
 from passes.lint.redundant import is_redundant
 from passes.quantize.points import is_within_function
 from passes.target.operator_rule import OperatorRule, Verdict
@@ -134,7 +134,7 @@ def _refused_type(node: ir.Node, rule: OperatorRule | None, target: Target) -> F
 def _fixed(node: ir.Node, rule: OperatorRule, target: Target) -> Finding:
     assert rule.verdict != "judged"
     default = "it is written on integers" if rule.verdict == "integer" else _no_kernel(node, target)
-    site = Site(node=node, inputs=(), bias="none", bias_value=None, bias_grid=None, end=Ending(grid=None))
+    site = Site(node=node, inputs=(), bias="none", bias_value=None, bias_grid=None, end=OutputQuantization(grid=None))
     for name in rule.checks:
         if (found := CHECKS[name](site)) is not None:
             return _finding(node, "refused" if found.refused else "float", found.reason, found.advice)
@@ -273,7 +273,7 @@ def _site(node: ir.Node, rule: OperatorRule, graph: QuantizedGraph, add: ir.Node
     if rule.pulls and end.grid is not None:
         inputs = tuple(end.grid if grid is None or grid.container == "float" else grid for grid in inputs)
     elif rule.carries and end.grid is None:
-        end = Ending(grid=graph.grid_moved_on(node))
+        end = OutputQuantization(grid=graph.grid_moved_on(node))
     bias = node.inputs[2] if node.op_type in LINEAR and len(node.inputs) > 2 else None
     if add is not None:
         bias = next(value for value in add.inputs if value is not node.outputs[0])

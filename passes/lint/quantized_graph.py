@@ -32,7 +32,7 @@ class Grid:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Ending:
+class OutputQuantization:
     """What comes behind a value. grid: that of the QuantizeLinear, None where none follows alone.
 
     activation: the function between, if one is. obstacle: why no QuantizeLinear follows alone.
@@ -71,7 +71,7 @@ class QuantizedGraph:
             return Grid(container="float", scale=None, zero_point=None, axis=None, constant=True, node=None)
         return self.grid_moved_on(producer, as_written=as_written) if producer is not None else None
 
-    def ending(self, value: ir.Value, *, fuses: tuple[str, ...] = ()) -> Ending:
+    def ending(self, value: ir.Value, *, fuses: tuple[str, ...] = ()) -> OutputQuantization:
         """The QuantizeLinear behind `value`: across one function of `fuses`, and what quantization is moved through."""
         activation, consumer = None, sole_consumer(value)
         if consumer is not None and is_op(consumer, *fuses) and consumer.inputs[0] is value:
@@ -82,12 +82,12 @@ class QuantizedGraph:
             value = consumer.outputs[0]
             consumer = sole_consumer(value)
         if consumer is None or not is_op(consumer, "QuantizeLinear") or consumer.inputs[0] is not value:
-            return Ending(grid=None, activation=activation, obstacle=_obstacle(value, consumer))
+            return OutputQuantization(grid=None, activation=activation, obstacle=_obstacle(value, consumer))
         follower = sole_consumer(consumer.outputs[0])
         pair = follower is not None and is_op(follower, "DequantizeLinear") and _readers(follower.outputs[0]) <= 1
         # where the Quantize is moved, the runtime puts a pair of its own behind the start
         grid = self._changed(_grid(consumer, constant=False), pair=pair or start is not value)
-        return Ending(grid=grid, activation=activation)
+        return OutputQuantization(grid=grid, activation=activation)
 
     def _pulls(self, node: ir.Node) -> bool:
         rule = self.rules.get(node.op_type)

@@ -19,7 +19,7 @@ from passes.graph.editing import (
 )
 from passes.graph.operators import MOVEMENTS
 
-CONTRIBUTED = "com.microsoft"
+CONTRIB_DOMAIN = "com.microsoft"
 # These work on integers as on floats, by kernels that ONNX Runtime has. Of a Split each output would have to be
 # quantized; GatherElements and GatherND are not tested.
 MOVES = (MOVEMENTS | {"MaxPool"}) - {"GatherElements", "GatherND", "Split"}
@@ -66,8 +66,8 @@ class ToQOperator(ir.passes.InPlacePass):
                 _put(graph, names, node, quantize, made)
                 modified = True
         drop_unused_initializers(graph)
-        if any(node.domain == CONTRIBUTED for node in graph):
-            model.opset_imports[CONTRIBUTED] = 1
+        if any(node.domain == CONTRIB_DOMAIN for node in graph):
+            model.opset_imports[CONTRIB_DOMAIN] = 1
         return ir.passes.PassResult(model, modified=modified)
 
 
@@ -185,7 +185,7 @@ def _sum_or_product(graph: ir.Graph, names: FreshNames, node: ir.Node, output: G
     if left is None or right is None:
         return []
     inputs = [*left, *right, *output]
-    return [ir.node(f"QLinear{node.op_type}", inputs, domain=CONTRIBUTED)]
+    return [ir.node(f"QLinear{node.op_type}", inputs, domain=CONTRIB_DOMAIN)]
 
 
 def _concat(graph: ir.Graph, names: FreshNames, node: ir.Node, output: Grid) -> list[ir.Node]:
@@ -193,7 +193,7 @@ def _concat(graph: ir.Graph, names: FreshNames, node: ir.Node, output: Grid) -> 
     flat = [value for part in parts if part is not None for value in part]
     if None in parts:
         return []
-    return [ir.node("QLinearConcat", [*output, *flat], node.attributes, domain=CONTRIBUTED)]
+    return [ir.node("QLinearConcat", [*output, *flat], node.attributes, domain=CONTRIB_DOMAIN)]
 
 
 def _with_one_input(graph: ir.Graph, names: FreshNames, node: ir.Node, output: Grid) -> list[ir.Node]:
@@ -205,7 +205,7 @@ def _with_one_input(graph: ir.Graph, names: FreshNames, node: ir.Node, output: G
         attributes["opset"] = ir.AttrInt64("opset", 13)
         attributes.setdefault("axis", ir.AttrInt64("axis", -1))
     inputs = [*source, *output]
-    return [ir.node(f"QLinear{node.op_type}", inputs, attributes, domain=CONTRIBUTED)]
+    return [ir.node(f"QLinear{node.op_type}", inputs, attributes, domain=CONTRIB_DOMAIN)]
 
 
 def _move(graph: ir.Graph, names: FreshNames, node: ir.Node, output: Grid) -> list[ir.Node]:

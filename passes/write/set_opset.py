@@ -102,9 +102,9 @@ def _spell_out_gelu(node: ir.Node) -> None:
     raised = ir.node("Add", [erf.outputs[0], one], name=names(f"{node.name}_raised"))
     halved = ir.node("Mul", [x, half], name=names(f"{node.name}_halved"))
     product = ir.node("Mul", [halved.outputs[0], raised.outputs[0]], name=node.name)
-    for step in (divided, erf, raised, halved):
-        step.outputs[0].name, step.outputs[0].type, step.outputs[0].shape = step.name, x.type, x.shape
-        graph.insert_before(node, step)
+    for new in (divided, erf, raised, halved):
+        new.outputs[0].name, new.outputs[0].type, new.outputs[0].shape = new.name, x.type, x.shape
+        graph.insert_before(node, new)
     replace_with(node, product)
 
 

@@ -9,7 +9,7 @@ from onnxdfq.methods.dfq.align import aligning_scales
 from passes.dfq.absorb_bias import AbsorbHighBias, high_biases
 from passes.dfq.equalize import EqualizeChannels, equalizing_scales
 from passes.dfq.lift_clips import LiftClips, clipped_shares
-from passes.moments.moments import Moments, changed
+from passes.moments.moments import Moments, moments_after_edit
 
 NEGLIGIBLE = 1e-4  # of the numbers of the worst channel: more of them cut off, and a ReLU6 keeps its bound
 
@@ -41,14 +41,14 @@ def equalize(model: ir.Model, known: Mapping[str, Moments], *, aligned_bits: int
     LiftClips(lifted)(model)
     scales = equalizing_scales(model)
     EqualizeChannels(scales)(model)
-    known = changed(known, scales, Moments.scaled)
+    known = moments_after_edit(known, scales, Moments.scaled)
     amounts = high_biases(model, known)
     AbsorbHighBias(amounts)(model)
-    known = changed(known, amounts, Moments.lowered)
+    known = moments_after_edit(known, amounts, Moments.lowered)
     if aligned_bits is not None:
         aligning = aligning_scales(model, aligned_bits)
         EqualizeChannels(aligning)(model)
-        known = changed(known, aligning, Moments.scaled)
+        known = moments_after_edit(known, aligning, Moments.scaled)
     outputs = {node.outputs[0].name for node in model.graph if node.op_type in ("Conv", "ConvTranspose", "Gemm")}
     return Equalization(
         known=known, lifted=lifted, scaled=len(outputs & scales.keys()), absorbed=len(outputs & amounts.keys())

@@ -18,7 +18,7 @@ from onnxdfq.calibration.histogram import BINS, Histogram
 from onnxdfq.calibration.observation import ChannelMean, Observations
 from onnxdfq.errors import InputError
 from passes.moments.moments import Moments, value_spreads
-from passes.moments.moves import Moved, along_channels
+from passes.moments.moves import LabelledSpread, along_channels
 from passes.moments.spread import ABSCISSAE, WEIGHTS, Spread
 from passes.quantize.points import find_quant_points
 from passes.target.target import Target
@@ -66,9 +66,9 @@ def image_spread(
     return pixels.mapped(lambda x: np.minimum(np.maximum(x, low[:, None]), high[:, None]))
 
 
-def _mean(found: Spread | Moved) -> ChannelMean:
+def _mean(found: Spread | LabelledSpread) -> ChannelMean:
     mean = ChannelMean(axis=1)
-    mean.total, mean.count = (along_channels(found, "") if isinstance(found, Moved) else found).mean, 1
+    mean.total, mean.count = (along_channels(found, "") if isinstance(found, LabelledSpread) else found).mean, 1
     return mean
 
 
