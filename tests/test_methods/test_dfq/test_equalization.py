@@ -1,7 +1,6 @@
 """All of DFQ's edits of the float graph together."""
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import pytest
 import torch
@@ -10,6 +9,8 @@ from onnxdfq.calibration.thresholds import weight_thresholds
 from onnxdfq.engine import TorchGraph
 from onnxdfq.methods.dfq.equalization import equalize
 from passes.moments.moments import Moments, activation_moments
+
+from ...graphs import build
 
 RNG = np.random.default_rng(10)
 
@@ -28,12 +29,7 @@ def network(bound: float) -> ir.Model:
         "zero": np.float32(0),
         "bound": np.float32(bound),
     }
-    graph = onnx.parser.parse_graph("g " + text)
-    graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(v, np.float32), k) for k, v in weights.items())
-    for node in graph.node:
-        node.name = f"{node.op_type}_{node.output[0]}"
-    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
-    return ir.from_proto(onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True))
+    return build(text, **{name: np.asarray(array, np.float32) for name, array in weights.items()})
 
 
 def known_of(model: ir.Model) -> dict[str, Moments]:
