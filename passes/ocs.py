@@ -1,5 +1,6 @@
 """Outlier channel splitting (OCS, Zhao et al., arXiv 1901.09504): channels with large weights are duplicated."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ from passes.graph.channel_paths import (
 from passes.graph.editing import FreshNames, add_initializer, is_op, name_of
 from passes.graph.operators import CHANNELWISE
 from passes.quantize.grid import covering_power_of_two, scale_of
+
+logger = logging.getLogger(__name__)
 
 # What lets more channels through without an edit of its own. The slopes of PRelu and the sizes of Resize are given per
 # channel and would need one; Selu is not tested.
@@ -105,6 +108,9 @@ class SplitChannels(ir.passes.InPlacePass):
                 _gather_copies(node, split.sources, names)
             else:
                 _widen(path, split.sources, names)
+            origin = "a Gather" if path is None else path.source.name
+            channels = len(split.copies)
+            logger.debug("%s reads %d channels for %d, from %s", node.name, len(split.sources), channels, origin)
         return ir.passes.PassResult(model, modified=any((split.copies > 1).any() for split in self.splits.values()))
 
 

@@ -1,5 +1,6 @@
 """One spelling for each thing, so that everything later has to know only one."""
 
+import logging
 from collections.abc import Callable
 
 import onnx_ir as ir
@@ -11,6 +12,8 @@ from passes.canonical.convolutions import make_convolutions_explicit, merge_pads
 from passes.canonical.heads import flatten_reshapes, fuse_gemm, plain_gemms, pool_globally
 from passes.graph.editing import FreshNames, add_initializer, constant_value, discard, is_op, substitute
 from passes.graph.operators import PARAMETERS
+
+logger = logging.getLogger(__name__)
 
 
 class Canonicalize(ir.passes.InPlacePass):
@@ -75,6 +78,7 @@ def lift_constants(graph: ir.Graph) -> int:
         value.replace_all_uses_with(lifted)
         graph.remove(node, safe=True)
         graph.register_initializer(lifted)
+        logger.debug("the Constant %s becomes an initializer", value.name)
         count += 1
     return count
 
@@ -95,6 +99,7 @@ def _is_inference_dropout(node: ir.Node) -> bool:
 def _bypass(node: ir.Node) -> bool:
     source, target = node.inputs[0], node.outputs[0]
     assert source is not None
+    op_type, name = node.op_type, target.name
     if not target.is_graph_output():
         target.replace_all_uses_with(source)
     elif source.is_graph_input() or source.is_initializer() or source.is_graph_output():
@@ -102,6 +107,7 @@ def _bypass(node: ir.Node) -> bool:
     else:
         substitute(target, source)
     discard(node)
+    logger.debug("%s that computes %s goes", op_type, name)
     return True
 
 
@@ -112,9 +118,11 @@ def name_nodes(graph: ir.Graph) -> int:
     for index, node in enumerate(graph):
         if not node.name:
             node.name = fresh(f"{node.op_type}_{index}")
+            logger.debug("%s without a name is called %s", node.op_type, node.name)
             count += 1
         elif node.name in names:
-            node.name = fresh(node.name)
+            old, node.name = node.name, fresh(node.name)
+            logger.debug("a second %s is called %s", old, node.name)
             count += 1
         names.add(node.name)
     return count
@@ -135,6 +143,7 @@ def unshare_parameters(graph: ir.Graph) -> int:
             array = constant_value(value)
             assert array is not None
             node.replace_input_with(index, add_initializer(graph, fresh(f"{value.name}.{node.name}"), array))
+            logger.debug("%s gets its own copy of %s", node.name, value.name)
             count += 1
     return count
 

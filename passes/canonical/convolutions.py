@@ -1,10 +1,13 @@
 """Convolutions that say everything about themselves, padding included."""
 
+import logging
 from collections.abc import Sequence
 
 import onnx_ir as ir
 
 from passes.graph.editing import constant_value, discard, is_op, rank, scalar_value, static_dims
+
+logger = logging.getLogger(__name__)
 
 
 def make_convolutions_explicit(graph: ir.Graph) -> int:
@@ -30,6 +33,8 @@ def _make_explicit(node: ir.Node) -> bool:
         node.attributes.pop("auto_pad", None)
     for attribute in missing.values():
         node.attributes.add(attribute)
+    if missing:
+        logger.debug("%s %s says its %s", node.op_type, node.name, ", ".join(missing))
     return bool(missing)
 
 
@@ -77,6 +82,7 @@ def merge_pads(graph: ir.Graph) -> int:
         assert data is not None
         value.replace_all_uses_with(data)
         discard(node)
+        logger.debug("Pad %s goes into %s", node.name, ", ".join(reader.name or reader.op_type for reader in readers))
         count += 1
     return count
 

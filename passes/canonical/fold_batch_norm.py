@@ -1,5 +1,6 @@
 """Batch normalization into the weights beside it."""
 
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -29,6 +30,8 @@ from passes.graph.editing import (
     substitute,
 )
 from passes.graph.operators import ELEMENTWISE, LAYERS, LINEAR
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +129,7 @@ def _fold_backward(node: ir.Node, names: FreshNames) -> bool:
     write_layer(layer, names, weight=scaled, bias=bias * affine.scale + affine.shift)
     substitute(node.outputs[0], layer.outputs[0])
     discard(node)
+    logger.debug("%s %s folds into %s %s before it", node.op_type, node.name, layer.op_type, layer.name)
     return True
 
 
@@ -193,6 +197,7 @@ def _fold_forward(node: ir.Node, names: FreshNames) -> bool:
         write_layer(layer, names, weight=scaled)
     node.outputs[0].replace_all_uses_with(data)
     discard(node)
+    logger.debug("%s %s folds into %s %s behind it", node.op_type, node.name, layer.op_type, layer.name)
     return True
 
 

@@ -8,6 +8,7 @@ layer by layer, while the weights correlate channels as they do on images. Deriv
 3. `input_covariances` takes its outputs.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf, prod
@@ -27,6 +28,8 @@ from passes.graph.editing import (
     is_op,
     name_of,
 )
+
+logger = logging.getLogger(__name__)
 
 Single = NDArray[np.float32]
 
@@ -53,6 +56,7 @@ def probe_model(model: ir.Model) -> ir.Model:
     for node in copy.graph:
         if is_op(node, "BatchNormalization") and all(constant_value(value) is not None for value in node.inputs[1:3]):
             _by_the_batch(node, names)
+            logger.debug("BatchNormalization %s of the probe normalizes by the batch", node.name)
     _return_layer_inputs(copy.graph, LARGEST_FILTER)
     return copy
 

@@ -1,5 +1,6 @@
 """`CompensationPlan`: the numbers of DF-MPC; the pass that writes them; and the integers of the folded model."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,8 @@ from passes.dfmpc.low_bit import Integers, channels_first, rows_as_weight, weigh
 from passes.graph.affine import Array, write_layer
 from passes.graph.editing import FreshNames, as_float64, constant_value, name_of, set_constant_input
 from passes.quantize.plan import TensorQuant
+
+logger = logging.getLogger(__name__)
 
 ROUNDING_TOLERANCE = 1e-5  # of a row's greatest weight: the error of rounding to float32 twice
 
@@ -80,11 +83,14 @@ class CompensateWeights(ir.passes.InPlacePass):
             if (weight := self.plan.weights.get(name)) is not None:
                 rows = weight_rows(node, weight.integers) * weight.scale[:, None].astype(np.float32)
                 _set(node, 1, rows_as_weight(node, rows, weight.integers.shape), names, f"{name}.weight")
+                logger.debug("%s %s has a weight of %d bits", node.op_type, name, weight.bits)
             if (bias := self.plan.biases.get(name)) is not None:
                 write_layer(node, names, bias=bias)
+                logger.debug("%s %s has its bias corrected", node.op_type, name)
             if (norm := self.plan.norms.get(name)) is not None:
                 for index, part in enumerate(("scale", "bias", "mean", "var"), start=1):
                     _set(node, index, getattr(norm, part), names, f"{name}.{part}")
+                logger.debug("BatchNormalization %s is recalibrated", name)
         return ir.passes.PassResult(model, modified=bool(self.plan.weights))
 
 

@@ -1,5 +1,6 @@
 """High biases move into the next layer (DFQ, arXiv 1906.04721, section 4.1.3), so that activations need less range."""
 
+import logging
 from collections.abc import Mapping
 
 import numpy as np
@@ -10,6 +11,8 @@ from passes.graph.affine import ChannelAffine, absorb_inputs, write_layer
 from passes.graph.channel_paths import ChannelPath, channel_paths, layer_bias, layers_beside
 from passes.graph.editing import FreshNames, is_op, name_of
 from passes.moments.moments import Moments
+
+logger = logging.getLogger(__name__)
 
 DEVIATIONS_KEPT = 3.0  # below the mean; 0.135 % of a normal variable lie further below
 
@@ -60,6 +63,7 @@ class AbsorbHighBias(ir.passes.InPlacePass):
             if before is not None:
                 bias = bias + absorb_inputs(node, weight, ChannelAffine(scale=np.ones_like(before), shift=before))[1]
             write_layer(node, names, bias=bias if after is None else bias - after)
+            logger.debug("%s %s: high bias %s", node.op_type, node.name, "absorbed" if after is None else "taken out")
             count += 1
         return ir.passes.PassResult(model, modified=bool(count))
 

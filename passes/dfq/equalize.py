@@ -1,5 +1,6 @@
 """Cross-layer equalization (DFQ, arXiv 1906.04721, section 4.1): ranges of weights move between neighbouring layers."""
 
+import logging
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -19,6 +20,8 @@ from passes.graph.channel_paths import (
 )
 from passes.graph.editing import FreshNames, constant_value, is_op, name_of, scalar_value
 from passes.graph.operators import HOMOGENEOUS
+
+logger = logging.getLogger(__name__)
 
 MAX_ROUNDS = 1000
 TOLERANCE = 1e-4  # of the logarithm of a scale: a hundredth of a percent
@@ -88,6 +91,8 @@ class EqualizeChannels(ir.passes.InPlacePass):
                 weight = scale_outputs(node, weight, after)
             scaled_bias = bias * after if after is not None and bias.any() else None
             write_layer(node, names, weight=weight, bias=scaled_bias)
+            ends = [end for end, scale in (("inputs", before), ("outputs", after)) if scale is not None]
+            logger.debug("%s %s: %s scaled", node.op_type, node.name, " and ".join(ends))
             count += 1
         return ir.passes.PassResult(model, modified=bool(count))
 

@@ -1,5 +1,6 @@
 """ReLU6 becomes Relu where its upper bound cuts next to nothing, so that equalization gets through."""
 
+import logging
 import math
 from collections.abc import Collection, Mapping
 
@@ -9,6 +10,8 @@ import onnx_ir as ir
 from passes.graph.editing import is_op, name_of, replace_with, scalar_value
 from passes.moments.moments import Moments
 from passes.moments.spread import erf
+
+logger = logging.getLogger(__name__)
 
 
 def clipped_shares(model: ir.Model, moments: Mapping[str, Moments]) -> dict[str, float]:
@@ -54,6 +57,7 @@ class LiftClips(ir.passes.InPlacePass):
         for node in model.graph:
             if node.name in self.nodes:
                 replace_with(node, ir.node("Relu", [node.inputs[0]], name=node.name))
+                logger.debug("Clip %s becomes Relu", node.name)
         return ir.passes.PassResult(model, modified=bool(self.nodes))
 
 

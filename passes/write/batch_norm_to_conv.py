@@ -1,5 +1,6 @@
 """`BatchNormToConv`: what no layer can take in becomes a layer."""
 
+import logging
 from collections.abc import Iterable
 
 import onnx_ir as ir
@@ -16,6 +17,8 @@ from passes.graph.editing import (
 )
 from passes.quantize.points import is_within_function
 from passes.target.target import Target
+
+logger = logging.getLogger(__name__)
 
 
 class BatchNormToConv(ir.passes.InPlacePass):
@@ -70,4 +73,5 @@ def _rewrite(node: ir.Node, names: FreshNames) -> bool:
         name=node.name,
     )
     replace_with(node, conv)
+    logger.debug("BatchNormalization %s becomes a Conv of one tap", node.name)
     return True

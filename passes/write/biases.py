@@ -1,5 +1,7 @@
 """Biases in the form that a target demands: integers in steps of the accumulator, or with a scale of their own."""
 
+import logging
+
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -7,6 +9,8 @@ from numpy.typing import NDArray
 from passes.graph.editing import FreshNames, add_initializer, constant_value, is_op
 from passes.graph.operators import LAYERS
 from passes.quantize.plan import TensorQuant
+
+logger = logging.getLogger(__name__)
 
 
 def accumulator_scale(
@@ -70,6 +74,7 @@ def quantize_bias(graph: ir.Graph, names: FreshNames, node: ir.Node, quant: Tens
     output.name, output.type, output.shape = name, bias.type, ir.Shape(array.shape)
     graph.insert_before(node, dequantize)
     node.replace_input_with(2, output)
+    logger.debug("the bias %s of %s becomes %s", name, node.name, integers.dtype)
 
 
 def _scale(value: ir.Value | None) -> NDArray[np.float32] | None:

@@ -1,6 +1,10 @@
 """`FixBatch`: a batch of one, for runtimes that take no size that is known only at run time."""
 
+import logging
+
 import onnx_ir as ir
+
+logger = logging.getLogger(__name__)
 
 
 class FixBatch(ir.passes.InPlacePass):
@@ -21,4 +25,5 @@ class FixBatch(ir.passes.InPlacePass):
                 value.shape = ir.Shape(
                     [1 if not isinstance(size, int) and size.value in names else size for size in value.shape]
                 )
+        logger.debug("the free sizes %s become 1", ", ".join(sorted(map(str, names))))
         return ir.passes.PassResult(model, modified=True)

@@ -1,5 +1,7 @@
 """`InsertQdq`: carries out a QuantPlan. It computes no threshold; every number comes from the plan."""
 
+import logging
+
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -8,6 +10,8 @@ from passes.graph.editing import FreshNames, add_initializer, initializer_array,
 from passes.quantize.plan import QuantPlan, TensorQuant
 from passes.target.target import Target
 from passes.write.biases import quantize_bias
+
+logger = logging.getLogger(__name__)
 
 
 class InsertQdq(ir.passes.InPlacePass):
@@ -48,6 +52,7 @@ class InsertQdq(ir.passes.InPlacePass):
         for node in graph:
             if (bias := self.plan.biases.get(name_of(node))) is not None:
                 set_constant_input(node, 2, bias, names, f"{node.name}.bias")
+                logger.debug("the bias of %s is replaced", node.name)
         for name in self.plan.weights:
             container = self.target.weight_container(self.plan.weights[name].bits)
             _quantize_weight(graph, names, name, self.plan, ir.DataType[container.upper()])
@@ -110,6 +115,7 @@ def _dequantize(
     graph.insert_before(first, node)
     for use in uses:
         use.node.replace_input_with(use.idx, output)
+    logger.debug("the initializer %s becomes %s and a DequantizeLinear", name, integers.dtype)
 
 
 def _quantize_activation(
@@ -158,6 +164,7 @@ def _quantize_activation(
         for index in [index for index, output in enumerate(graph.outputs) if output is value]:
             graph.outputs[index] = result
         value.name, result.name = names(f"{name}_float"), name
+    logger.debug("%s is quantized: %s", name, ", ".join(node.op_type for node in nodes))
 
 
 def _drop_clip(graph: ir.Graph, value: ir.Value) -> ir.Value:
@@ -173,6 +180,7 @@ def _drop_clip(graph: ir.Graph, value: ir.Value) -> ir.Value:
         graph.outputs[list(graph.outputs).index(value)] = source
     graph.remove(clip, safe=True)
     value.name, source.name = source_name, name
+    logger.debug("%s %s goes: %s is clipped as integers", clip.op_type, clip.name, name)
     return source
 
 

@@ -1,5 +1,6 @@
 """`ToQOperator`: Quantize/Dequantize around float operators become operators on integers (QLinearConv and its kin)."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
@@ -18,6 +19,8 @@ from passes.graph.editing import (
     sole_consumer,
 )
 from passes.graph.operators import MOVEMENTS
+
+logger = logging.getLogger(__name__)
 
 CONTRIB_DOMAIN = "com.microsoft"
 # These work on integers as on floats, by kernels that ONNX Runtime has. Of a Split each output would have to be
@@ -64,6 +67,7 @@ class ToQOperator(ir.passes.InPlacePass):
             assert scale is not None and zero_point is not None
             if made := make(graph, names, node, (scale, zero_point)):
                 _put(graph, names, node, quantize, made)
+                logger.debug("%s %s becomes %s", node.op_type, node.name, ", ".join(new.op_type for new in made))
                 modified = True
         drop_unused_initializers(graph)
         if any(node.domain == CONTRIB_DOMAIN for node in graph):

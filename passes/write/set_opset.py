@@ -1,5 +1,7 @@
 """`SetOpset`: the same graph, written for another opset between 17 and 25."""
 
+import logging
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -12,6 +14,8 @@ from passes.graph.editing import (
     is_op,
     replace_with,
 )
+
+logger = logging.getLogger(__name__)
 
 OLDEST, NEWEST = 17, 25
 GELU_OPSET = 20
@@ -55,12 +59,15 @@ class SetOpset(ir.passes.InPlacePass):
                 schema = onnx.defs.get_schema(node.op_type, self.opset, "")
                 for name in set(node.attributes) - set(schema.attributes):
                     node.attributes.pop(name)
+                    logger.debug("%s %s loses its attribute %s", node.op_type, node.name, name)
                 if _takes_axes_as_attribute(node, schema) and len(node.inputs) > 1:
                     axes = constant_value(node.inputs[1])
                     if axes is not None:
                         node.attributes["axes"] = ir.AttrInt64s("axes", [int(axis) for axis in axes.reshape(-1)])
                     node.resize_inputs(1)
+                    logger.debug("%s %s has its axes as an attribute", node.op_type, node.name)
         drop_unused_initializers(model.graph)
+        logger.debug("opset %d becomes %d", model.opset_imports.get("", 0), self.opset)
         model.opset_imports[""] = self.opset
         model.ir_version = IR_VERSION[self.opset]
         return ir.passes.PassResult(model, modified=True)
@@ -106,6 +113,7 @@ def _spell_out_gelu(node: ir.Node) -> None:
         new.outputs[0].name, new.outputs[0].type, new.outputs[0].shape = new.name, x.type, x.shape
         graph.insert_before(node, new)
     replace_with(node, product)
+    logger.debug("Gelu %s becomes Div, Erf, Add, Mul, Mul", node.name)
 
 
 def _takes_axes_as_attribute(node: ir.Node, schema: onnx.defs.OpSchema) -> bool:

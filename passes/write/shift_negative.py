@@ -1,5 +1,6 @@
 """`ShiftNegative`: makes activations non-negative by a constant that the following layer's bias takes back (HPTQ)."""
 
+import logging
 from collections.abc import Mapping
 
 import numpy as np
@@ -7,6 +8,8 @@ import onnx_ir as ir
 
 from passes.graph.editing import FreshNames, add_initializer
 from passes.quantize.plan import padded_name, shifted_name
+
+logger = logging.getLogger(__name__)
 
 
 class ShiftNegative(ir.passes.InPlacePass):
@@ -45,4 +48,5 @@ class ShiftNegative(ir.passes.InPlacePass):
                 nodes.append(pad)
             graph.insert_before(layer, nodes)
             layer.replace_input_with(use.idx, result)
+            logger.debug("%s is shifted by %g for %s", name, shift, layer.name)
         return ir.passes.PassResult(model, modified=bool(self.shifts))
