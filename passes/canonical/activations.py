@@ -1,4 +1,4 @@
-"""Activations that exporters write as chains: GELU, hard swish, hard sigmoid."""
+"""Activation functions that exporters write as chains of operators: GELU, hard swish, hard sigmoid."""
 
 import logging
 import math

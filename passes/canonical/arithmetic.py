@@ -1,4 +1,4 @@
-"""Differences from and quotients by a constant, as the sums and products that integer kernels exist for."""
+"""Sub and Div by constants as Add and Mul, for which integer kernels exist."""
 
 import logging
 

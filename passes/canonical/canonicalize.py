@@ -1,4 +1,4 @@
-"""One spelling for each thing, so that everything later has to know only one."""
+"""`Canonicalize`: one form for what exporters write in several, so that later passes have to match only one."""
 
 import logging
 from collections.abc import Callable
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class Canonicalize(ir.passes.InPlacePass):
-    """Rewrites a float model of opset 18 or later; what it computes stays the same.
+    """Brings a float model of opset 18 or later into canonical form; what it computes stays the same.
 
     1. Constant nodes become initializers named as their output was.
     2. Identity and Dropout in inference mode go. A graph output keeps its name; Identity between a graph input,

@@ -1,4 +1,4 @@
-"""Convolutions that say everything about themselves, padding included."""
+"""Convolutions with all their attributes written out, padding included."""
 
 import logging
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 
 def make_convolutions_explicit(graph: ir.Graph) -> int:
-    """Fills the attributes of Conv and ConvTranspose whose weight shape is known. How many nodes changed."""
+    """Writes out the attributes of Conv and ConvTranspose whose weight has a static shape. How many nodes changed."""
     return sum(_make_explicit(node) for node in graph if is_op(node, "Conv", "ConvTranspose"))
 
 
@@ -39,7 +39,7 @@ def _make_explicit(node: ir.Node) -> bool:
 
 
 def _pads(node: ir.Node, kernel: Sequence[int]) -> tuple[int, ...] | None:
-    """Begins, then ends, one of each per spatial axis; None where auto_pad needs a size that is not known."""
+    """Begins, then ends, one of each per spatial axis; None where auto_pad needs a size that is not static."""
     axes = len(kernel)
     auto_pad = node.attributes.get_string("auto_pad", "NOTSET")
     if auto_pad == "NOTSET":

@@ -1,4 +1,4 @@
-"""Batch normalization into the weights beside it."""
+"""`FoldBatchNorm`: batch normalizations into the weights of neighbouring layers."""
 
 import logging
 from collections.abc import Collection
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class UnfoldedBatchNorm:
-    """A BatchNormalization that no neighbour can absorb."""
+    """A BatchNormalization that no neighbouring layer can absorb."""
 
     node: str
     reason: str  # one sentence
@@ -53,8 +53,10 @@ class FoldBatchNorm(ir.passes.InPlacePass):
        and Flatten may stand between.
     4. Forward: Mul, Div, Add, Sub by a constant per channel, likewise: what scales pixels goes into the first layer.
 
-    A bias that had to be made is named `<layer>.bias`. What cannot fold stays: `unfolded_batch_norms` says why.
-    keep: names of BatchNormalization nodes that are to stay.
+    A new bias is named `<layer>.bias`. What cannot fold stays: `unfolded_batch_norms` says why.
+
+    Args:
+        keep: names of BatchNormalization nodes that are to stay.
     """
 
     def __init__(self, keep: Collection[str] = ()) -> None:
@@ -156,7 +158,7 @@ def _backward_obstacle(node: ir.Node) -> str | None:
 
 
 def _layer_obstacle(layer: ir.Node, node: ir.Node) -> str | None:
-    """What forbids that `layer` absorbs `node`, which reads it."""
+    """Why `layer` cannot absorb `node`, which reads its output; None where it can."""
     title, value = f"{layer.op_type} '{layer.name}'", layer.outputs[0]
     if sole_consumer(value) is not node:
         return f"the output of {title} before it is used elsewhere too"
@@ -164,7 +166,7 @@ def _layer_obstacle(layer: ir.Node, node: ir.Node) -> str | None:
 
 
 def _weight_obstacle(layer: ir.Node) -> str | None:
-    """What forbids an edit of the layer's weight and bias."""
+    """Why the layer's weight and bias cannot be changed; None where they can."""
     title = f"{layer.op_type} '{layer.name}'"
     weight = constant_value(layer.inputs[1])
     if weight is None:
@@ -202,7 +204,7 @@ def _fold_forward(node: ir.Node, names: FreshNames) -> bool:
 
 
 def _affine_of_data(node: ir.Node) -> tuple[ir.Value | None, ChannelAffine | None]:
-    """What `node` reads that is no constant, and what it does to it; a None where it is no such node."""
+    """The data input of an affine node and its map; a None where the node is not affine per channel."""
     if is_op(node, "BatchNormalization"):
         return node.inputs[0], batch_norm_affine(node)
     data = next((value for value in node.inputs if value is not None and constant_value(value) is None), None)
@@ -212,7 +214,7 @@ def _affine_of_data(node: ir.Node) -> tuple[ir.Value | None, ChannelAffine | Non
 
 
 def _layer_after(node: ir.Node) -> tuple[ir.Value, ir.Node | None]:
-    """The only reader behind `node`, past the poolings and Flatten that treat all of a channel alike; what it reads."""
+    """The next node that affine maps do not commute with (as with pooling, Flatten), and the value it reads."""
     value = node.outputs[0]
     while (reader := sole_consumer(value)) is not None and _keeps_channels(reader):
         value = reader.outputs[0]

@@ -1,4 +1,4 @@
-"""What classifiers end with: global pooling, flattening, a linear layer."""
+"""The heads of classifiers: global pooling, flattening, a linear layer."""
 
 import logging
 import math

@@ -43,7 +43,7 @@ PARALLEL_LAYERS = 2  # rounded at a time: more would take more memory
 
 @dataclass(frozen=True, kw_only=True)
 class Compensation:
-    """The settings of DF-MPC (arXiv 2307.00498); the defaults are what measured best.
+    """The settings of DF-MPC (arXiv 2307.00498); the defaults measured best.
 
     low_bits, high_bits: widths of the weights of the two kinds of layers, 2…8; 2 bits are ternary.
     assignment: which layers are low; see `find_layer_pairs`.
@@ -138,7 +138,7 @@ def plan_compensation(
 
 
 def _fields_of(names: set[str], fields: Iterator[tuple[str, Field]]) -> dict[str, Field]:
-    """The fields of these values. Ends with the last of them: what lies behind it need not be computed."""
+    """The fields of these values. Stops at the last of them, as the rest of the network need not be computed."""
     found: dict[str, Field] = {}
     for name, field in fields:
         if name in names:

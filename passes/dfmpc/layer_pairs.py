@@ -260,7 +260,7 @@ class _Walk:
 
 
 def _flattened(node: ir.Node) -> int | None:
-    """The number of channels of what Flatten reads; None where the graph does not say, or axis is not 1."""
+    """The number of channels of the input of a Flatten; None where the graph does not say, or axis is not 1."""
     return _channels(node.inputs[0]) if node.attributes.get_int("axis", 1) == 1 else None
 
 

@@ -17,7 +17,7 @@ Single = NDArray[np.float32]
 
 # bits → end of the uniform grid with the least squared error for a normal variable, in its standard deviations.
 LOADING_FACTOR = {2: 1.22, 3: 1.97, 4: 2.68, 5: 3.31, 6: 3.89, 7: 4.42, 8: 4.92}
-REFITS = 3  # of scale and integers to each other; more change next to nothing
+REFITS = 3  # rounds of fitting scale and integers to each other
 BLOCK = 64  # inputs whose changes are applied at once
 WEIGHTS_AT_A_TIME = 2**17  # so that the arrays of one chunk stay in the processor's cache
 RIDGE = np.float32(0.1)  # of the mean variance, added to every variance of a measured covariance
@@ -215,7 +215,7 @@ def round_by_joint_covariance(rows: Single, start: LowBit, matrix: Single, bits:
     group, size, _ = matrix.shape
     limit = np.float32(2 ** (bits - 1) - 1)
     diagonal = np.einsum("gdd->gd", matrix)
-    # a measured covariance can be singular, and errors of inputs that it cannot tell apart would grow unbounded
+    # a measured covariance can be singular: without a ridge, errors of inputs that it cannot tell apart cost nothing
     matrix = matrix + RIDGE * diagonal.mean(axis=1)[:, None, None] * np.eye(size, dtype=np.float32)
     own = np.maximum(np.einsum("gdd->gd", matrix), np.float32(1e-12))
     weight = rows.reshape(group, -1, size).astype(np.float32)

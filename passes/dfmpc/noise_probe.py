@@ -35,7 +35,7 @@ Single = NDArray[np.float32]
 
 SHARE_IN_COMMON = 0.9  # of the variance of the noise that all colours share, as natural images share lightness
 LARGEST_FILTER = 1200  # inputs; to round with a larger covariance takes too long
-POSITIONS_PER_INPUT = 64  # samples for each input of a filter, so that the covariance is well conditioned
+POSITIONS_PER_INPUT = 64  # samples of the covariance for each input of a filter
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

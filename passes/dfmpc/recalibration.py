@@ -89,7 +89,7 @@ class CorrelatedChannels:
 
 
 def input_statistics(node: ir.Node, shape: tuple[int, ...], field: Field) -> InputStatistics | None:
-    """The statistics of what a layer with a weight of this shape reads; None where the field has other channels."""
+    """The statistics of the input of a layer with a weight of this shape; None where `field` has other channels."""
     mean, variance = field.moments.mean, np.square(field.moments.std).astype(np.float32)
     if is_op(node, "Conv", "ConvTranspose"):
         group = node.attributes.get_int("group", 1)

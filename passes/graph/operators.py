@@ -1,4 +1,4 @@
-"""What the passes have to know of ONNX operators, in one table, and the sets of operators that follow from it.
+"""`TRAITS`: the properties of ONNX operators that passes depend on, and the sets of operators that follow from them.
 
 An operator that no set contains needs no row. Purposes that want less than a set say at their place what they leave
 out, and why.
@@ -15,7 +15,7 @@ Kind = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class Traits:
-    """What an operator does to the numbers of its first input.
+    """The properties of one operator, as a function of its first input.
 
     kind: "linear" multiplies with weights; "elementwise" combines two tensors; "activation" and "function" both map
         numbers to numbers, but networks end layers with the former; "movement" only changes the places of numbers.
@@ -124,7 +124,7 @@ def _where(holds: Callable[[Traits], bool]) -> frozenset[str]:
 
 
 LINEAR = _where(lambda traits: traits.kind == "linear")
-LAYERS = LINEAR - {"MatMul"}  # of constant weight and bias; Canonicalize makes a Gemm of a MatMul that has both
+LAYERS = LINEAR - {"MatMul"}  # those that can have a bias
 ELEMENTWISE = _where(lambda traits: traits.kind == "elementwise")
 POOLS = _where(lambda traits: traits.kind == "pool")
 ACTIVATIONS = _where(lambda traits: traits.kind == "activation")

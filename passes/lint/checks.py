@@ -1,4 +1,4 @@
-"""Conditions of operator rules that are no mere data, by the names under which `OperatorRule.checks` calls for them."""
+"""Conditions of operator rules that need code, by the names that `OperatorRule.checks` lists."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,7 +16,10 @@ QUANTIZERS = ("QuantizeLinear", "Clip", "DequantizeLinear")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Site:
-    """A node and the quantization around it. inputs: its data inputs. bias: the form of its bias."""
+    """A node and the quantization around it.
+
+    inputs: of its data inputs. bias: the form of its bias, as in `OperatorRule.bias`. end: of its output.
+    """
 
     node: ir.Node
     inputs: tuple[Grid | None, ...]
@@ -28,7 +31,10 @@ class Site:
 
 @dataclass(frozen=True, kw_only=True)
 class Obstacle:
-    """Why a node is no integer one, and what to change. refused: it is taken for one, and then fails or is wrong."""
+    """Why a node is not computed on integers, and what to change.
+
+    refused: the runtime takes the node for an integer one, and then fails or computes other numbers.
+    """
 
     reason: str
     advice: str

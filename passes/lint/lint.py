@@ -1,4 +1,4 @@
-"""What a target will do with the nodes of a model: compute on integers, in float, or refuse the file."""
+"""`lint`: whether a target will compute the nodes of a model on integers or in float, or refuse the file."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What becomes of one node. node: its name, or "" where the finding is about the whole file.
+    """How one node is computed. node: its name, or "" where the finding is about the whole file.
 
     verdict: "integer": it reads and writes integers; "float"; "refused": the runtime does not take the file because of
     it, or fails when it runs, or computes other numbers. reason: why, a half sentence. advice: what to change, or "".
@@ -58,7 +58,7 @@ def lint(model: ir.Model, target: Target) -> tuple[Finding, ...]:
 
 
 def _saturating(found: Finding, node: ir.Node, graph: QuantizedGraph, target: Target) -> Finding:
-    """The finding, and what its kernel does on processors without VNNI."""
+    """The finding with a warning where the kernel saturates on processors without VNNI."""
     pairs = pairs_of(node, graph, target) if found.verdict == "integer" else None
     if pairs is None or pairs.greatest <= pairs.bound:
         return found
@@ -300,7 +300,7 @@ def _biased_matmul(add: ir.Node, graph: QuantizedGraph) -> ir.Node | None:
 
 
 def _data_inputs(node: ir.Node) -> list[ir.Value]:
-    """What a node computes with, without biases, bounds and axes."""
+    """The inputs of a node that hold data: without biases, bounds and axes."""
     if node.op_type == "Concat":
         count = len(node.inputs)
     else:

@@ -1,4 +1,4 @@
-"""`QuantizedGraph` reads what quantization surrounds the nodes of a QDQ file of any origin, as a runtime sees it."""
+"""`QuantizedGraph`: the quantization around the nodes of a QDQ file of any origin, as a runtime reads it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -33,9 +33,9 @@ class Grid:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OutputQuantization:
-    """What comes behind a value. grid: that of the QuantizeLinear, None where none follows alone.
+    """The quantization of an output. grid: that of the QuantizeLinear behind it, None where none follows alone.
 
-    activation: the function between, if one is. obstacle: why no QuantizeLinear follows alone.
+    activation: the activation function between, if there is one. obstacle: why no QuantizeLinear follows alone.
     """
 
     grid: Grid | None
@@ -72,7 +72,7 @@ class QuantizedGraph:
         return self.grid_moved_on(producer, as_written=as_written) if producer is not None else None
 
     def ending(self, value: ir.Value, *, fuses: tuple[str, ...] = ()) -> OutputQuantization:
-        """The QuantizeLinear behind `value`: across one function of `fuses`, and what quantization is moved through."""
+        """The QuantizeLinear behind `value`, across one function of `fuses` and nodes that the runtime moves it through."""
         activation, consumer = None, sole_consumer(value)
         if consumer is not None and is_op(consumer, *fuses) and consumer.inputs[0] is value:
             activation, value = consumer, consumer.outputs[0]
@@ -137,8 +137,8 @@ def _constants(graph: ir.Graph) -> set[ir.Value]:
         if node.op_type == "DequantizeLinear" or node.op_type in RANDOM or not node.inputs:
             continue
         data = node.inputs[:1] if is_op(node, "CastLike") else node.inputs  # of the other input only the type counts
-        known = all(value is None or value in found or constant_value(value) is not None for value in data)
-        if known or (is_op(node, "Shape", "Size") and static_dims(node.inputs[0]) is not None):
+        constant = all(value is None or value in found or constant_value(value) is not None for value in data)
+        if constant or (is_op(node, "Shape", "Size") and static_dims(node.inputs[0]) is not None):
             found.update(node.outputs)
     return found
 
@@ -159,7 +159,7 @@ def _readers(value: ir.Value) -> int:
 
 
 def _grid(node: ir.Node, *, constant: bool) -> Grid:
-    """What a QuantizeLinear or DequantizeLinear says."""
+    """The grid of a QuantizeLinear or DequantizeLinear."""
     scale = constant_value(node.inputs[1])
     zero = constant_value(node.inputs[2]) if len(node.inputs) > 2 else None
     per_channel = scale is not None and scale.size > 1

@@ -22,7 +22,7 @@ class LayerSpreads:
         std = independent^(1 - k) * together^k,    independent = sqrt(W² v),  together = |W| sqrt(v),
 
     v the variances of the inputs. In front of a batch normalization std is given, so such a layer tells its k. For
-    others k is the median of the last LAYERS_COMPARED such layers, and 0 where there is none. Derived for this project.
+    others k is the median of the last LAYERS_COMPARED such layers, and 0 where there is none.
     """
 
     def __init__(self) -> None:

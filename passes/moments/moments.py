@@ -1,4 +1,4 @@
-"""Mean and standard deviation of activations without data: from batch normalization through what follows it."""
+"""Mean and standard deviation of activations without data: from batch normalizations through the operators behind."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -109,7 +109,7 @@ def value_spreads(
 ) -> Iterator[tuple[str, Spread | LabelledSpread]]:
     """As `spreads`, and also of values whose channels lie on no axis of their own, as in front of a detector's output.
 
-    A generator, and what no later node reads is dropped: a network's spreads together take gigabytes.
+    A generator that drops a spread once no later node reads it, so that memory stays small.
     """
     seeds = batch_norm_moments(model) | dict(moments or {})
     alive: dict[ir.Value, Spread | LabelledSpread] = {}

@@ -62,8 +62,8 @@ def sum_of(left: Spread, right: Spread, origin: str) -> Spread:
         return left.reshaped(left.points + right.points, approximate=right.approximate)
     right = _alongside(right, left)
     points = left.points + right.points
-    # Points that grow together have the right mean and too great a spread. Drawn in towards the mean they have the
-    # right one, and stay between the bounds of the sum: that of two non-negative values has no negative point.
+    # The sum of points is that of fully dependent values: its mean is right, its deviation too large. Scaled about the
+    # mean it has the right one, and stays within the bounds of the sum: non-negative values keep a non-negative sum.
     mean, std = left.mean + right.mean, np.hypot(left.std, right.std)
     return Spread(points=_with_std(points, mean, std), origin=origin, approximate=True)
 

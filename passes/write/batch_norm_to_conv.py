@@ -1,4 +1,4 @@
-"""`BatchNormToConv`: what no layer can take in becomes a layer."""
+"""`BatchNormToConv`: batch normalizations that no layer can absorb become depthwise convolutions."""
 
 import logging
 from collections.abc import Iterable
@@ -26,8 +26,8 @@ class BatchNormToConv(ir.passes.InPlacePass):
 
     Integer kernels exist for that, while those of BatchNormalization are rare. Run it behind FoldBatchNorm. Nodes and
     values keep their names; weight and bias are `<node>.weight` (C, 1, ...) and `<node>.bias`, computed in float64.
-    What normalizes by the batch, has computed parameters, or an unknown number of axes or channels, stays; so does what
-    none of `targets` wants as a Conv.
+    A node stays that normalizes by the batch, has parameters that the graph computes, or an unknown number of axes, or
+    that none of `targets` wants as a Conv (`Target.batch_norm`).
     """
 
     def __init__(self, targets: Iterable[Target]) -> None:

@@ -1,4 +1,4 @@
-"""`FixBatch`: a batch of one, for runtimes that take no size that is known only at run time."""
+"""`FixBatch`: a batch of one, for runtimes that take only static shapes."""
 
 import logging
 
@@ -8,9 +8,9 @@ logger = logging.getLogger(__name__)
 
 
 class FixBatch(ir.passes.InPlacePass):
-    """Sizes that the inputs leave open become 1, and with them every size of that name.
+    """Sets the symbolic sizes of the graph inputs to 1, wherever they occur.
 
-    Sizes inside that only inference can tell are left open; `save_model` infers them anew.
+    Symbolic sizes that occur inside alone stay; `save_model` infers them anew.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:

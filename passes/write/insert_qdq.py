@@ -1,4 +1,4 @@
-"""`InsertQdq`: carries out a QuantPlan. It computes no threshold; every number comes from the plan."""
+"""`InsertQdq`: writes a QuantPlan into a graph. It computes no threshold; every number comes from the plan."""
 
 import logging
 
@@ -30,7 +30,8 @@ class InsertQdq(ir.passes.InPlacePass):
     7. Biases that the plan corrects are replaced, or added where there was none; where the target wants integers, they
        become integers and a DequantizeLinear as well.
 
-    Raises ValueError where the plan asks for what the target has no form for: a sign, a width, a range.
+    Raises:
+        ValueError: the target has no form for what the plan asks: a width, a sign, a zero point, a range.
     """
 
     def __init__(self, plan: QuantPlan, target: Target) -> None:
@@ -93,7 +94,7 @@ def _dequantize(
     integers: NDArray[np.integer],
     zero: NDArray[np.integer],
 ) -> None:
-    """Put the integers and a DequantizeLinear in the place of an initializer."""
+    """Puts integers and a DequantizeLinear in the place of a float initializer."""
     value = graph.initializers[name]
     uses = list(value.uses())
     first = min((use.node for use in uses), key=list(graph).index)
@@ -168,7 +169,7 @@ def _quantize_activation(
 
 
 def _drop_clip(graph: ir.Graph, value: ir.Value) -> ir.Value:
-    """Take the float Clip that computes `value` out; its input, under the Clip's output name, is quantized instead."""
+    """Removes the float Clip that computes `value`; its input gets that name, and is quantized in its place."""
     clip = value.producer()
     if clip is None or clip.op_type not in ("Clip", "Relu") or clip.inputs[0] is None:
         raise ValueError(f"the plan moves a Clip onto the integers at {value.name}, which no Clip computes")
@@ -192,7 +193,7 @@ def _parameters(
 
 
 def _zero_point(name: str, quant: TensorQuant, target: Target) -> NDArray[np.integer]:
-    """Where zero lies in the container; its dtype is the container."""
+    """The zero point, in the dtype of the container. Raises ValueError where the target has none for the grid."""
     width = 8 if quant.bits <= 8 else 16
     container = target.signed_activations if quant.signed else target.unsigned_activations
     if container == "none":
@@ -210,7 +211,7 @@ def _zero_point(name: str, quant: TensorQuant, target: Target) -> NDArray[np.int
 
 
 def _ends(quant: TensorQuant, zero: NDArray[np.integer]) -> list[int]:
-    """Least and greatest integer of the container that occur."""
+    """The least and the greatest integer of the grid, zero point included."""
     return [end + int(zero) for end in quant.range]
 
 

@@ -1,4 +1,4 @@
-"""What made a model, written where Netron shows it: `dfq.*` metadata (keys beyond 14 characters are cut there)."""
+"""The origin of a model as `dfq.*` metadata, which Netron shows (it cuts keys after 14 characters)."""
 
 import logging
 from collections.abc import Mapping

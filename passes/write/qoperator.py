@@ -30,11 +30,11 @@ MOVES = (MOVEMENTS | {"MaxPool"}) - {"GatherElements", "GatherND", "Split"}
 WITH_ONE_INPUT = ("AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid", "Softmax")
 
 Grid: TypeAlias = tuple[ir.Value, ir.Value]
-"""Scale and zero point of what a new operator computes."""
+"""Scale and zero point of the output of a new operator."""
 
 
 class Quantized(NamedTuple):
-    """Integers and what dequantizes them."""
+    """The three inputs of a DequantizeLinear."""
 
     integers: ir.Value
     scale: ir.Value
@@ -44,12 +44,13 @@ class Quantized(NamedTuple):
 class ToQOperator(ir.passes.InPlacePass):
     """For each operator between DequantizeLinear and QuantizeLinear:
 
-    1. Conv becomes QLinearConv; its bias has to be int32 in steps of the accumulator.
+    1. Conv becomes QLinearConv; its bias has to be int32 with the accumulator's scale.
     2. Gemm becomes a QLinearConv of one tap, for QLinearMatMul knows no bias.
     3. MatMul becomes QLinearMatMul, where at most its second operand has a scale per column.
     4. Add, Mul, Concat, pooling, LeakyRelu, Sigmoid and Softmax become ONNX Runtime's QLinear operators.
-    5. What only moves numbers moves the integers.
-    6. A Relu or Clip before the QuantizeLinear goes where saturation does the same, and else bounds the integers.
+    5. Movements (Reshape, Transpose, ...) and MaxPool get the integers as their input.
+    6. A Relu or Clip before the QuantizeLinear goes where saturation does the same; elsewhere it becomes a Clip of the
+       integers.
 
     All else stays between its DequantizeLinear and QuantizeLinear.
     """
@@ -86,7 +87,7 @@ def _quantizes(node: ir.Node) -> ir.Node | None:
 
 
 def _put(graph: ir.Graph, names: FreshNames, node: ir.Node, quantize: ir.Node, made: Sequence[ir.Node]) -> None:
-    """The new nodes, the last of which computes the integers, in the place of `node` up to its QuantizeLinear."""
+    """Puts new nodes, the last of which computes the integers, in the place of `node` up to its QuantizeLinear."""
     nodes = [*made, *_bounded(graph, names, node, quantize, made[-1].outputs[0])]
     name, annotation = node.name, quantize.metadata_props
     for new in nodes[:-1]:

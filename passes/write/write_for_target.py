@@ -1,4 +1,4 @@
-"""`WriteForTarget`: a float graph and a plan become what a target reads."""
+"""`WriteForTarget`: a float graph and a QuantPlan become a file that a target reads."""
 
 import logging
 
