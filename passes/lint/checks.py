@@ -18,7 +18,7 @@ QUANTIZERS = ("QuantizeLinear", "Clip", "DequantizeLinear")
 class Site:
     """A node and the quantization around it.
 
-    inputs: of its data inputs. bias: the form of its bias, as in `OperatorRule.bias`. end: of its output.
+    inputs: grids of its data inputs. bias: the form of its bias, as in `OperatorRule.bias`. output: what follows it.
     """
 
     node: ir.Node
@@ -26,7 +26,7 @@ class Site:
     bias: str
     bias_value: ir.Value | None
     bias_grid: Grid | None
-    end: OutputQuantization
+    output: OutputQuantization
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ def _no_blocks_unseen(site: Site) -> Obstacle | None:
 
 def _per_tensor(site: Site) -> Obstacle | None:
     """Activations have one scale each."""
-    grids = [*(grid for grid in site.inputs if grid is not None and not grid.constant), site.end.grid]
+    grids = [*(grid for grid in site.inputs if grid is not None and not grid.constant), site.output.grid]
     if all(grid is None or grid.scale is None or grid.scale.size == 1 for grid in grids):
         return None
     reason = "its input or its output has one scale per channel"
@@ -159,11 +159,11 @@ def _float_needs_output(site: Site) -> Obstacle | None:
     parts = ["bias"] if site.bias == "float" else []
     if weight is not None and weight.container == "float":
         parts.append("weight")
-    if site.end.grid is not None or not parts:
+    if site.output.grid is not None or not parts:
         return None
     return Obstacle(
         reason=f"its float {' and '.join(parts)} would be quantized only in front of a QuantizeLinear, "
-        f"but {site.end.obstacle}",
+        f"but {site.output.obstacle}",
         advice="put QuantizeLinear and DequantizeLinear behind it, or write the bias as int32",
     )
 
@@ -185,7 +185,7 @@ def _beta_1(site: Site) -> Obstacle | None:
 
 
 def _symmetric(site: Site) -> Obstacle | None:
-    grids = [*site.inputs, site.end.grid]
+    grids = [*site.inputs, site.output.grid]
     for grid in grids:
         if grid is not None and grid.zero_point is not None and np.any(grid.zero_point):
             return Obstacle(
@@ -236,7 +236,7 @@ def _beyond(name: str, shift: int, least: int, greatest: int) -> Obstacle | None
 
 def _shifts(site: Site) -> Obstacle | None:
     """shift_cut and shift_bias of a layer, and their limits (Vitis AI, vai_q_onnx/refine.py)."""
-    x, weight, output = _position(site.inputs[0]), _position(site.inputs[1]), _position(site.end.grid)
+    x, weight, output = _position(site.inputs[0]), _position(site.inputs[1]), _position(site.output.grid)
     bias = _position(site.bias_grid)
     if x is None or weight is None or output is None:
         return None
@@ -249,7 +249,7 @@ def _shifts(site: Site) -> Obstacle | None:
 
 def _shifts_of_add(site: Site) -> Obstacle | None:
     """shift_read and shift_write of an Add, likewise."""
-    inputs, output = [_position(grid) for grid in site.inputs], _position(site.end.grid)
+    inputs, output = [_position(grid) for grid in site.inputs], _position(site.output.grid)
     known = [entry for entry in inputs if entry is not None]
     if len(known) < len(inputs) or output is None:
         return None
@@ -276,7 +276,7 @@ def _one_weight_scale(site: Site) -> Obstacle | None:
 
 
 def _power_of_two(site: Site) -> Obstacle | None:
-    for grid in (*site.inputs, site.end.grid, site.bias_grid):
+    for grid in (*site.inputs, site.output.grid, site.bias_grid):
         if grid is not None and grid.scale is not None and not is_power_of_two(grid.scale):
             return Obstacle(
                 reason=f"a scale is {float(np.ravel(grid.scale)[0]):g}, no power of two",

@@ -71,8 +71,8 @@ class QuantizedGraph:
             return Grid(container="float", scale=None, zero_point=None, axis=None, constant=True, node=None)
         return self.grid_moved_on(producer, as_written=as_written) if producer is not None else None
 
-    def ending(self, value: ir.Value, *, fuses: tuple[str, ...] = ()) -> OutputQuantization:
-        """The QuantizeLinear behind `value`, across one function of `fuses` and nodes that the runtime moves it through."""
+    def output_quantization(self, value: ir.Value, *, fuses: tuple[str, ...] = ()) -> OutputQuantization:
+        """The QuantizeLinear behind `value`, past one function of `fuses` and nodes that the runtime moves it over."""
         activation, consumer = None, sole_consumer(value)
         if consumer is not None and is_op(consumer, *fuses) and consumer.inputs[0] is value:
             activation, value = consumer, consumer.outputs[0]
@@ -107,7 +107,7 @@ class QuantizedGraph:
         moved = self.grid_moved_on(node)
         if moved is None or not self.type_breaks(node) or moved.container == self._whole.becomes.split()[0]:
             return False
-        return self.ending(node.outputs[0]).grid is None
+        return self.output_quantization(node.outputs[0]).grid is None
 
     def type_breaks(self, node: ir.Node) -> bool:
         """Whether the first input of `node` has a type that the runtime cannot move on.
