@@ -1,5 +1,6 @@
-"""Outlier channel splitting (OCS, Zhao et al., arXiv 1901.09504): the greatest weights are shared out over copies."""
+"""Outlier channel splitting (OCS, Zhao et al., arXiv 1901.09504): channels with large weights are duplicated."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,42 +17,48 @@ from passes.graph.channel_paths import (
     layer_weight,
     magnitudes,
 )
-from passes.graph.editing import FreshNames, add_initializer, is_op
+from passes.graph.editing import FreshNames, add_initializer, is_op, name_of
+from passes.graph.operators import CHANNELWISE
 from passes.quantize.grid import covering_power_of_two, scale_of
 
-# each channel by itself, and all alike
-CHANNELWISE = frozenset({
-    "AveragePool", "Clip", "Elu", "Gelu", "GlobalAveragePool", "GlobalMaxPool", "HardSigmoid", "HardSwish", "LeakyRelu",
-    "MaxPool", "Mish", "Relu", "Sigmoid", "Softplus", "Swish", "Tanh",
-})  # fmt: skip
+logger = logging.getLogger(__name__)
+
+# What lets more channels through without an edit of its own. The slopes of PRelu and the sizes of Resize are given per
+# channel and would need one; Selu is not tested.
+COPYING = CHANNELWISE - {"PRelu", "Resize", "Selu"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ChannelSplit:
-    """How one layer's input channels are split.
+    """How the input channels of one layer are split.
 
-    copies: (C,) into how many each, 1 for most. step: () or (C_out,) width of the grid that the weights will be rounded
-    to, in the weights' unit; the copies are set off against each other by parts of it.
+    copies: (C,) number of copies of each, 1 for most.
+    scale: () or (C_out,) of the grid that the weights will be rounded to; copies differ by fractions of it.
     """
 
     copies: NDArray[np.int64]
-    step: NDArray[np.float64]
+    scale: NDArray[np.float64]
 
     @property
     def sources(self) -> NDArray[np.int64]:
-        """(C',) the channel that each of the new channels is a copy of."""
+        """(C',) the old channel of each new one."""
         return np.repeat(np.arange(len(self.copies)), self.copies)
 
 
 def channel_splits(
     model: ir.Model, *, ratio: float, bits: int, power_of_two: bool = True, per_channel: bool = True
 ) -> dict[str, ChannelSplit]:
-    """ceil(ratio C) splits for every layer but those that read a graph input: by node name.
+    """The splits of every Conv without groups and Gemm that reads no graph input: by node name.
 
-    Conv without groups and Gemm, with constant weights. One at a time the input channel is split whose splitting lowers
-    the greatest weights most: of the whole weight, as OCS has it, or (per_channel) summed over the output channels,
-    for each of which a grid of its own reaches to its greatest weight. ratio: 0.01 to 0.05 in the paper. bits: of the
-    weights, and power_of_two whether their scales are, for the width of a step.
+    Args:
+        model: with constant weights.
+        ratio: of channels to split; ceil(ratio C) of C. 0.01 to 0.05 in the paper.
+        bits: of the weights; with power_of_two it tells the scale.
+        power_of_two: whether scales will be powers of two.
+        per_channel: whether each output channel has a scale of its own.
+
+    One at a time the input channel is split whose splitting lowers the greatest weights most: of the whole weight, as
+    in OCS, or (per_channel) summed over the output channels.
     """
     found: dict[str, ChannelSplit] = {}
     for node in model.graph:
@@ -65,16 +72,16 @@ def channel_splits(
         copies = _copies(table, int(np.ceil(ratio * features)))
         greatest = (table / copies).max(axis=1)
         threshold = covering_power_of_two(greatest) if power_of_two else np.maximum(greatest, 1e-12)
-        step = scale_of(threshold, bits, signed=True)
-        found[node.name or ""] = ChannelSplit(copies=copies, step=step if per_channel else step[0])
+        scale = scale_of(threshold, bits, signed=True)
+        found[name_of(node)] = ChannelSplit(copies=copies, scale=scale if per_channel else scale[0])
     return found
 
 
 class SplitChannels(ir.passes.InPlacePass):
-    """Carries out splits; the float function stays what it is.
+    """Splits input channels of layers; the float function stays what it is.
 
-    1. The layer reads n copies of a channel, with a weight w as w/n + step ((i + 1/2)/n - 1/2), i = 0 … n - 1. These
-       sum to w, and rounded to steps they sum to w rounded (Hermite's identity; for n = 2 the paper's
+    1. The layer reads n copies of a channel, with a weight w as w/n + scale ((i + 1/2)/n - 1/2), i = 0 … n - 1. These
+       sum to w, and rounded to the grid they sum to w rounded (Hermite's identity; for n = 2 the paper's
        quantization-aware splitting): the greatest weight shrinks and no rounding error is added.
     2. Where nothing but this layer reads what a Conv, ConvTranspose or Gemm without groups gives, with activations and
        poolings between them, the producer gives the copies itself.
@@ -93,7 +100,7 @@ class SplitChannels(ir.passes.InPlacePass):
         """Edit `model` in place."""
         names, paths = FreshNames(model.graph), _widening_paths(model)
         for node in list(model.graph):
-            split = self.splits.get(node.name or "")
+            split = self.splits.get(name_of(node))
             if split is None or (split.copies == 1).all():
                 continue
             _split_inputs(node, split, names)
@@ -101,16 +108,19 @@ class SplitChannels(ir.passes.InPlacePass):
                 _gather_copies(node, split.sources, names)
             else:
                 _widen(path, split.sources, names)
+            origin = "a Gather" if path is None else path.source.name
+            channels = len(split.copies)
+            logger.debug("%s reads %d channels for %d, from %s", node.name, len(split.sources), channels, origin)
         return ir.passes.PassResult(model, modified=any((split.copies > 1).any() for split in self.splits.values()))
 
 
 def widened_values(model: ir.Model, splits: Mapping[str, ChannelSplit]) -> dict[str, NDArray[np.int64]]:
-    """The values that SplitChannels is going to widen: by name, (C',) the old channel of each new one.
+    """The values to which SplitChannels will add channels: by name, (C',) the old channel of each new one.
 
-    For what is known of the values per channel: `moments.changed`.
+    Compute it before the pass; `moments_after_edit` takes it.
     """
     return {
-        value.name or "": splits[path.target.name or ""].sources
+        name_of(value): splits[name_of(path.target)].sources
         for path in _widening_paths(model).values()
         if path.target.name in splits
         for value in path.values
@@ -133,10 +143,10 @@ def _copies(table: Array, count: int) -> NDArray[np.int64]:
 
 
 def _widening_paths(model: ir.Model) -> dict[ir.Node, ChannelPath]:
-    """By the layer behind: the path whose producer can give copies of its channels."""
+    """By the layer at its end: each path whose first layer can compute the copies itself."""
     return {
         path.target: path
-        for path in channel_paths(model, lambda node: is_op(node, *CHANNELWISE) or _flattens(node))
+        for path in channel_paths(model, lambda node: is_op(node, *COPYING) or _flattens(node))
         if path.run == 1 and path.source.attributes.get_int("group", 1) == 1
     }
 
@@ -155,7 +165,7 @@ def _split_inputs(node: ir.Node, split: ChannelSplit, names: FreshNames) -> None
     part = np.arange(len(sources)) - first[sources]  # i, of each new channel
     offset = (part + 0.5) / copies - 0.5
     inner = (1,) * (rows.ndim - 2)
-    shifted = split.step.reshape(-1, 1, *inner) * offset.reshape(1, -1, *inner)
+    shifted = split.scale.reshape(-1, 1, *inner) * offset.reshape(1, -1, *inner)
     parted = rows[:, sources] / copies.reshape(1, -1, *inner) + shifted
     write_layer(node, names, weight=parted if axis == 1 else parted.T)
 

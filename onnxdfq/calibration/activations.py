@@ -9,9 +9,10 @@ from onnxdfq.calibration.histogram import Histogram
 from onnxdfq.calibration.shift_negative import NEGATIVE_TAILS, best_zero_point
 from onnxdfq.calibration.thresholds import activation_threshold
 from onnxdfq.recipe.choices import Clipping, Scheme
+from passes.graph.operators import KNOWN_RANGE
 from passes.quantize.grid import covering_power_of_two, integer_range, scale_of
 from passes.quantize.plan import TensorQuant
-from passes.quantize.points import KNOWN_RANGE, is_fused, scales_channels
+from passes.quantize.points import is_fused, scales_channels
 from passes.target.target import Target
 
 IMAGE_BITS = 8  # images are bytes; fewer bits would spoil what every layer reads

@@ -18,8 +18,8 @@ from onnxdfq.calibration.sensitivity import measure_sensitivity
 from onnxdfq.model_file import image_input
 from onnxdfq.progress import Progress, Steps
 from onnxdfq.recipe.choices import Scheme
+from passes.graph.operators import KNOWN_RANGE
 from passes.quantize.plan import QuantPlan, TensorQuant
-from passes.quantize.points import KNOWN_RANGE
 
 logger = logging.getLogger(__name__)
 

@@ -99,7 +99,7 @@ class Dfmpc(Method):
         assert bits.low is not None
         settings = (Compensation.paper if paper else Compensation)(low_bits=bits.low, high_bits=bits.weight)
         try:
-            plan = plan_compensation(model.graph, settings, known=moments, shown=covariances)
+            plan = plan_compensation(model.graph, settings, moments=moments, covariances=covariances)
         except ValueError as error:
             raise InputError(str(error)) from error
         for note in plan.notes:

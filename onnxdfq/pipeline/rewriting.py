@@ -11,7 +11,7 @@ from onnxdfq.pipeline.request import Request
 from onnxdfq.recipe.bits import FLOAT_BITS, Bits
 from passes.canonical.fold_batch_norm import FoldBatchNorm, unfolded_batch_norms
 from passes.graph.batch_norm import read_batch_norms
-from passes.moments.moments import Moments, batch_norm_moments, changed
+from passes.moments.moments import Moments, batch_norm_moments, moments_after_edit
 from passes.ocs import SplitChannels, channel_splits, widened_values
 from passes.write.batch_norm_to_conv import BatchNormToConv
 
@@ -60,7 +60,7 @@ def _equalized(model: FloatModel, request: Request, run: Run) -> FloatModel:
     run.tell(Measurement(values={"layers_equalized": done.scaled, "biases_absorbed": done.absorbed}))
     for name in done.lifted:
         run.tell(Note(text=f"{name}: the upper bound of its Clip cuts next to nothing, and went."))
-    return replace(model, moments=done.known)
+    return replace(model, moments=done.moments)
 
 
 def _split(model: FloatModel, request: Request, run: Run) -> FloatModel:
@@ -76,4 +76,4 @@ def _split(model: FloatModel, request: Request, run: Run) -> FloatModel:
     widened = widened_values(model.graph, splits)
     SplitChannels(splits)(model.graph)
     run.tell(Measurement(values={"layers_split": len(splits)}))
-    return replace(model, moments=changed(model.moments, widened, Moments.taken))
+    return replace(model, moments=moments_after_edit(model.moments, widened, Moments.taken))

@@ -1,1 +1,1 @@
-"""One form for what exporters write in many, and BatchNormalization folded."""
+"""The canonical form of a float model, and folding of BatchNormalization."""

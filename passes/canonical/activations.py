@@ -1,11 +1,14 @@
-"""Activations that exporters write as chains: GELU, hard swish, hard sigmoid."""
+"""Activation functions that exporters write as chains of operators: GELU, hard swish, hard sigmoid."""
 
+import logging
 import math
 from collections.abc import Callable
 
 import onnx_ir as ir
 
 from passes.graph.editing import is_op, replace_with, scalar_value, sole_consumer
+
+logger = logging.getLogger(__name__)
 
 
 def fuse_gelu(graph: ir.Graph) -> int:
@@ -61,6 +64,7 @@ def _fuse(graph: ir.Graph, match: Callable[[float, list[ir.Value]], ir.Node | No
         if is_op(node, "Mul", "Div") and (fused := match(*_factors(node))) is not None:
             fused.name = node.name
             replace_with(node, fused)
+            logger.debug("the chain that ends in %s %s becomes %s", node.op_type, node.name, fused.op_type)
             count += 1
     return count
 

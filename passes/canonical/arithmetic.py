@@ -1,9 +1,13 @@
-"""Differences from and quotients by a constant, as the sums and products that integer kernels exist for."""
+"""Sub and Div by constants as Add and Mul, for which integer kernels exist."""
+
+import logging
 
 import numpy as np
 import onnx_ir as ir
 
 from passes.graph.editing import FreshNames, as_float64, constant_value, is_op, replace_with, set_constant_input
+
+logger = logging.getLogger(__name__)
 
 
 def plain_arithmetic(graph: ir.Graph) -> int:
@@ -21,5 +25,7 @@ def _make_plain(node: ir.Node, names: FreshNames) -> bool:
     if not np.isfinite(other).all():
         return False
     set_constant_input(node, 1, other, names, f"{node.name}.constant")
-    replace_with(node, ir.node("Add" if is_op(node, "Sub") else "Mul", node.inputs, name=node.name))
+    plain = ir.node("Add" if is_op(node, "Sub") else "Mul", node.inputs, name=node.name)
+    replace_with(node, plain)
+    logger.debug("%s %s becomes %s", node.op_type, node.name, plain.op_type)
     return True

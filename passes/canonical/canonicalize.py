@@ -1,5 +1,6 @@
-"""One spelling for each thing, so that everything later has to know only one."""
+"""`Canonicalize`: one form for what exporters write in several, so that later passes have to match only one."""
 
+import logging
 from collections.abc import Callable
 
 import onnx_ir as ir
@@ -10,10 +11,13 @@ from passes.canonical.arithmetic import plain_arithmetic
 from passes.canonical.convolutions import make_convolutions_explicit, merge_pads
 from passes.canonical.heads import flatten_reshapes, fuse_gemm, plain_gemms, pool_globally
 from passes.graph.editing import FreshNames, add_initializer, constant_value, discard, is_op, substitute
+from passes.graph.operators import PARAMETERS
+
+logger = logging.getLogger(__name__)
 
 
 class Canonicalize(ir.passes.InPlacePass):
-    """Rewrites a float model of opset 18 or later; what it computes stays the same.
+    """Brings a float model of opset 18 or later into canonical form; what it computes stays the same.
 
     1. Constant nodes become initializers named as their output was.
     2. Identity and Dropout in inference mode go. A graph output keeps its name; Identity between a graph input,
@@ -74,6 +78,7 @@ def lift_constants(graph: ir.Graph) -> int:
         value.replace_all_uses_with(lifted)
         graph.remove(node, safe=True)
         graph.register_initializer(lifted)
+        logger.debug("the Constant %s becomes an initializer", value.name)
         count += 1
     return count
 
@@ -94,6 +99,7 @@ def _is_inference_dropout(node: ir.Node) -> bool:
 def _bypass(node: ir.Node) -> bool:
     source, target = node.inputs[0], node.outputs[0]
     assert source is not None
+    op_type, name = node.op_type, target.name
     if not target.is_graph_output():
         target.replace_all_uses_with(source)
     elif source.is_graph_input() or source.is_initializer() or source.is_graph_output():
@@ -101,31 +107,25 @@ def _bypass(node: ir.Node) -> bool:
     else:
         substitute(target, source)
     discard(node)
+    logger.debug("%s that computes %s goes", op_type, name)
     return True
 
 
 def name_nodes(graph: ir.Graph) -> int:
     """Rewrite 4. How many."""
     fresh, count = FreshNames(graph), 0
-    seen: set[str] = set()
+    names: set[str] = set()
     for index, node in enumerate(graph):
         if not node.name:
             node.name = fresh(f"{node.op_type}_{index}")
+            logger.debug("%s without a name is called %s", node.op_type, node.name)
             count += 1
-        elif node.name in seen:
-            node.name = fresh(node.name)
+        elif node.name in names:
+            old, node.name = node.name, fresh(node.name)
+            logger.debug("a second %s is called %s", old, node.name)
             count += 1
-        seen.add(node.name)
+        names.add(node.name)
     return count
-
-
-PARAMETERS = {
-    "Conv": (1, 2),
-    "ConvTranspose": (1, 2),
-    "Gemm": (0, 1, 2),
-    "MatMul": (0, 1),
-    "BatchNormalization": (1, 2, 3, 4),
-}
 
 
 def unshare_parameters(graph: ir.Graph) -> int:
@@ -143,6 +143,7 @@ def unshare_parameters(graph: ir.Graph) -> int:
             array = constant_value(value)
             assert array is not None
             node.replace_input_with(index, add_initializer(graph, fresh(f"{value.name}.{node.name}"), array))
+            logger.debug("%s gets its own copy of %s", node.name, value.name)
             count += 1
     return count
 

@@ -1,14 +1,17 @@
-"""Convolutions that say everything about themselves, padding included."""
+"""Convolutions with all their attributes written out, padding included."""
 
+import logging
 from collections.abc import Sequence
 
 import onnx_ir as ir
 
 from passes.graph.editing import constant_value, discard, is_op, rank, scalar_value, static_dims
 
+logger = logging.getLogger(__name__)
+
 
 def make_convolutions_explicit(graph: ir.Graph) -> int:
-    """Fills the attributes of Conv and ConvTranspose whose weight shape is known. How many nodes changed."""
+    """Writes out the attributes of Conv and ConvTranspose whose weight has a static shape. How many nodes changed."""
     return sum(_make_explicit(node) for node in graph if is_op(node, "Conv", "ConvTranspose"))
 
 
@@ -30,11 +33,13 @@ def _make_explicit(node: ir.Node) -> bool:
         node.attributes.pop("auto_pad", None)
     for attribute in missing.values():
         node.attributes.add(attribute)
+    if missing:
+        logger.debug("%s %s says its %s", node.op_type, node.name, ", ".join(missing))
     return bool(missing)
 
 
 def _pads(node: ir.Node, kernel: Sequence[int]) -> tuple[int, ...] | None:
-    """Begins, then ends, one of each per spatial axis; None where auto_pad needs a size that is not known."""
+    """Begins, then ends, one of each per spatial axis; None where auto_pad needs a size that is not static."""
     axes = len(kernel)
     auto_pad = node.attributes.get_string("auto_pad", "NOTSET")
     if auto_pad == "NOTSET":
@@ -77,6 +82,7 @@ def merge_pads(graph: ir.Graph) -> int:
         assert data is not None
         value.replace_all_uses_with(data)
         discard(node)
+        logger.debug("Pad %s goes into %s", node.name, ", ".join(reader.name or reader.op_type for reader in readers))
         count += 1
     return count
 

@@ -1,5 +1,6 @@
-"""Batch normalization into the weights beside it."""
+"""`FoldBatchNorm`: batch normalizations into the weights of neighbouring layers."""
 
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -22,16 +23,20 @@ from passes.graph.editing import (
     discard,
     drop_unused_initializers,
     is_op,
+    name_of,
     rank,
     replace_with,
     sole_consumer,
     substitute,
 )
+from passes.graph.operators import ELEMENTWISE, LAYERS, LINEAR
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class UnfoldedBatchNorm:
-    """A BatchNormalization that no neighbour can absorb."""
+    """A BatchNormalization that no neighbouring layer can absorb."""
 
     node: str
     reason: str  # one sentence
@@ -48,8 +53,10 @@ class FoldBatchNorm(ir.passes.InPlacePass):
        and Flatten may stand between.
     4. Forward: Mul, Div, Add, Sub by a constant per channel, likewise: what scales pixels goes into the first layer.
 
-    A bias that had to be made is named `<layer>.bias`. What cannot fold stays: `unfolded_batch_norms` says why.
-    keep: names of BatchNormalization nodes that are to stay.
+    A new bias is named `<layer>.bias`. What cannot fold stays: `unfolded_batch_norms` says why.
+
+    Args:
+        keep: names of BatchNormalization nodes that are to stay.
     """
 
     def __init__(self, keep: Collection[str] = ()) -> None:
@@ -72,7 +79,7 @@ class FoldBatchNorm(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=bool(count))
 
     def ensures(self, model: ir.Model) -> None:
-        left = {node.name or "" for node in model.graph if is_op(node, "BatchNormalization")} - self.keep
+        left = {name_of(node) for node in model.graph if is_op(node, "BatchNormalization")} - self.keep
         if foldable := left - {found.node for found in unfolded_batch_norms(model)}:
             raise ir.passes.PostconditionError(f"BatchNormalization could be folded and was not: {sorted(foldable)}")
 
@@ -80,7 +87,7 @@ class FoldBatchNorm(ir.passes.InPlacePass):
 def unfolded_batch_norms(model: ir.Model) -> tuple[UnfoldedBatchNorm, ...]:
     """The BatchNormalization nodes that FoldBatchNorm leaves in this model, in graph order, each with its reason."""
     return tuple(
-        UnfoldedBatchNorm(node=node.name or "", reason=reason)
+        UnfoldedBatchNorm(node=name_of(node), reason=reason)
         for node in model.graph
         if is_op(node, "BatchNormalization") and (reason := _why_not(node)) is not None
     )
@@ -124,6 +131,7 @@ def _fold_backward(node: ir.Node, names: FreshNames) -> bool:
     write_layer(layer, names, weight=scaled, bias=bias * affine.scale + affine.shift)
     substitute(node.outputs[0], layer.outputs[0])
     discard(node)
+    logger.debug("%s %s folds into %s %s before it", node.op_type, node.name, layer.op_type, layer.name)
     return True
 
 
@@ -131,10 +139,10 @@ def _layer_before(node: ir.Node) -> ir.Node | None:
     if is_op(node, "BatchNormalization"):
         value = node.inputs[0]
         producer = None if value is None else value.producer()
-        return producer if is_op(producer, "Conv", "ConvTranspose", "Gemm", "MatMul") else None
-    if is_op(node, "Mul", "Div", "Add", "Sub"):
+        return producer if is_op(producer, *LINEAR) else None
+    if is_op(node, *ELEMENTWISE):
         producers = [value.producer() for value in node.inputs if value is not None]
-        return next((layer for layer in producers if is_op(layer, "Conv", "ConvTranspose", "Gemm")), None)
+        return next((layer for layer in producers if is_op(layer, *LAYERS)), None)
     return None
 
 
@@ -150,7 +158,7 @@ def _backward_obstacle(node: ir.Node) -> str | None:
 
 
 def _layer_obstacle(layer: ir.Node, node: ir.Node) -> str | None:
-    """What forbids that `layer` absorbs `node`, which reads it."""
+    """Why `layer` cannot absorb `node`, which reads its output; None where it can."""
     title, value = f"{layer.op_type} '{layer.name}'", layer.outputs[0]
     if sole_consumer(value) is not node:
         return f"the output of {title} before it is used elsewhere too"
@@ -158,7 +166,7 @@ def _layer_obstacle(layer: ir.Node, node: ir.Node) -> str | None:
 
 
 def _weight_obstacle(layer: ir.Node) -> str | None:
-    """What forbids an edit of the layer's weight and bias."""
+    """Why the layer's weight and bias cannot be changed; None where they can."""
     title = f"{layer.op_type} '{layer.name}'"
     weight = constant_value(layer.inputs[1])
     if weight is None:
@@ -191,11 +199,12 @@ def _fold_forward(node: ir.Node, names: FreshNames) -> bool:
         write_layer(layer, names, weight=scaled)
     node.outputs[0].replace_all_uses_with(data)
     discard(node)
+    logger.debug("%s %s folds into %s %s behind it", node.op_type, node.name, layer.op_type, layer.name)
     return True
 
 
 def _affine_of_data(node: ir.Node) -> tuple[ir.Value | None, ChannelAffine | None]:
-    """What `node` reads that is no constant, and what it does to it; a None where it is no such node."""
+    """The data input of an affine node and its map; a None where the node is not affine per channel."""
     if is_op(node, "BatchNormalization"):
         return node.inputs[0], batch_norm_affine(node)
     data = next((value for value in node.inputs if value is not None and constant_value(value) is None), None)
@@ -205,7 +214,7 @@ def _affine_of_data(node: ir.Node) -> tuple[ir.Value | None, ChannelAffine | Non
 
 
 def _layer_after(node: ir.Node) -> tuple[ir.Value, ir.Node | None]:
-    """The only reader behind `node`, past the poolings and Flatten that treat all of a channel alike; what it reads."""
+    """The next node that affine maps do not commute with (as with pooling, Flatten), and the value it reads."""
     value = node.outputs[0]
     while (reader := sole_consumer(value)) is not None and _keeps_channels(reader):
         value = reader.outputs[0]

@@ -1,5 +1,6 @@
-"""What classifiers end with: global pooling, flattening, a linear layer."""
+"""The heads of classifiers: global pooling, flattening, a linear layer."""
 
+import logging
 import math
 
 import onnx_ir as ir
@@ -17,6 +18,8 @@ from passes.graph.editing import (
     sole_consumer,
     static_dims,
 )
+
+logger = logging.getLogger(__name__)
 
 
 def pool_globally(graph: ir.Graph) -> int:
@@ -37,6 +40,7 @@ def pool_globally(graph: ir.Graph) -> int:
             pooled.type, pooled.shape = value.type, ir.Shape([*data.shape[:2], *(1,) * (len(data.shape) - 2)])
             graph.insert_before(node, pool)
             replace_with(node, ir.node("Flatten", [pooled], {"axis": 1}, name=node.name))
+        logger.debug("%s %s becomes GlobalAveragePool", node.op_type, node.name)
         count += 1
     return count
 
@@ -70,6 +74,7 @@ def flatten_reshapes(graph: ir.Graph) -> int:
     for node in graph:
         if is_op(node, "Reshape") and _keeps_first_axis_of_two(node):
             replace_with(node, ir.node("Flatten", [node.inputs[0]], {"axis": 1}, name=node.name))
+            logger.debug("Reshape %s becomes Flatten", node.name)
             count += 1
     return count
 
@@ -142,6 +147,7 @@ def fuse_gemm(graph: ir.Graph) -> int:
             continue
         # The linear layer keeps the name of its MatMul, its output the name of the sum.
         replace_with(add, ir.node("Gemm", [*node.inputs, bias], name=node.name))
+        logger.debug("MatMul %s and Add %s become Gemm", node.name, add.name)
         count += 1
     return count
 
@@ -169,4 +175,6 @@ def _make_plain(node: ir.Node, names: FreshNames) -> bool:
         set_constant_input(node, 2, (beta * row).astype(bias.dtype), names, f"{node.name}.bias")
         node.attributes["beta"] = ir.AttrFloat32("beta", 1.0)
         changed = True
+    if changed:
+        logger.debug("the constants of Gemm %s take in alpha %g and beta %g", node.name, alpha, beta)
     return changed

@@ -22,36 +22,38 @@ from passes.dfmpc.low_bit import (
 from passes.dfmpc.noise_probe import Covariance
 from passes.dfmpc.plan import CompensationPlan, LowBitWeight, NormNumbers
 from passes.dfmpc.recalibration import (
-    Covariant,
-    Inputs,
-    Neighbours,
+    CorrelatedChannels,
+    IndependentChannels,
+    InputStatistics,
     Normalized,
     coefficients,
     deviation_ratio,
-    inputs_of,
+    input_statistics,
 )
 from passes.graph.affine import Array
 from passes.graph.channel_paths import layer_bias
-from passes.graph.editing import as_float64, constant_value, is_op
+from passes.graph.editing import as_float64, constant_value, is_op, name_of
 from passes.moments.moments import Moments
 from passes.moments.spread import Spread
 
 Rounding = Literal["paper", "nearest", "covariance"]
 Deviation = Literal["keep", "norm", "covariance"]
-AT_A_TIME = 2  # layers whose integers are sought: more would take more memory
+PARALLEL_LAYERS = 2  # rounded at a time: more would take more memory
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compensation:
-    """What DF-MPC does; the defaults are what measured best.
+    """The settings of DF-MPC (arXiv 2307.00498); the defaults measured best.
 
-    low_bits, high_bits: 2…8; two low bits are ternary. assignment: see `find_layer_pairs`.
-    rounding: "paper", one scale for a layer, Eq. (3), (4), (6); "nearest", one per output channel; "covariance", of the
-    low layers the integers with which the error of their output varies least, not that of their weights.
-    mean: recalibrate the mean behind a layer. deviation: recalibrate the deviation, by the norms of the filters or by
-    the covariance of what they see. high_layers: behind high layers as well as behind low ones.
-    coefficients: Eq. (27), with lambda1 and lambda2, where a pair is legal. They lower the error of the next layer and
-    shrink what it reads; with the deviations recalibrated the network is better without.
+    low_bits, high_bits: widths of the weights of the two kinds of layers, 2…8; 2 bits are ternary.
+    assignment: which layers are low; see `find_layer_pairs`.
+    rounding: "paper": one scale for a layer, Eq. (3), (4), (6). "nearest": one scale per output channel. "covariance":
+        likewise, and in low layers the integers that minimise the variance of the output's error.
+    mean: whether the BatchNormalization behind a layer gets a new running mean.
+    deviation: whether it gets a new variance: "keep", by the "norm" of filters, or by the "covariance" of inputs.
+    high_layers: whether these hold behind high layers too.
+    coefficients: whether pairs that allow it get the coefficients of Eq. (27), with weights lambda1 and lambda2. They
+        lower the error of the next layer and shrink its input; with new deviations networks are better without.
     """
 
     low_bits: int
@@ -73,7 +75,7 @@ class Compensation:
 
     @classmethod
     def paper(cls, *, low_bits: int, high_bits: int) -> "Compensation":
-        """The method as published, with the recalibration of the low layer that it asks for without a formula."""
+        """The method as published; for the recalibration of low layers, of which it gives no formula, "norm"."""
         return cls(
             low_bits=low_bits,
             high_bits=high_bits,
@@ -89,57 +91,69 @@ def plan_compensation(
     model: ir.Model,
     settings: Compensation,
     *,
-    known: Mapping[str, Moments | Spread] | None = None,
-    shown: Mapping[str, Covariance] | None = None,
+    moments: Mapping[str, Moments | Spread] | None = None,
+    covariances: Mapping[str, Covariance] | None = None,
 ) -> CompensationPlan:
-    """Decides every number; the model stays as it is.
+    """All numbers of DF-MPC for a model, which stays as it is.
 
-    model: float, in canonical form, BatchNormalizations in place. known: moments by value name, of the image or, for a
-    model whose normalizations are folded, of the inputs of its layers as images showed them. shown: by layer name, what
-    a probe showed of the inputs (see `noise_probe`); it goes before what batch normalization tells. Raises ValueError,
-    with the reason for every layer, where there is nothing that can have low bits, or take a coefficient if these are
-    asked for; and for a folded model without `known`.
+    Args:
+        model: float, in canonical form, with its BatchNormalizations.
+        settings: of the method.
+        moments: by value name, of the image; for a model whose BatchNormalizations are folded, of the inputs of its
+            layers, measured on images.
+        covariances: by layer name, of the inputs of layers, measured on images or noise (see `noise_probe`). They take
+            precedence over moments.
+
+    Raises:
+        ValueError: no layer can have low bits, or take a coefficient where these are asked for, with the reason for
+            every layer; or a folded model comes without `moments`.
     """
     pairs = find_layer_pairs(model, settings.assignment)
-    _check(model, settings, pairs, known)
+    _check(model, settings, pairs, moments)
     position = {node: index for index, node in enumerate(model.graph)}
     layers = sorted((*pairs.low, *pairs.high), key=lambda layer: position[layer.node])
-    images = {value.name or "" for value in model.graph.inputs} - set(known or {})
-    seen = _seen({_source(layer.node) for layer in layers} - images, fields(model, known))
+    sources = [name_of(layer.node.inputs[0]) for layer in layers]
+    images = {name_of(value) for value in model.graph.inputs} - set(moments or {})
+    field_of = _fields_of(set(sources) - images, fields(model, moments))
     low, legal = {layer.node for layer in pairs.low}, {layer.node for layer in pairs.legal}
     inputs = [
-        _inputs(layer.node, (shown or {}).get(layer.node.name or ""), seen.get(_source(layer.node))) for layer in layers
+        _inputs(layer.node, (covariances or {}).get(name_of(layer.node)), field_of.get(source))
+        for layer, source in zip(layers, sources, strict=True)
     ]
-    with ThreadPoolExecutor(max_workers=AT_A_TIME) as pool:
-        chosen = pool.map(
-            lambda layer, given: _quantized(layer.node, settings, layer.node in low, given), layers, inputs
+    with ThreadPoolExecutor(max_workers=PARALLEL_LAYERS) as pool:
+        weights = pool.map(
+            lambda layer, statistics: _quantized(layer.node, settings, layer.node in low, statistics), layers, inputs
         )
         planner = _Planner(settings)
-        for layer, given, found in zip(layers, inputs, chosen, strict=True):
-            field = seen.get(_source(layer.node))
-            approximate = isinstance(given, Neighbours) and field is not None and field.moments.approximate
+        for layer, source, statistics, weight in zip(layers, sources, inputs, weights, strict=True):
+            field = field_of.get(source)
+            approximate = (
+                isinstance(statistics, IndependentChannels) and field is not None and field.moments.approximate
+            )
             compensated = settings.coefficients and layer.node in legal
-            planner.add(layer, found, given, low=layer.node in low, compensated=compensated, approximate=approximate)
+            planner.add(
+                layer, weight, statistics, low=layer.node in low, compensated=compensated, approximate=approximate
+            )
     return planner.result()
 
 
-def _seen(wanted: set[str], found: Iterator[tuple[str, Field]]) -> dict[str, Field]:
-    """Of the wanted values, read no farther than to the last: behind it, only the output would be worked out."""
-    seen: dict[str, Field] = {}
-    for name, field in found:
-        if name in wanted:
-            seen[name] = field
-            if len(seen) == len(wanted):
+def _fields_of(names: set[str], fields: Iterator[tuple[str, Field]]) -> dict[str, Field]:
+    """The fields of these values. Stops at the last of them, as the rest of the network need not be computed."""
+    found: dict[str, Field] = {}
+    for name, field in fields:
+        if name in names:
+            found[name] = field
+            if len(found) == len(names):
                 break
-    return seen
+    return found
 
 
 def _check(
-    model: ir.Model, settings: Compensation, pairs: LayerPairs, known: Mapping[str, Moments | Spread] | None
+    model: ir.Model, settings: Compensation, pairs: LayerPairs, moments: Mapping[str, Moments | Spread] | None
 ) -> None:
     if not (pairs.low or pairs.high):
         raise ValueError("The model has no layer with a constant weight of floats: there is nothing to quantize.")
-    if not any(is_op(node, "BatchNormalization") for node in model.graph) and not known:
+    if not any(is_op(node, "BatchNormalization") for node in model.graph) and not moments:
         raise ValueError(
             "The model has no BatchNormalization that DF-MPC could recalibrate. If they were folded into the weights, "
             "export the model without folding, or give images, from which the means can be corrected."
@@ -155,7 +169,7 @@ def _check(
 
 
 class _Planner:
-    """Collects the numbers, layer by layer in graph order."""
+    """Collects the numbers of a CompensationPlan, layer by layer in graph order."""
 
     def __init__(self, settings: Compensation) -> None:
         self.settings = settings
@@ -163,24 +177,24 @@ class _Planner:
         self.norms: dict[ir.Node, NormNumbers] = {}
         self.biases: dict[str, Array] = {}
         self.coefficients: dict[str, tuple[Array, ...]] = {}
-        self.blind: list[str] = []
+        self.without_statistics: list[str] = []
         self.approximate: list[str] = []
-        self._gains: dict[ir.Node, Array] = {}  # what coefficients did to the inputs of a layer, one for each
+        self._gains: dict[ir.Node, Array] = {}  # the product of the coefficients on each input of a layer
 
     def add(
         self,
         layer: Layer,
         found: LowBit,
-        inputs: Inputs | None,
+        inputs: InputStatistics | None,
         *,
         low: bool,
         compensated: bool,
         approximate: bool,
     ) -> None:
-        """Recalibrate what follows one layer, whose integers are found."""
-        node, settings, name = layer.node, self.settings, layer.node.name or ""
+        """Take in a layer with its quantized weight `found`, and recalibrate what follows it."""
+        node, settings, name = layer.node, self.settings, name_of(layer.node)
         if inputs is None:
-            self.blind.append(name)
+            self.without_statistics.append(name)
         elif approximate:
             self.approximate.append(name)
         shape, rows = _rows(node)
@@ -193,7 +207,7 @@ class _Planner:
                 found = LowBit(integers=found.integers, scale=found.scale / ratio)
                 new = np.asarray(new / ratio[:, None], np.float32)
             if settings.mean and inputs is not None:
-                shift = inputs.response(new - rows)
+                shift = inputs.output_mean(new - rows)
         bits = settings.low_bits if low else settings.high_bits
         wider = settings.rounding == "paper" and bits > 2  # DoReFa's integers are odd, and twice as far apart
         integers = rows_as_weight(node, found.integers, shape)
@@ -204,7 +218,7 @@ class _Planner:
             self.biases[name] = bias - shift
 
     def _with_gain(self, node: ir.Node, rows: Single) -> Single:
-        """(O, D) the rows times what coefficients have multiplied their inputs with."""
+        """(O, D) the rows times the coefficients on their inputs."""
         gain = self._gains.get(node)
         if gain is None:
             return rows
@@ -225,12 +239,12 @@ class _Planner:
             old = Normalized(rows=rows, scale=scale, bias=bias, mean=whole.mean[part], deviation=before)
             new = Normalized(rows=found.rows, scale=scale, bias=bias, mean=mean, deviation=after)
             c = coefficients(old, new, lambda1=self.settings.lambda1, lambda2=self.settings.lambda2)
-            name = layer.node.name or ""
+            name = name_of(layer.node)
             self.coefficients[name] = (*self.coefficients.get(name, ()), c)
             for consumer in norm.consumers:
                 gain = self._gains.setdefault(consumer.node, np.ones(input_count(consumer.node)))
                 gain[consumer.start : consumer.start + len(c) * consumer.run] *= np.repeat(c, consumer.run)
-        # variance and epsilon give the new deviation; below sqrt(epsilon) they cannot, and the scale makes up for it
+        # variance and epsilon give the new deviation; below sqrt(epsilon) they cannot, and the scale takes the rest
         var = np.maximum(np.square(after) - epsilon, 0.0)
         made = (c * scale * np.sqrt(var + epsilon) / after, c * bias, mean, var)
         arrays = [array.copy() for array in (whole.scale, whole.bias, whole.mean, whole.var)]
@@ -239,27 +253,27 @@ class _Planner:
         self.norms[norm.node] = NormNumbers(scale=arrays[0], bias=arrays[1], mean=arrays[2], var=arrays[3])
 
     def result(self) -> CompensationPlan:
-        """All of it."""
+        """The plan, with notes for the user."""
         settings, notes = self.settings, []
         if settings.low_bits > settings.high_bits:
             notes.append(
                 f"The layers that are to pay have {settings.high_bits} bits, fewer than the {settings.low_bits} of "
                 "those they pay for; the other way round the same size usually keeps more accuracy."
             )
-        if self.blind:
-            notes.append(f"Without data nothing is known of what {_listed(self.blind)} reads.")
+        if self.without_statistics:
+            notes.append(f"Without data nothing is known of what {_listed(self.without_statistics)} reads.")
         if self.approximate:
             notes.append(f"Mean and deviation are approximate of what {_listed(self.approximate)} reads.")
         return CompensationPlan(
             weights=self.weights,
-            norms={node.name or "": numbers for node, numbers in self.norms.items()},
+            norms={name_of(node): numbers for node, numbers in self.norms.items()},
             biases=self.biases,
             coefficients=self.coefficients,
             notes=tuple(notes),
         )
 
 
-def _quantized(node: ir.Node, settings: Compensation, low: bool, inputs: Inputs | None) -> LowBit:
+def _quantized(node: ir.Node, settings: Compensation, low: bool, inputs: InputStatistics | None) -> LowBit:
     _, rows = _rows(node)
     bits = settings.low_bits if low else settings.high_bits
     if settings.rounding == "paper":
@@ -277,19 +291,14 @@ def _rows(node: ir.Node) -> tuple[tuple[int, ...], Single]:
     return weight.shape, weight_rows(node, weight).astype(np.float32, copy=False)
 
 
-def _inputs(node: ir.Node, shown: Covariance | None, seen: Field | None) -> Inputs | None:
-    if shown is not None:
-        return Covariant(shown=shown)
-    return None if seen is None else inputs_of(node, _rows(node)[0], seen)
+def _inputs(node: ir.Node, covariance: Covariance | None, field: Field | None) -> InputStatistics | None:
+    if covariance is not None:
+        return CorrelatedChannels(covariance=covariance)
+    return None if field is None else input_statistics(node, _rows(node)[0], field)
 
 
 def _listed(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"each of {len(names)} layers (the first is {names[0]})"
-
-
-def _source(node: ir.Node) -> str:
-    value = node.inputs[0]
-    return "" if value is None or value.name is None else value.name
 
 
 def _numbers(node: ir.Node) -> NormNumbers:

@@ -1,7 +1,7 @@
-"""How alike neighbouring pixels of an activation are, without data: from a natural image's spectrum through the layers.
+"""Spatial correlation of activations without data: that of natural images, taken through the layers of a network.
 
-Batch normalization tells mean and variance of every channel; this adds the correlation between positions, for the
-rounding of weights that see several of them. Derived for this project; no paper's.
+Batch normalization tells mean and variance of every channel. Rounding a kernel of several taps also needs the
+correlation between the positions that it covers. Derived for this project; not from a paper.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,38 +14,37 @@ from numpy.typing import NDArray
 
 from passes.dfmpc.layer_pairs import has_weight
 from passes.dfmpc.low_bit import Single, weight_rows
-from passes.graph.editing import constant_value, is_op, rank
+from passes.graph.editing import constant_value, is_op, name_of, rank
 from passes.moments.moments import Moments, spreads
-from passes.moments.moves import MOVES, moved
+from passes.moments.moves import MOVES, spread_of_move
 from passes.moments.spread import ABSCISSAE, WEIGHTS, Array, Spread
 
-RADIUS = 4  # of the offsets that are followed; what lies farther apart is as alike as what lies at the edge
+RADIUS = 4  # of the offsets that are kept; positions farther apart get the correlation of the offset at the edge
 SIDE = 2 * RADIUS + 1
 ROWS, COLUMNS = (axis.reshape(-1) for axis in np.mgrid[-RADIUS : RADIUS + 1, -RADIUS : RADIUS + 1])
 INDEPENDENT = ((ROWS == 0) & (COLUMNS == 0)).astype(np.float32)
-DEAD = 1e-24  # variance below which nothing about a channel can be told
+LEAST_VARIANCE = 1e-24  # below it a channel is constant, and its correlation undefined
 TERMS = 6  # of the Hermite series of an activation function
 FIELD = 64  # side of the periodic field whose spectrum is the image's
-STRIDED = ("AveragePool", "Conv", "MaxPool")
 
 
 def _at(rows: NDArray[np.integer], columns: NDArray[np.integer]) -> NDArray[np.integer]:
-    """The index of an offset, the nearest that is followed."""
+    """The index of each offset along the last axis of a correlation; beyond RADIUS that of the nearest inside."""
     return np.asarray((np.clip(rows, -RADIUS, RADIUS) + RADIUS) * SIDE + np.clip(columns, -RADIUS, RADIUS) + RADIUS)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Field:
-    """One value per channel, as a field over the positions of a map.
+    """The channels of a value as stationary random fields over the positions of a map.
 
-    moments: (C,) each. correlation: (C, SIDE * SIDE) between a position and the one at each offset.
+    moments: (C,) each. correlation: (C, SIDE * SIDE) between a position and that at each offset (ROWS, COLUMNS).
     """
 
     moments: Moments
     correlation: Single
 
     def blocks(self, kernel: tuple[int, ...], dilations: tuple[int, ...]) -> Single:
-        """(C, K, K) covariance of the K positions that a kernel sees of each channel; kernel: one or two sides."""
+        """(C, K, K) covariance of the K positions of each channel that a kernel of these sizes (one or two) covers."""
         axes = [np.arange(size) * step for size, step in zip(kernel, dilations, strict=True)]
         grid = np.meshgrid(*axes, indexing="ij") if axes else [np.zeros(1, int)]
         positions = [axis.reshape(-1) for axis in grid]
@@ -56,8 +55,8 @@ class Field:
         return np.asarray(self.correlation[:, _at(apart[0], apart[1])] * variance[:, None, None])
 
 
-def natural_image() -> Single:
-    """(SIDE * SIDE,) correlation of an image whose amplitudes fall as 1 / frequency (Field, JOSA A 4, 1987)."""
+def natural_image_correlation() -> Single:
+    """(SIDE * SIDE,) correlation of an image whose amplitudes fall as 1 / frequency (D. J. Field, JOSA A 4, 1987)."""
     axis = np.fft.fftfreq(FIELD)
     frequency = np.hypot(axis[:, None], axis)
     frequency[0, 0] = frequency[0, 1]
@@ -65,43 +64,49 @@ def natural_image() -> Single:
     return np.asarray((covariance / covariance[0, 0])[ROWS, COLUMNS], np.float32)
 
 
-def fields(model: ir.Model, known: Mapping[str, Moments | Spread] | None = None) -> Iterator[tuple[str, Field]]:
-    """Of every value with two spatial axes whose moments `spreads` tells, in graph order.
+def fields(model: ir.Model, moments: Mapping[str, Moments | Spread] | None = None) -> Iterator[tuple[str, Field]]:
+    """The fields of all values of which `spreads` gives the moments, by value name, in graph order.
 
-    The image's correlation (`natural_image`) goes through each layer by the autocorrelation of its kernels, its input
-    channels taken as independent; through each activation by its Hermite series, of a normal field; through a sum in
-    parts by variance. Where a value's origin is not known, its positions are taken as independent.
+    Args:
+        model: with or without its batch normalizations.
+        moments: as `activation_moments` takes them.
+
+    Graph inputs have `natural_image_correlation`. A convolution changes the correlation by the autocorrelation of its
+    kernels, its input channels taken as independent; an activation function by its Hermite series, of a normal field;
+    a sum is the mean of its terms, weighted by variance. Where no rule applies, positions are taken as independent.
     """
-    image = natural_image()
-    # of the normal variable behind each value, not of what an activation function makes of it
-    behind: dict[ir.Value, Single] = {}
+    image = natural_image_correlation()
+    # of the normal variable whose function each value is: activation functions do not change it
+    normal: dict[ir.Value, Single] = {}
     found: dict[ir.Value, Field] = {}
-    by_name = {value.name or "": value for node in model.graph for value in node.outputs}
-    by_name |= {value.name or "": value for value in model.graph.inputs}
+    by_name = {name_of(value): value for node in model.graph for value in node.outputs}
+    by_name |= {name_of(value): value for value in model.graph.inputs}
     unread = {value: len(tuple(value.uses())) for value in by_name.values()}
-    for name, spread in spreads(model, known):
+    for name, spread in spreads(model, moments):
         value = by_name[name]
         node = value.producer()
         channels = len(spread.points)
-        correlation = np.tile(image, (channels, 1)) if node is None else _behind(node, value, found, behind)
+        correlation = np.tile(image, (channels, 1)) if node is None else _normal_correlation(node, value, found, normal)
         if correlation is None or len(correlation) != channels:
             correlation = np.tile(INDEPENDENT, (channels, 1))
-        behind[value] = correlation
-        moments = Moments(mean=spread.mean, std=spread.std, approximate=spread.approximate)
-        found[value] = field = Field(moments=moments, correlation=through(spread.points, correlation))
+        normal[value] = correlation
+        own = Moments(mean=spread.mean, std=spread.std, approximate=spread.approximate)
+        found[value] = field = Field(moments=own, correlation=correlation_of_function(spread.points, correlation))
         yield name, field
         for read in () if node is None else dict.fromkeys(node.inputs):
             if read in unread:
                 unread[read] -= list(node.inputs).count(read) if node is not None else 0
                 if not unread[read]:
                     found.pop(read, None)
-                    behind.pop(read, None)
+                    normal.pop(read, None)
 
 
-def through(points: Array, correlation: Single) -> Single:
-    """(C, S) correlation of f(z): sum of h_n**2 r**n over that of z, r; h_n the Hermite coefficients of f.
+def correlation_of_function(points: Array, correlation: Single) -> Single:
+    """(C, S) correlation of the field f(z) from that of a normal field z: sum of h_n**2 r**n, h_n Hermite coefficients.
 
-    points: (C, K) f at ABSCISSAE.
+    Args:
+        points: (C, K) f of each channel at ABSCISSAE.
+        correlation: (C, S) r, of z at S offsets.
     """
     deviations = points - (points @ WEIGHTS)[:, None]
     basis = [np.ones_like(ABSCISSAE), ABSCISSAE]
@@ -121,17 +126,17 @@ def through(points: Array, correlation: Single) -> Single:
     return np.asarray(result)
 
 
-def _behind(
-    node: ir.Node, value: ir.Value, found: Mapping[ir.Value, Field], behind: Mapping[ir.Value, Single]
+def _normal_correlation(
+    node: ir.Node, value: ir.Value, found: Mapping[ir.Value, Field], normal: Mapping[ir.Value, Single]
 ) -> Single | None:
-    """Correlation of the normal variable behind an output of `node`; None where it cannot be told."""
+    """Correlation of the normal variable whose function the output `value` of `node` is; None where no rule applies."""
     data = [read for read in node.inputs if read is not None and read in found]
     if has_weight(node):
         field = found[data[0]] if data else _image(node)
-        return _of_layer(node, field) if is_op(node, "Conv") and field is not None else None
+        return layer_correlation(node, field) if is_op(node, "Conv") and field is not None else None
     if not data:
         return None
-    first = behind[data[0]]
+    first = normal[data[0]]
     if is_op(node, "Add", "Sub", "Mul") and len(data) > 1:
         parts = [found[read] for read in data]
         if len({len(part.correlation) for part in parts}) > 1:
@@ -140,33 +145,38 @@ def _behind(
         shares /= np.maximum(shares.sum(axis=0), np.float32(1e-30))
         return np.asarray(sum(share[:, None] * part.correlation for share, part in zip(shares, parts, strict=True)))
     if is_op(node, "Concat"):
-        return np.concatenate([behind[read] for read in data])
+        return np.concatenate([normal[read] for read in data])
     if is_op(node, "Pad"):
         return _padded(node, first)
     if is_op(node, *MOVES):
         return _moved(node, value, first)
-    if is_op(node, *STRIDED):
+    if is_op(node, "AveragePool", "Conv", "MaxPool"):
         return _subsampled(first, node.attributes.get_ints("strides", ()))
     return first
 
 
 def _image(node: ir.Node) -> Field | None:
-    """What a convolution reads from the graph's input, whose channels are taken to vary alike; else None."""
+    """The graph input that a convolution reads, all channels with mean 0 and deviation 1; None for another value."""
     data, weight = node.inputs[0], constant_value(node.inputs[1])
     if data is None or weight is None or not data.is_graph_input():
         return None
     one = np.ones(weight.shape[1] * node.attributes.get_int("group", 1))
-    return Field(moments=Moments(mean=0 * one, std=one), correlation=np.tile(natural_image(), (len(one), 1)))
+    return Field(
+        moments=Moments(mean=0 * one, std=one), correlation=np.tile(natural_image_correlation(), (len(one), 1))
+    )
 
 
-def _of_layer(node: ir.Node, field: Field) -> Single | None:
-    """Of a convolution of two axes: sum over inputs and pairs of taps of w w' cov(x, x')."""
+def layer_correlation(node: ir.Node, field: Field) -> Single | None:
+    """(C_out, SIDE * SIDE) correlation of the output of a convolution of two axes, whose input is `field`; else None.
+
+    The covariance at an offset is the sum over input channels and pairs of taps of w w' cov(x, x').
+    """
     weight = constant_value(node.inputs[1])
     assert weight is not None
     if weight.ndim != 4:
         return None
     group, (outputs, inputs, *kernel) = node.attributes.get_int("group", 1), weight.shape
-    steps, strides = _pair(node, "dilations"), _pair(node, "strides")
+    dilations, strides = _pair(node, "dilations"), _pair(node, "strides")
     variance = np.square(field.moments.std).astype(np.float32)
     covariance = (field.correlation * variance[:, None]).reshape(group, inputs, -1)
     taps = np.ascontiguousarray(
@@ -182,13 +192,13 @@ def _of_layer(node: ir.Node, field: Field) -> Single | None:
     result = np.zeros((group, outputs // group, SIDE * SIDE), np.float32)
     for (down, right), product in products.items():
         rows, columns = ROWS * strides[0], COLUMNS * strides[1]
-        seen = covariance[:, :, _at(rows + down * steps[0], columns + right * steps[1])]
+        pairs = covariance[:, :, _at(rows + down * dilations[0], columns + right * dilations[1])]
         if (down, right) != (0, 0):
-            seen = seen + covariance[:, :, _at(rows - down * steps[0], columns - right * steps[1])]
-        result += product @ seen
+            pairs = pairs + covariance[:, :, _at(rows - down * dilations[0], columns - right * dilations[1])]
+        result += product @ pairs
     result = result.reshape(outputs, -1)
-    alive = result[:, SIDE * SIDE // 2] > DEAD
-    # beyond the offsets that are followed, no field need have the correlation that is taken: it can exceed one
+    alive = result[:, SIDE * SIDE // 2] > LEAST_VARIANCE
+    # the correlation beyond RADIUS is an estimate that no field need have, so a result can exceed one
     result[alive] = np.clip(result[alive] / result[alive, SIDE * SIDE // 2, None], -1, 1)
     result[~alive] = INDEPENDENT
     return result
@@ -199,10 +209,10 @@ def _pair(node: ir.Node, name: str) -> tuple[int, int]:
     return int(numbers[0]), int(numbers[1])
 
 
-def _subsampled(correlation: Single, steps: Sequence[int]) -> Single:
-    if len(steps) != 2:
+def _subsampled(correlation: Single, strides: Sequence[int]) -> Single:
+    if len(strides) != 2:
         return correlation
-    return np.asarray(correlation[:, _at(ROWS * steps[0], COLUMNS * steps[1])])
+    return np.asarray(correlation[:, _at(ROWS * strides[0], COLUMNS * strides[1])])
 
 
 def _padded(node: ir.Node, correlation: Single) -> Single | None:
@@ -213,16 +223,16 @@ def _padded(node: ir.Node, correlation: Single) -> Single | None:
 
 
 def _moved(node: ir.Node, value: ir.Value, correlation: Single) -> Single | None:
-    """Channels in another order, positions left out."""
+    """The channels as a movement leaves them; a Slice with steps also leaves out positions."""
     index = list(node.outputs).index(value)
-    results = moved(node, Spread(points=correlation.astype(np.float64), origin=""))
+    results = spread_of_move(node, Spread(points=correlation.astype(np.float64), origin=""))
     result = results[index] if index < len(results) else None
     if not isinstance(result, Spread):
         return None
-    return _subsampled(result.points.astype(np.float32), _slice_steps(node))
+    return _subsampled(result.points.astype(np.float32), _strides_of_slice(node))
 
 
-def _slice_steps(node: ir.Node) -> tuple[int, ...]:
+def _strides_of_slice(node: ir.Node) -> tuple[int, ...]:
     if not is_op(node, "Slice") or len(node.inputs) < 5:
         return ()
     axes, steps, axis_count = constant_value(node.inputs[3]), constant_value(node.inputs[4]), rank(node.inputs[0])

@@ -1,4 +1,4 @@
-"""Which layers DF-MPC makes low-bit and which pay for them, by the graph's structure (arXiv 2307.00498, figure 2)."""
+"""Pairs of a low-bit layer and the layers that compensate its error (DF-MPC, arXiv 2307.00498, figure 2)."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -7,26 +7,18 @@ from typing import Literal, get_args
 import onnx_ir as ir
 
 from passes.graph.affine import output_channels
-from passes.graph.editing import constant_value, is_op, rank, scalar_value
+from passes.graph.editing import constant_value, is_op, name_of, rank, scalar_value
+from passes.graph.operators import CHANNELWISE, HOMOGENEOUS, LAYERS
 
 Assignment = Literal["first", "last"]
 ASSIGNMENTS: tuple[Assignment, ...] = get_args(Assignment)
-LAYERS = ("Conv", "ConvTranspose", "Gemm")
-
-# f(c x) = c f(x) for every c > 0 that belongs to a channel
-HOMOGENEOUS = ("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LeakyRelu", "MaxPool", "PRelu", "Relu", "Resize")
-# what stands between two layers of a chain; behind those that are not homogeneous the chain goes on, a coefficient not
-BETWEEN = (
-    *HOMOGENEOUS,
-    *("Clip", "Elu", "Gelu", "HardSigmoid", "HardSwish", "Mish", "Selu", "Sigmoid", "Softplus", "Swish", "Tanh"),
-)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Consumer:
-    """A layer that reads another's channels, from its input channel `start` on.
+    """A layer that reads another layer's channels, from its input channel `start` on.
 
-    run: so many inputs belong to each channel (behind Flatten), else 1; `start` counts inputs.
+    run: the number of inputs that belong to each channel: 1, or more behind Flatten; `start` counts inputs.
     """
 
     node: ir.Node
@@ -36,7 +28,7 @@ class Consumer:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NormSlice:
-    """The channels of a BatchNormalization, from `start` on, that come from one layer; who reads them behind it."""
+    """The channels of a BatchNormalization that come from one layer, from `start` on, and the layers that read them."""
 
     node: ir.Node
     start: int
@@ -45,29 +37,31 @@ class NormSlice:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Layer:
-    """A layer with a constant weight and what its output meets.
+    """A layer with a constant weight, and the readers of its output. Texts are half sentences for the user.
 
-    norms: the BatchNormalizations that read it, straight or through Concat; empty where anything else reads it too.
-    consumers: the layers that read its channels, behind norms and activations.
-    end: what else the channels go to behind the norms, in words; None where that is nothing but `consumers`.
-    stray: what reads it that is no BatchNormalization, in words.
-    obstacle: why no coefficient can be put on its channels, None where one can: all that read them get it.
+    norms: the BatchNormalizations that read its output, directly or through Concat; empty where another operator reads
+        it as well.
+    consumers: the layers that read its channels, behind norms and activation functions.
+    end: where the channels go besides `consumers`; None where they go nowhere else.
+    other_reader: the operator other than BatchNormalization that reads its output, or None.
+    obstacle: why its channels can have no coefficient; None where they can, because all their readers can undo it.
+    joins_sum: whether its channels go into a sum.
     """
 
     node: ir.Node
     norms: tuple[NormSlice, ...]
     consumers: tuple[Consumer, ...]
     end: str | None
-    stray: str | None
+    other_reader: str | None
     obstacle: str | None
     joins_sum: bool
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LayerPairs:
-    """low: the layers that get few bits. high: all others with weights. Both in graph order.
+    """The layers with weights, in graph order: `low` ones get few bits, `high` ones more.
 
-    refused: for each layer that a coefficient cannot follow, and each that stays high, the reason; by node name.
+    refused: by node name, why a low layer can have no coefficient, or a high one cannot be low; sentences.
     """
 
     low: tuple[Layer, ...]
@@ -81,7 +75,7 @@ class LayerPairs:
 
 
 def find_layer_pairs(model: ir.Model, assignment: Assignment) -> LayerPairs:
-    """Low and high layers of a model in canonical form, with its BatchNormalizations or with none left.
+    """The low and the high layers of a model in canonical form, with its BatchNormalizations or with none left.
 
     first (figure 2): going backwards from the outputs, a layer is low when none of its consumers is. So it is the first
     convolution of a basic block, the 3x3 of a bottleneck and of a dense layer (its consumers are all the layers behind
@@ -113,7 +107,7 @@ def find_layer_pairs(model: ir.Model, assignment: Assignment) -> LayerPairs:
             obstacles[layer.node] = obstacle
     refused = {}
     for layer in layers:
-        name = layer.node.name or ""
+        name = name_of(layer.node)
         if layer.node not in low:
             refused[name] = f"{_title(layer.node)} stays high: {obstacles[layer.node]}."
         elif (obstacle := layer.obstacle or _one_of(layer, low)) is not None:
@@ -150,7 +144,7 @@ def input_count(node: ir.Node) -> int:
 
 
 def is_depthwise(node: ir.Node) -> bool:
-    """Whether each output channel of a convolution reads one input channel alone, of several."""
+    """Whether a convolution is depthwise: grouped, with one input channel for each output channel."""
     weight = constant_value(node.inputs[1])
     group = node.attributes.get_int("group", 1)
     return weight is not None and group > 1 and weight.shape[is_op(node, "Conv")] == 1
@@ -161,7 +155,7 @@ def _stays_high(layer: Layer, folded: bool) -> str | None:
     if data is None or data.is_graph_input():
         return "it reads the graph input"
     if not (layer.norms or folded):
-        return layer.end or layer.stray
+        return layer.end or layer.other_reader
     return "it is depthwise" if is_depthwise(layer.node) else None
 
 
@@ -184,8 +178,8 @@ def _layer(node: ir.Node) -> Layer:
     norms: list[NormSlice] = []
     weight = constant_value(node.inputs[1])
     assert weight is not None
-    stray = next(_strays(node.outputs[0], 0, norms), None)
-    if stray is not None:
+    other_reader = next(_other_readers(node.outputs[0], 0, norms), None)
+    if other_reader is not None:
         norms = []
     walk = _Walk()
     behind = []
@@ -201,14 +195,14 @@ def _layer(node: ir.Node) -> Layer:
         norms=tuple(behind),
         consumers=tuple(walk.consumers),
         end=end,
-        stray=stray,
-        obstacle=end or stray or (walk.bends[0] if walk.bends else None),
+        other_reader=other_reader,
+        obstacle=end or other_reader or (walk.nonlinear[0] if walk.nonlinear else None),
         joins_sum=walk.joins_sum,
     )
 
 
-def _strays(value: ir.Value, start: int, norms: list[NormSlice]) -> Iterator[str]:
-    """What else than BatchNormalization reads `value`, in words; the normalizations go to `norms`."""
+def _other_readers(value: ir.Value, start: int, norms: list[NormSlice]) -> Iterator[str]:
+    """The readers of `value` other than BatchNormalization, in words; the others are appended to `norms`."""
     if value.is_graph_output():
         yield f"its output '{value.name}' leaves the graph before a BatchNormalization"
     for use in value.uses():
@@ -218,9 +212,9 @@ def _strays(value: ir.Value, start: int, norms: list[NormSlice]) -> Iterator[str
                 yield f"the parameters of {_title(reader)} are computed by the graph"
             norms.append(NormSlice(node=reader, start=start))
         elif is_op(reader, "Concat") and _joins_channels(reader) and (offset := _offset(reader, use.idx)) is not None:
-            yield from _strays(reader.outputs[0], start + offset, norms)
+            yield from _other_readers(reader.outputs[0], start + offset, norms)
         elif is_op(reader, "AveragePool"):  # a shift of the mean passes it as it is
-            yield from _strays(reader.outputs[0], start, norms)
+            yield from _other_readers(reader.outputs[0], start, norms)
         else:
             yield f"{_title(reader)} reads it before a BatchNormalization does"
 
@@ -230,16 +224,16 @@ class _Walk:
 
     def __init__(self) -> None:
         self.consumers: list[Consumer] = []
-        self.ends: list[str] = []  # where the channels go that is no layer
-        self.bends: list[str] = []  # what a positive factor cannot pass
+        self.ends: list[str] = []  # readers that are no layers, in words
+        self.nonlinear: list[str] = []  # operators that a positive factor cannot pass, in words
         self.joins_sum = False
-        self._seen: set[ir.Value] = set()
+        self._visited: set[ir.Value] = set()
 
     def follow(self, value: ir.Value, start: int, flat: int | None = None) -> None:
-        """start: the first of the channels in `value`. flat: behind Flatten, how many channels there were before it."""
-        if value in self._seen:
+        """Follow the channels of `value` from `start` on. flat: behind Flatten the number of channels before it."""
+        if value in self._visited:
             return
-        self._seen.add(value)
+        self._visited.add(value)
         if value.is_graph_output():
             self.ends.append(f"its output '{value.name}' leaves the graph")
         for use in value.uses():
@@ -252,12 +246,13 @@ class _Walk:
                 self.follow(node.outputs[0], start + offset)
             elif is_op(node, "Flatten") and flat is None and (channels := _flattened(node)) is not None:
                 self.follow(node.outputs[0], start, channels)
-            elif is_op(node, *BETWEEN) and use.idx == 0:
-                if not _lets_through(node):
-                    self.bends.append(f"{_title(node)} is not linear for positive numbers, so no factor passes it")
+            elif is_op(node, *CHANNELWISE) and use.idx == 0:
+                # the chain of layers goes on behind it, a coefficient only if it is homogeneous
+                if not _is_homogeneous(node):
+                    self.nonlinear.append(f"{_title(node)} is not linear for positive numbers, so no factor passes it")
                 self.follow(node.outputs[0], start, flat)
             elif is_op(node, "BatchNormalization") and use.idx == 0:
-                self.bends.append(f"{_title(node)} normalizes it a second time")
+                self.nonlinear.append(f"{_title(node)} normalizes it a second time")
                 self.follow(node.outputs[0], start, flat)
             elif not is_op(node, "Shape"):
                 self.joins_sum |= is_op(node, "Add", "Sum")
@@ -265,11 +260,11 @@ class _Walk:
 
 
 def _flattened(node: ir.Node) -> int | None:
-    """The number of channels whose positions Flatten puts side by side, None where that is not known."""
+    """The number of channels of the input of a Flatten; None where the graph does not say, or axis is not 1."""
     return _channels(node.inputs[0]) if node.attributes.get_int("axis", 1) == 1 else None
 
 
-def _lets_through(node: ir.Node) -> bool:
+def _is_homogeneous(node: ir.Node) -> bool:
     if is_op(node, "Clip"):
         low, high = (node.inputs[index] if index < len(node.inputs) else None for index in (1, 2))
         return high is None and scalar_value(low) == 0
@@ -282,7 +277,7 @@ def _joins_channels(node: ir.Node) -> bool:
 
 
 def _offset(node: ir.Node, index: int) -> int | None:
-    """The first channel that input `index` has in the output of a Concat."""
+    """The channel of a Concat's output at which its input `index` begins; None where the graph does not say."""
     sizes = [_channels(value) for value in node.inputs[:index]]
     return None if None in sizes else sum(size for size in sizes if size is not None)
 

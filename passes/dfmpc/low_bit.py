@@ -1,4 +1,4 @@
-"""Weights in few bits: ternary, DoReFa, and integers chosen for inputs whose neighbours are alike. All vectorised."""
+"""Rounding of weights to few bits: ternary, DoReFa, uniform, and with regard to the covariance of the inputs."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ Number = TypeVar("Number", bound=np.generic)
 Integers = NDArray[np.int8]
 Single = NDArray[np.float32]
 
-# Where a uniform grid of so many bits ends, in standard deviations of a normal variable, for the least squared error.
-LOADING = {2: 1.22, 3: 1.97, 4: 2.68, 5: 3.31, 6: 3.89, 7: 4.42, 8: 4.92}
-REFITS = 3
-BLOCK = 64
-CACHED = 2**17  # numbers of a weight that are worked on at a time, so that all about them stays in the cache
-RIDGE = np.float32(0.1)
+# bits → end of the uniform grid with the least squared error for a normal variable, in its standard deviations.
+LOADING_FACTOR = {2: 1.22, 3: 1.97, 4: 2.68, 5: 3.31, 6: 3.89, 7: 4.42, 8: 4.92}
+REFITS = 3  # rounds of fitting scale and integers to each other
+BLOCK = 64  # inputs whose changes are applied at once
+WEIGHTS_AT_A_TIME = 2**17  # so that the arrays of one chunk stay in the processor's cache
+RIDGE = np.float32(0.1)  # of the mean variance, added to every variance of a measured covariance
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,7 +35,7 @@ class LowBit:
 
     @property
     def rows(self) -> Single:
-        """(O, D) what the integers stand for."""
+        """(O, D) the dequantized weight."""
         return np.multiply(self.integers, self.scale[:, None], dtype=np.float32, casting="same_kind")
 
 
@@ -45,7 +45,7 @@ def channels_first(node: ir.Node) -> bool:
 
 
 def weight_rows(node: ir.Node, weight: NDArray[Number]) -> NDArray[Number]:
-    """(O, D) one row per output channel of Conv (O, I/g, k...), ConvTranspose (I, O, k...) or Gemm.
+    """(O, D) a weight with one row per output channel: of Conv (O, I/g, k...), ConvTranspose (I, O, k...) or Gemm.
 
     D runs over the inputs of the channel's group, taps innermost.
     """
@@ -74,14 +74,14 @@ def dorefa(rows: Single, bits: int) -> LowBit:
     """
     if bits > 7:
         raise ValueError(f"DoReFa's {bits}-bit levels need integers of {bits + 1} bits, and containers hold 8.")
-    steps = 2**bits - 1
+    intervals = 2**bits - 1
     greatest = float(np.abs(rows).max(initial=0.0)) or 1.0
-    integers = 2 * np.rint(steps * (rows / (2 * greatest) + 0.5)) - steps
-    return LowBit(integers=integers.astype(np.int8), scale=np.full(len(rows), greatest / steps))
+    integers = 2 * np.rint(intervals * (rows / (2 * greatest) + 0.5)) - intervals
+    return LowBit(integers=integers.astype(np.int8), scale=np.full(len(rows), greatest / intervals))
 
 
 def ternary(rows: Single) -> LowBit:
-    """The integers -1, 0, 1 and the scale that are closest to each row, exactly.
+    """The ternary integers and the scale with the least squared error of each row (O, D), exactly.
 
     The n greatest magnitudes are kept, n so that (sum of them)**2 / n is greatest; the scale is their mean.
     """
@@ -92,32 +92,32 @@ def ternary(rows: Single) -> LowBit:
     gain /= np.arange(1, rows.shape[1] + 1, dtype=np.float32)
     count = np.argmax(gain, axis=1)[:, None]
     kept = (magnitude >= np.take_along_axis(falling, count, 1)) & (magnitude > 0)
-    return refitted(rows, (np.sign(rows) * kept).astype(np.int8))
+    return with_best_scale(rows, (np.sign(rows) * kept).astype(np.int8))
 
 
 def uniform(rows: Single, bits: int) -> LowBit:
-    """Integers up to 2**(bits - 1) - 1 either way and a scale per row, near the least squared error.
+    """Symmetric integers, up to 2**(bits - 1) - 1, and a scale per row (O, D), near the least squared error.
 
-    From two scales, that of the greatest weight and that which suits normal weights, each fitted to the integers and
-    they to it in turn; of each row the better of the two.
+    Two scales, one for the greatest weight and one for normal weights, are fitted alternately with the integers; each
+    row takes the better of the two.
     """
-    found = [ternary(part) if bits == 2 else _uniform(part, bits) for part in row_parts(rows)]
+    found = [ternary(part) if bits == 2 else _uniform(part, bits) for part in row_chunks(rows)]
     return LowBit(
         integers=np.concatenate([part.integers for part in found]),
         scale=np.concatenate([part.scale for part in found]),
     )
 
 
-def row_parts(rows: Single) -> Iterator[Single]:
-    """Some rows at a time, so that what is worked out for them stays in the cache, and takes little memory."""
-    step = max(CACHED // rows.shape[1], 1)
-    return (rows[first : first + step] for first in range(0, len(rows), step))
+def row_chunks(rows: Single) -> Iterator[Single]:
+    """The rows in chunks, so that temporary arrays stay in the cache and small."""
+    count = max(WEIGHTS_AT_A_TIME // rows.shape[1], 1)
+    return (rows[first : first + count] for first in range(0, len(rows), count))
 
 
 def _uniform(rows: Single, bits: int) -> LowBit:
     limit = 2 ** (bits - 1) - 1
     greatest = np.abs(rows).max(axis=1, initial=0)
-    ends = (greatest, np.minimum(greatest, LOADING[bits] * np.sqrt(_product(rows, rows) / rows.shape[1])))
+    ends = (greatest, np.minimum(greatest, LOADING_FACTOR[bits] * np.sqrt(_product(rows, rows) / rows.shape[1])))
     first, second = (_fitted(rows, np.where(end > 0, end / limit, 1.0), limit) for end in ends)
     errors = [_product(miss, miss) for miss in (first.rows - rows, second.rows - rows)]
     worse = errors[1] < errors[0]
@@ -129,7 +129,7 @@ def _uniform(rows: Single, bits: int) -> LowBit:
 
 def _fitted(rows: Single, scale: Array, limit: int) -> LowBit:
     for _ in range(REFITS):
-        fitted = refitted(
+        fitted = with_best_scale(
             rows, np.clip(np.rint(rows / scale[:, None].astype(np.float32)), -limit, limit).astype(np.int8)
         )
         scale = fitted.scale
@@ -137,24 +137,30 @@ def _fitted(rows: Single, scale: Array, limit: int) -> LowBit:
 
 
 def _product(left: Single, right: Single) -> Array:
-    """(O,) row by row."""
+    """(O,) inner products, row by row."""
     return np.asarray(np.einsum("od,od->o", left, right), np.float64)
 
 
-def refitted(rows: Single, integers: Integers) -> LowBit:
+def with_best_scale(rows: Single, integers: Integers) -> LowBit:
     """These integers with the scale of the least squared error; a row without any keeps scale 1."""
     whole = integers.astype(np.float32)
     square, product = _product(whole, whole), _product(rows, whole)
     return LowBit(integers=integers, scale=np.where(product > 0, product / np.maximum(square, 1.0), 1.0))
 
 
-def aware_of_neighbours(rows: Single, start: LowBit, blocks: Single, bits: int, sweeps: int) -> LowBit:
-    """Integers that lower the error of what the layer computes, not of its weights: sum of d' B d over the kernels.
+def round_by_tap_covariance(rows: Single, start: LowBit, blocks: Single, bits: int, sweeps: int) -> LowBit:
+    """Integers with a low variance of the error of the layer's output, input channels taken as independent.
 
-    rows: (O, D); blocks: (g, I/g, K, K), the covariance of the K taps that a kernel sees of each input channel, D being
-    I/g * K. Tap by tap, in all kernels at once, the integer that is best given the others; where neighbouring pixels
-    are alike, a tap so makes up for the rounding of the taps beside it. The scale of each row is fitted before each
-    sweep. Different channels are taken as uncorrelated, so the error never rises.
+    Args:
+        rows: (O, D) float weight, D = I/g * K.
+        start: integers and scales to begin from.
+        blocks: (g, I/g, K, K) covariance of the K taps of each input channel.
+        bits: of the integers.
+        sweeps: the most passes over all taps.
+
+    The variance is the sum of d' B d over the kernels, d the error of a kernel and B its block. Coordinate descent:
+    tap by tap, in all kernels at once, the integer that is best given the others, so that a tap takes back the rounding
+    of correlated taps beside it. The scale of each row is fitted before each sweep. The error never rises.
     """
     group, inputs, taps, _ = blocks.shape
     outputs = len(rows) // group
@@ -162,19 +168,19 @@ def aware_of_neighbours(rows: Single, start: LowBit, blocks: Single, bits: int, 
     weight, integers, scale = rows.reshape(shape), start.integers.reshape(shape), start.scale.reshape(group, outputs, 1)
     matrix = np.ascontiguousarray(np.moveaxis(blocks, (2, 3), (0, 1)))[:, :, :, None, :]  # (K, K, g, 1, I/g)
     found, scales = np.empty(shape, np.int8), np.empty(scale.shape)
-    step = max(CACHED // (group * inputs * taps), 1)
-    for first in range(0, outputs, step):  # rows do not depend on each other
-        part = (slice(None), slice(first, first + step))
+    count = max(WEIGHTS_AT_A_TIME // (group * inputs * taps), 1)
+    for first in range(0, outputs, count):  # rows do not depend on each other
+        part = (slice(None), slice(first, first + count))
         given = weight[part], integers[part], scale[part]
-        found[part], scales[part] = _aware_of_neighbours(*given, matrix, bits, sweeps)
+        found[part], scales[part] = _round_by_tap_covariance(*given, matrix, bits, sweeps)
     return LowBit(integers=found.reshape(rows.shape), scale=scales.reshape(-1))
 
 
-def _aware_of_neighbours(
+def _round_by_tap_covariance(
     weight: Single, integers: Integers, start: Array, matrix: Single, bits: int, sweeps: int
 ) -> tuple[Single, Single]:
     limit, taps = np.float32(2 ** (bits - 1) - 1), len(matrix)
-    # taps outermost: each step then works on whole planes (g, O/g, I/g)
+    # taps outermost: each iteration then works on whole planes (g, O/g, I/g)
     weight = np.ascontiguousarray(np.moveaxis(weight, 3, 0))
     whole = np.moveaxis(integers, 3, 0).astype(np.float32, order="C")
     wanted, present = np.zeros_like(weight), np.zeros_like(weight)
@@ -200,16 +206,16 @@ def _aware_of_neighbours(
     return np.moveaxis(whole, 0, 3), _best_scale("kgoi,kgoi->go", wanted, present, whole, scale)
 
 
-def aware_of_covariance(rows: Single, start: LowBit, matrix: Single, bits: int, sweeps: int) -> LowBit:
-    """As `aware_of_neighbours`, with all that a filter sees varying together. matrix: (g, D, D).
+def round_by_joint_covariance(rows: Single, start: LowBit, matrix: Single, bits: int, sweeps: int) -> LowBit:
+    """As `round_by_tap_covariance`, with the covariance of all inputs of a filter: matrix (g, D, D).
 
-    Input by input, in all filters at once, the integer that is best given the others. BLOCK inputs at a time see each
-    change at once, the rest afterwards, in one product (as GPTQ does, arXiv 2210.17323).
+    Input by input, in all filters at once, the integer that is best given the others. A change reaches the other
+    inputs of its BLOCK at once, the rest at the end of the block in one matrix product, as in GPTQ (arXiv 2210.17323).
     """
     group, size, _ = matrix.shape
     limit = np.float32(2 ** (bits - 1) - 1)
     diagonal = np.einsum("gdd->gd", matrix)
-    # what noise cannot tell apart must not be played off against each other
+    # a measured covariance can be singular: without a ridge, errors of inputs that it cannot tell apart cost nothing
     matrix = matrix + RIDGE * diagonal.mean(axis=1)[:, None, None] * np.eye(size, dtype=np.float32)
     own = np.maximum(np.einsum("gdd->gd", matrix), np.float32(1e-12))
     weight = rows.reshape(group, -1, size).astype(np.float32)
@@ -236,6 +242,6 @@ def aware_of_covariance(rows: Single, start: LowBit, matrix: Single, bits: int, 
 
 
 def _best_scale(sums: str, wanted: Single, present: Single, whole: Single, scale: Single) -> Single:
-    """(g, O/g, 1) the scale of the least error, w' B q / q' B q, from B w, B q and q; `scale` where there is none."""
+    """(g, O/g, 1) the best scale, w' B q / q' B q, from B w, B q and q; `scale` where that is not positive."""
     product, energy = (np.einsum(sums, part, whole)[:, :, None] for part in (wanted, present))
     return np.where((product > 0) & (energy > 0), product / np.maximum(energy, np.float32(1e-30)), scale)

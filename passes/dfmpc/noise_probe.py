@@ -1,13 +1,14 @@
-"""How the inputs of a layer vary together, shown by noise: no image is needed, batch normalization sets the scale.
+"""Covariances of the inputs of layers, measured on noise instead of images.
 
-Noise with the spectrum of natural images goes through the network, and every BatchNormalization normalizes it by its
-own statistics instead of the running ones. So each channel has the mean and the deviation that it has for images, layer
-by layer, and the weights make of the noise what channels have in common. Derived for this project; no paper's.
+Noise with the spectrum of natural images goes through the network, and every BatchNormalization normalizes it by the
+statistics of the batch instead of the running ones. So each channel keeps the mean and deviation that it has on images,
+layer by layer, while the weights correlate channels as they do on images. Derived for this project; not from a paper.
 
-1. `probe_model` gives the network to run, by whatever runs ONNX; 2. `noise_fields` its input; 3. `input_covariances`
-takes what came out.
+1. `probe_model` makes the network to run, by whatever runs ONNX. 2. `noise_fields` makes its input.
+3. `input_covariances` takes its outputs.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf, prod
@@ -18,18 +19,28 @@ from numpy.typing import NDArray
 
 from passes.dfmpc.layer_pairs import has_weight, input_count
 from passes.graph.affine import Array
-from passes.graph.editing import FreshNames, add_initializer, constant_value, discard, drop_unused_initializers, is_op
+from passes.graph.editing import (
+    FreshNames,
+    add_initializer,
+    constant_value,
+    discard,
+    drop_unused_initializers,
+    is_op,
+    name_of,
+)
+
+logger = logging.getLogger(__name__)
 
 Single = NDArray[np.float32]
 
-SHARED = 0.9  # of the variance of the noise, which all colours have in common (natural images: lightness)
-LARGEST = 1200  # inputs of a filter; the covariance of more takes too long to use
-SAMPLES = 64  # positions that are looked at, for each input of a filter
+SHARE_IN_COMMON = 0.9  # of the variance of the noise that all colours share, as natural images share lightness
+LARGEST_FILTER = 1200  # inputs; to round with a larger covariance takes too long
+POSITIONS_PER_INPUT = 64  # samples of the covariance for each input of a filter
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Covariance:
-    """Of what the filters of a layer see: I/g channels of each group and K taps, padding included.
+    """Mean and covariance of the inputs of a layer's filters: I/g channels of each group by K taps, padding included.
 
     mean: (g, I/g * K). matrix: (g, I/g * K, I/g * K).
     """
@@ -39,18 +50,19 @@ class Covariance:
 
 
 def probe_model(model: ir.Model) -> ir.Model:
-    """A copy whose BatchNormalizations normalize by the batch, and whose outputs are what its layers read."""
+    """A copy whose BatchNormalizations normalize by the batch, and whose outputs are the inputs of its layers."""
     copy = model.clone()
     names = FreshNames(copy.graph)
     for node in copy.graph:
         if is_op(node, "BatchNormalization") and all(constant_value(value) is not None for value in node.inputs[1:3]):
             _by_the_batch(node, names)
-    _return_layer_inputs(copy.graph, LARGEST)
+            logger.debug("BatchNormalization %s of the probe normalizes by the batch", node.name)
+    _return_layer_inputs(copy.graph, LARGEST_FILTER)
     return copy
 
 
 def model_of_layer_inputs(model: ir.Model) -> ir.Model:
-    """A copy whose outputs are what its layers read: for images, which need no other statistics than their own."""
+    """A copy whose outputs are the inputs of its layers, to run on images."""
     copy = model.clone()
     _return_layer_inputs(copy.graph)
     return copy
@@ -77,39 +89,43 @@ def noise_fields(count: int, channels: int, size: tuple[int, int], seed: int) ->
         pink = np.fft.irfft2(np.fft.rfft2(white) / frequency, s=size)
         return np.asarray(pink / pink.std())
 
-    return np.asarray(np.sqrt(SHARED) * field(1) + np.sqrt(1 - SHARED) * field(channels), np.float32)
+    return np.asarray(np.sqrt(SHARE_IN_COMMON) * field(1) + np.sqrt(1 - SHARE_IN_COMMON) * field(channels), np.float32)
 
 
 def input_covariances(model: ir.Model, values: Mapping[str, Single]) -> dict[str, Covariance]:
-    """By layer name, of every layer of `model` one of whose `values` (name → (N, C, ...)) is the input.
+    """The covariance of the inputs of each layer, by layer name.
 
-    A layer whose filters see more than LARGEST numbers is left out.
+    Args:
+        model: with the layers.
+        values: value name → (N, C, ...), outputs of `probe_model` or `model_of_layer_inputs`.
+
+    A ConvTranspose has none, nor has a layer whose filters have more than LARGEST_FILTER inputs.
     """
     found = {}
     for node in model.graph:
-        value = values.get(node.inputs[0].name or "") if node.inputs and node.inputs[0] is not None else None
-        if value is None or not has_weight(node) or is_op(node, "ConvTranspose") or filter_size(node) > LARGEST:
+        value = values.get(name_of(node.inputs[0])) if node.inputs else None
+        if value is None or not has_weight(node) or is_op(node, "ConvTranspose") or filter_size(node) > LARGEST_FILTER:
             continue
         if value.ndim < 2 or value.shape[1] != input_count(node):
             continue
         group = node.attributes.get_int("group", 1)
-        seen = _patches(node, value).reshape(-1, group, filter_size(node)).swapaxes(0, 1)  # (g, P, D)
-        mean = seen.mean(axis=1, keepdims=True)
-        seen = seen - mean
-        matrix = seen.swapaxes(1, 2) @ seen / np.float32(seen.shape[1])
-        found[node.name or ""] = Covariance(mean=mean[:, 0].astype(np.float64), matrix=matrix)
+        patches = _patches(node, value).reshape(-1, group, filter_size(node)).swapaxes(0, 1)  # (g, P, D)
+        mean = patches.mean(axis=1, keepdims=True)
+        patches = patches - mean
+        matrix = patches.swapaxes(1, 2) @ patches / np.float32(patches.shape[1])
+        found[name_of(node)] = Covariance(mean=mean[:, 0].astype(np.float64), matrix=matrix)
     return found
 
 
 def filter_size(node: ir.Node) -> int:
-    """How many numbers one filter of a layer sees."""
+    """D = I/g * K, the number of inputs of one filter of a layer."""
     weight = constant_value(node.inputs[1])
     assert weight is not None
     return input_count(node) // node.attributes.get_int("group", 1) * prod(weight.shape[2:])
 
 
 def _patches(node: ir.Node, value: Single) -> Single:
-    """(P, C * K) what the layer sees at so many positions as are needed."""
+    """(P, C * K) the inputs of the layer at P positions, as many as POSITIONS_PER_INPUT asks for, or all."""
     if not is_op(node, "Conv"):
         return value.reshape(len(value), -1)
     weight = constant_value(node.inputs[1])
@@ -117,22 +133,22 @@ def _patches(node: ir.Node, value: Single) -> Single:
     kernel = weight.shape[2:]
     axes = len(kernel)
     pads = node.attributes.get_ints("pads", (0,) * 2 * axes)
-    steps = node.attributes.get_ints("dilations", (1,) * axes)
+    dilations = node.attributes.get_ints("dilations", (1,) * axes)
     strides = node.attributes.get_ints("strides", (1,) * axes)
     each = max(prod(value.shape[2:]) // prod(strides), 1)
-    value = value[: -(-SAMPLES * filter_size(node) // each)]
+    value = value[: -(-POSITIONS_PER_INPUT * filter_size(node) // each)]
     padded = np.pad(value, ((0, 0), (0, 0), *zip(pads[:axes], pads[axes:], strict=True)))
-    spans = [(size - 1) * step + 1 for size, step in zip(kernel, steps, strict=True)]
+    spans = [(size - 1) * dilation + 1 for size, dilation in zip(kernel, dilations, strict=True)]
     windows = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=tuple(range(2, 2 + axes)))
     windows = windows[(slice(None), slice(None), *(slice(None, None, stride) for stride in strides))]
     every = (slice(None),) * (2 + axes)
-    windows = windows[(*every, *(slice(None, None, step) for step in steps))]  # (N, C, out..., k...)
+    windows = windows[(*every, *(slice(None, None, dilation) for dilation in dilations))]  # (N, C, out..., k...)
     ordered = np.moveaxis(windows, 1, 1 + axes)  # (N, out..., C, k...)
     return ordered.reshape(-1, value.shape[1] * prod(kernel))
 
 
 def _by_the_batch(node: ir.Node, names: FreshNames) -> None:
-    """scale * (x - mean) / sqrt(var + epsilon) + bias, mean and var of x over all axes but the channels."""
+    """Replaces a BatchNormalization by arithmetic with the mean and variance of its input over all axes but axis 1."""
     graph, value = node.graph, node.inputs[0]
     assert isinstance(graph, ir.Graph) and value is not None and value.shape is not None
     shape = (1, -1, *(1,) * (len(value.shape) - 2))

@@ -1,5 +1,6 @@
-"""The numbers of DF-MPC: the plan, the pass that writes it, and what is shipped once normalizations are folded."""
+"""`CompensationPlan`: the numbers of DF-MPC; the pass that writes them; and the integers of the folded model."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,15 +11,17 @@ from numpy.typing import NDArray
 
 from passes.dfmpc.low_bit import Integers, channels_first, rows_as_weight, weight_rows
 from passes.graph.affine import Array, write_layer
-from passes.graph.editing import FreshNames, as_float64, constant_value, set_constant_input
+from passes.graph.editing import FreshNames, as_float64, constant_value, name_of, set_constant_input
 from passes.quantize.plan import TensorQuant
 
-CLOSE = 1e-5  # of a row's greatest weight: what rounding to float32, twice, can leave
+logger = logging.getLogger(__name__)
+
+ROUNDING_TOLERANCE = 1e-5  # of a row's greatest weight: the error of rounding to float32 twice
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LowBitWeight:
-    """integers: in the weight's shape. scale: (O,) per output channel. bits: that hold the integers with their sign."""
+    """A weight on its grid: signed integers of `bits` bits in the weight's shape. scale: (O,) per output channel."""
 
     bits: int
     integers: Integers
@@ -39,8 +42,10 @@ class NormNumbers:
 class CompensationPlan:
     """All numbers that CompensateWeights writes, by node name.
 
-    coefficients: of the low layers that have some, (O,) c for each BatchNormalization behind them; `norms` contains
-    them already. notes: what the user should know, a sentence each.
+    weights, biases: of layers. norms: of BatchNormalizations.
+    coefficients: of the low layers that have any, (O,) c for each BatchNormalization behind them. Information only:
+        `norms` contains them already.
+    notes: sentences for the user.
     """
 
     weights: Mapping[str, LowBitWeight]
@@ -52,14 +57,14 @@ class CompensationPlan:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class QuantizedWeight:
-    """A weight of the folded model. integers: in its shape; quant: their bits, and their scale per output channel."""
+    """A weight of the folded model. integers: in the weight's shape. quant: bits, and a scale per output channel."""
 
     quant: TensorQuant
     integers: Integers
 
 
 class CompensateWeights(ir.passes.InPlacePass):
-    """Writes a CompensationPlan into the float graph: weights on their grids, BatchNormalizations, biases."""
+    """Writes a CompensationPlan into a float graph: dequantized weights, BatchNormalizations, biases."""
 
     def __init__(self, plan: CompensationPlan) -> None:
         self.plan = plan
@@ -74,15 +79,18 @@ class CompensateWeights(ir.passes.InPlacePass):
         """Edit `model` in place."""
         names = FreshNames(model.graph)
         for node in model.graph:
-            name = node.name or ""
+            name = name_of(node)
             if (weight := self.plan.weights.get(name)) is not None:
                 rows = weight_rows(node, weight.integers) * weight.scale[:, None].astype(np.float32)
                 _set(node, 1, rows_as_weight(node, rows, weight.integers.shape), names, f"{name}.weight")
+                logger.debug("%s %s has a weight of %d bits", node.op_type, name, weight.bits)
             if (bias := self.plan.biases.get(name)) is not None:
                 write_layer(node, names, bias=bias)
+                logger.debug("%s %s has its bias corrected", node.op_type, name)
             if (norm := self.plan.norms.get(name)) is not None:
                 for index, part in enumerate(("scale", "bias", "mean", "var"), start=1):
                     _set(node, index, getattr(norm, part), names, f"{name}.{part}")
+                logger.debug("BatchNormalization %s is recalibrated", name)
         return ir.passes.PassResult(model, modified=bool(self.plan.weights))
 
 
@@ -93,21 +101,26 @@ def _set(node: ir.Node, index: int, array: NDArray[Any], names: FreshNames, base
 
 
 def quantized_weights(model: ir.Model, plan: CompensationPlan) -> dict[str, QuantizedWeight]:
-    """How the weights of the planned layers are to be written, once BatchNormalizations are folded; by initializer.
+    """The integers and grids of the plan's weights after FoldBatchNorm, by initializer name.
 
-    Folding multiplied each output channel with a number, which goes into its scale; where that is negative, the
-    integers change their sign. Raises ValueError for a layer whose weight is no longer integers times a scale for each
-    output channel, as after folding something into its inputs.
+    Folding multiplies each output channel by a number, which goes into its scale; where it is negative, the integers
+    change their sign.
+
+    Raises:
+        ValueError: a weight is no longer its integers times a scale per output channel, because something was folded
+            into its inputs.
     """
     found = {}
     for node in model.graph:
-        planned = plan.weights.get(node.name or "")
+        planned = plan.weights.get(name_of(node))
         if planned is None or (value := node.inputs[1]) is None or (weight := constant_value(value)) is None:
             continue
         rows, integers = as_float64(weight_rows(node, weight)), as_float64(weight_rows(node, planned.integers))
         square = np.square(integers).sum(axis=1)
         scale = np.divide((rows * integers).sum(axis=1), square, out=np.zeros_like(square), where=square > 0)
-        if (np.abs(rows - integers * scale[:, None]) > CLOSE * np.abs(rows).max(axis=1, keepdims=True)).any():
+        if (
+            np.abs(rows - integers * scale[:, None]) > ROUNDING_TOLERANCE * np.abs(rows).max(axis=1, keepdims=True)
+        ).any():
             raise ValueError(
                 f"The weight of {node.op_type} '{node.name}' is not its planned integers times a scale per output "
                 "channel: nothing but BatchNormalizations behind it may be folded between planning and quantization."
@@ -123,5 +136,5 @@ def quantized_weights(model: ir.Model, plan: CompensationPlan) -> dict[str, Quan
             clip=(-greatest, greatest),  # two bits are ternary, and a channel may have changed its sign
         )
         written = rows_as_weight(node, integers.astype(np.int8), weight.shape)
-        found[value.name or ""] = QuantizedWeight(quant=quant, integers=written)
+        found[name_of(value)] = QuantizedWeight(quant=quant, integers=written)
     return found

@@ -1,4 +1,4 @@
-"""What a quantized weight does to mean and deviation of its layer's output, and DF-MPC's coefficients for it."""
+"""How a quantized weight changes mean and deviation of its layer's output, and DF-MPC's coefficients against that."""
 
 from dataclasses import dataclass
 from math import prod
@@ -9,89 +9,88 @@ import onnx_ir as ir
 
 from passes.dfmpc.correlation import Field
 from passes.dfmpc.layer_pairs import input_count
-from passes.dfmpc.low_bit import LowBit, Single, aware_of_covariance, aware_of_neighbours, row_parts
+from passes.dfmpc.low_bit import LowBit, Single, round_by_joint_covariance, round_by_tap_covariance, row_chunks
 from passes.dfmpc.noise_probe import Covariance
 from passes.graph.affine import Array
 from passes.graph.editing import is_op
 
-SWEEPS = 6  # of the rounding over the inputs; most layers change no more after three
-
-DEAD = 1e-10  # of the greatest variance of a layer's outputs
-# Covariances between positions are estimates: so much of them is believed.
-BELIEVED = 0.9
+SWEEPS = 6  # of coordinate descent over the weights of a layer; most layers have converged after three
+LEAST_SHARE_OF_VARIANCE = 1e-10  # of the greatest variance of a layer's outputs; below it a channel is dead
+TRUST_IN_COVARIANCE = 0.9  # factor for covariances between positions, which are estimates
 
 
-class Inputs(Protocol):
-    """What is known of what the rows (O, D) of a weight see; D runs over I/g channels of the group and K taps."""
+class InputStatistics(Protocol):
+    """Mean and covariance of the inputs of a layer. Rows (O, D) of a weight: D runs over I/g channels and K taps."""
 
-    def response(self, rows: Single) -> Array:
-        """(O,) mean of what the rows give."""
+    def output_mean(self, rows: Single) -> Array:
+        """(O,) mean of the layer's output with these rows as its weight, without bias."""
 
-    def energy(self, rows: Single) -> Array:
-        """(O,) variance of what the rows give."""
+    def output_variance(self, rows: Single) -> Array:
+        """(O,) variance of the layer's output with these rows as its weight."""
 
     def rounded(self, rows: Single, start: LowBit, bits: int) -> LowBit:
-        """Integers that lower the variance of the error against those of `start`."""
+        """Integers of `bits` bits for `rows` with a lower variance of the output's error than those of `start`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Neighbours:
-    """Channels that have nothing in common. means: (g, I/g). blocks: (g, I/g, K, K) covariance of the taps of each.
+class IndependentChannels:
+    """Inputs whose channels are independent of each other, as batch normalization alone tells them.
 
-    share: of the taps, how many an output position sees: all, or for ConvTranspose 1 / prod(strides) of them.
+    means: (g, I/g). blocks: (g, I/g, K, K) covariance of the K taps of each channel.
+    share: of the taps that contribute to an output position: 1, or for ConvTranspose 1 / prod(strides).
     """
 
     means: Array
     blocks: Single
     share: float = 1.0
 
-    def response(self, rows: Single) -> Array:
-        """(O,) mean of what the rows give; borders are neglected. (DFQ, arXiv 1906.04721, Eq. 17)"""
+    def output_mean(self, rows: Single) -> Array:
+        """(O,) mean of the output; borders are neglected. (DFQ, arXiv 1906.04721, Eq. 17)"""
         group, channels, taps, _ = self.blocks.shape
         summed = rows.reshape(group, -1, channels, taps).sum(axis=3, dtype=np.float64)
         return np.asarray(np.einsum("goi,gi->go", summed, self.means).reshape(-1) * self.share)
 
-    def energy(self, rows: Single) -> Array:
-        """(O,)"""
+    def output_variance(self, rows: Single) -> Array:
+        """(O,) variance of the output."""
         group, channels, taps, _ = self.blocks.shape
         if group == taps == 1:
             return np.asarray(np.square(rows) @ self.blocks.reshape(-1), np.float64)
-        parts = row_parts(rows) if group == 1 else (rows,)
-        energies = []
+        parts = row_chunks(rows) if group == 1 else (rows,)
+        variances = []
         for part in parts:
             split = part.reshape(group, -1, channels, taps).swapaxes(1, 2)  # (g, I/g, O/g, K)
-            energies.append(np.einsum("giok,giok->go", split @ self.blocks, split).reshape(-1))
-        return np.concatenate(energies).astype(np.float64)
+            variances.append(np.einsum("giok,giok->go", split @ self.blocks, split).reshape(-1))
+        return np.concatenate(variances).astype(np.float64)
 
     def rounded(self, rows: Single, start: LowBit, bits: int) -> LowBit:
-        """As `aware_of_neighbours`."""
-        return aware_of_neighbours(rows, start, self.blocks, bits, SWEEPS)
+        """See `round_by_tap_covariance`."""
+        return round_by_tap_covariance(rows, start, self.blocks, bits, SWEEPS)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Covariant:
-    """Everything together, as a probe showed it."""
+class CorrelatedChannels:
+    """Inputs with a covariance of all channels and taps, as measured on images or noise (`noise_probe`)."""
 
-    shown: Covariance
+    covariance: Covariance
 
-    def response(self, rows: Single) -> Array:
-        """(O,) mean of what the rows give, borders as the probe had them."""
-        split = rows.reshape(len(self.shown.mean), -1, rows.shape[1]).astype(np.float64)
-        return np.asarray(np.einsum("god,gd->go", split, self.shown.mean).reshape(-1))
+    def output_mean(self, rows: Single) -> Array:
+        """(O,) mean of the output, borders included."""
+        split = rows.reshape(len(self.covariance.mean), -1, rows.shape[1]).astype(np.float64)
+        return np.asarray(np.einsum("god,gd->go", split, self.covariance.mean).reshape(-1))
 
-    def energy(self, rows: Single) -> Array:
-        """(O,)"""
-        split = rows.reshape(len(self.shown.mean), -1, rows.shape[1])
-        return np.asarray(np.einsum("god,god->go", split @ self.shown.matrix, split).reshape(-1), np.float64)
+    def output_variance(self, rows: Single) -> Array:
+        """(O,) variance of the output."""
+        split = rows.reshape(len(self.covariance.mean), -1, rows.shape[1])
+        return np.asarray(np.einsum("god,god->go", split @ self.covariance.matrix, split).reshape(-1), np.float64)
 
     def rounded(self, rows: Single, start: LowBit, bits: int) -> LowBit:
-        """As `aware_of_covariance`."""
-        return aware_of_covariance(rows, start, self.shown.matrix, bits, SWEEPS)
+        """See `round_by_joint_covariance`."""
+        return round_by_joint_covariance(rows, start, self.covariance.matrix, bits, SWEEPS)
 
 
-def inputs_of(node: ir.Node, shape: tuple[int, ...], seen: Field) -> Inputs | None:
-    """shape: of the layer's weight. None where the field does not fit the layer."""
-    mean, variance = seen.moments.mean, np.square(seen.moments.std).astype(np.float32)
+def input_statistics(node: ir.Node, shape: tuple[int, ...], field: Field) -> InputStatistics | None:
+    """The statistics of the input of a layer with a weight of this shape; None where `field` has other channels."""
+    mean, variance = field.moments.mean, np.square(field.moments.std).astype(np.float32)
     if is_op(node, "Conv", "ConvTranspose"):
         group = node.attributes.get_int("group", 1)
         channels, kernel = (shape[1] * group if is_op(node, "Conv") else shape[0]), shape[2:]
@@ -99,36 +98,40 @@ def inputs_of(node: ir.Node, shape: tuple[int, ...], seen: Field) -> Inputs | No
             return None
         taps, share = prod(kernel), 1.0
         if is_op(node, "Conv") and len(kernel) <= 2:
-            blocks = seen.blocks(kernel, tuple(node.attributes.get_ints("dilations", (1,) * len(kernel))))
-            blocks[:, ~np.eye(taps, dtype=bool)] *= np.float32(BELIEVED)
+            blocks = field.blocks(kernel, tuple(node.attributes.get_ints("dilations", (1,) * len(kernel))))
+            blocks[:, ~np.eye(taps, dtype=bool)] *= np.float32(TRUST_IN_COVARIANCE)
         else:
             blocks = variance[:, None, None] * np.eye(taps, dtype=np.float32)
         if is_op(node, "ConvTranspose"):
             share = 1 / prod(node.attributes.get_ints("strides", (1,)))
-        return Neighbours(means=mean.reshape(group, -1), blocks=blocks.reshape(group, -1, taps, taps), share=share)
+        return IndependentChannels(
+            means=mean.reshape(group, -1), blocks=blocks.reshape(group, -1, taps, taps), share=share
+        )
     features = input_count(node)
     if features % len(mean):
         return None
     run = features // len(mean)
-    return Neighbours(means=np.repeat(mean, run)[None], blocks=np.repeat(variance, run).reshape(1, -1, 1, 1))
+    blocks = np.repeat(variance, run).reshape(1, -1, 1, 1)
+    return IndependentChannels(means=np.repeat(mean, run)[None], blocks=blocks)
 
 
-def deviation_ratio(rows: Single, new: Single, inputs: Inputs | None) -> Array:
-    """(O,) standard deviation of each output after to before; without `inputs` as if all of them varied alike.
+def deviation_ratio(rows: Single, new: Single, inputs: InputStatistics | None) -> Array:
+    """(O,) standard deviation of each output channel with the rows `new` to that with `rows`, both (O, D).
 
-    1 for a filter that became all zero, or that sees next to nothing that varies.
+    inputs: None stands for independent inputs of one variance: the ratio of the norms of the filters. The ratio is 1
+    for a filter that became all zero, or whose output is constant.
     """
     if inputs is None:
         before, after = (np.square(part).sum(axis=1, dtype=np.float64) for part in (rows, new))
     else:
-        before, after = inputs.energy(rows), inputs.energy(new)
-    alive = (before > DEAD * before.max(initial=0)) & (after > 0)
+        before, after = inputs.output_variance(rows), inputs.output_variance(new)
+    alive = (before > LEAST_SHARE_OF_VARIANCE * before.max(initial=0)) & (after > 0)
     return np.asarray(np.sqrt(np.divide(after, before, out=np.ones_like(after), where=alive)))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Normalized:
-    """A layer and the batch normalization behind it. rows: (O, D), the others (O,); deviation with its epsilon."""
+    """A layer and the batch normalization behind it. rows: (O, D), the others (O,); deviation: sqrt(var + epsilon)."""
 
     rows: Single
     scale: Array
@@ -143,15 +146,19 @@ class Normalized:
 
     @property
     def offsets(self) -> Array:
-        """(O,) what it adds."""
+        """(O,) the constant term of that map."""
         return self.bias - self.scale * self.mean / self.deviation
 
 
 def coefficients(old: Normalized, new: Normalized, *, lambda1: float, lambda2: float) -> Array:
-    """(O,) c of DF-MPC's Eq. (27), channel by channel, not below 0; of a channel that is dead, 1.
+    """(O,) the coefficients c of Eq. (27) of DF-MPC (arXiv 2307.00498), at least 0; 1 for a dead channel.
 
-    It minimises |Gamma|**2 + lambda1 Theta**2 + lambda2 c**2, Gamma = c new.slopes - old.slopes, Theta likewise of the
-    offsets: the error that c times the quantized channel still has behind ReLU.
+    Args:
+        old, new: the layer with its float weight and with the quantized one.
+        lambda1, lambda2: weights of the error of the offsets, and of the size of c.
+
+    Channel by channel c minimises |Gamma|**2 + lambda1 Theta**2 + lambda2 c**2, Gamma = c new.slopes - old.slopes, and
+    Theta likewise of the offsets: the error behind a ReLU that c times the quantized channel still has.
     """
     p, q, after, before = new.slopes, old.slopes, new.offsets, old.offsets
     above = np.einsum("od,od->o", p, q) + lambda1 * after * before

@@ -1,5 +1,6 @@
 """High biases move into the next layer (DFQ, arXiv 1906.04721, section 4.1.3), so that activations need less range."""
 
+import logging
 from collections.abc import Mapping
 
 import numpy as np
@@ -8,33 +9,38 @@ from numpy.typing import NDArray
 
 from passes.graph.affine import ChannelAffine, absorb_inputs, write_layer
 from passes.graph.channel_paths import ChannelPath, channel_paths, layer_bias, layers_beside
-from passes.graph.editing import FreshNames, is_op
+from passes.graph.editing import FreshNames, is_op, name_of
 from passes.moments.moments import Moments
 
-CERTAIN = 3.0  # standard deviations; of a normal variable 0.135 % lie further below its mean
+logger = logging.getLogger(__name__)
+
+DEVIATIONS_KEPT = 3.0  # below the mean; 0.135 % of a normal variable lie further below
 
 
 def high_biases(model: ir.Model, moments: Mapping[str, Moments]) -> dict[str, NDArray[np.float64]]:
-    """What AbsorbHighBias is to take from each value: by value name, (C,) of a value's channels, none negative.
+    """The constants for AbsorbHighBias to take from values: by value name, (C,) of its channels, none negative.
 
-    c = max(0, beta - 3 gamma), beta and gamma the mean and standard deviation of what goes into a Relu: then
-    Relu(x - c) = Relu(x) - c wherever x >= c, which DFQ assumes of all x and a normal x fulfils to 99.865 %. In that
-    share of numbers, and in no more, the model computes something else (too much, by c - x).
+    Args:
+        model: with the layers.
+        moments: by value name, of the model as it is now (after equalization: scaled).
 
-    moments: by value name, of the model as it is now (equalized: rescaled). Where a channel of high bias is found:
-    Conv, ConvTranspose or Gemm, then Relu, then possibly MaxPool, GlobalAveragePool, Flatten, an AveragePool without
-    padding, then a Gemm or a Conv without padding, each read by the next alone. A reader that pads with zeros is
-    passed over: its border would see 0 where the absorbed constant says c.
+    DFQ, section 4.1.3: c = max(0, beta - 3 gamma), beta and gamma the mean and standard deviation of the input of a
+    Relu: then Relu(x - c) = Relu(x) - c wherever x >= c, which DFQ assumes of all x, and which holds for 99.865 % of a
+    normal x. For the others, and no more, the output of the model changes (it is too large by c - x).
+
+    Where a channel of high bias is found: Conv, ConvTranspose or Gemm, then Relu, then possibly MaxPool,
+    GlobalAveragePool, Flatten, an AveragePool without padding, then a Gemm or a Conv without padding, each read by the
+    next alone. A reader that pads with zeros is passed over: its border would be 0 where the absorbed constant says c.
     """
     found: dict[str, NDArray[np.float64]] = {}
     for path in channel_paths(model, _shifts_through):
-        before = moments.get(path.values[0].name or "")
+        before = moments.get(name_of(path.values[0]))
         if before is None or not _reader_takes_shift(path) or not is_op(next(iter(path.between), None), "Relu"):
             continue
-        amount = np.maximum(before.mean - CERTAIN * before.std, 0)
+        amount = np.maximum(before.mean - DEVIATIONS_KEPT * before.std, 0)
         if amount.any():
             for value, repeats in zip(path.values, path.repeats, strict=True):
-                found[value.name or ""] = np.repeat(amount, repeats)
+                found[name_of(value)] = np.repeat(amount, repeats)
     return found
 
 
@@ -57,6 +63,7 @@ class AbsorbHighBias(ir.passes.InPlacePass):
             if before is not None:
                 bias = bias + absorb_inputs(node, weight, ChannelAffine(scale=np.ones_like(before), shift=before))[1]
             write_layer(node, names, bias=bias if after is None else bias - after)
+            logger.debug("%s %s: high bias %s", node.op_type, node.name, "absorbed" if after is None else "taken out")
             count += 1
         return ir.passes.PassResult(model, modified=bool(count))
 

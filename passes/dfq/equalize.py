@@ -1,5 +1,6 @@
 """Cross-layer equalization (DFQ, arXiv 1906.04721, section 4.1): ranges of weights move between neighbouring layers."""
 
+import logging
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -17,21 +18,22 @@ from passes.graph.channel_paths import (
     magnitudes,
     scale_inputs,
 )
-from passes.graph.editing import FreshNames, constant_value, is_op, scalar_value
+from passes.graph.editing import FreshNames, constant_value, is_op, name_of, scalar_value
+from passes.graph.operators import HOMOGENEOUS
 
-# f(s x) = s f(x) for every s > 0, channel by channel
-HOMOGENEOUS = ("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LeakyRelu", "MaxPool", "PRelu", "Relu", "Resize")
-ROUNDS = 1000
-CONVERGED = 1e-4  # of the logarithm of a scale: a hundredth of a percent
-DEAD = 1e-4  # of the layer's greatest: what is smaller is no range to equalize but the rest of a channel that died
+logger = logging.getLogger(__name__)
+
+MAX_ROUNDS = 1000
+TOLERANCE = 1e-4  # of the logarithm of a scale: a hundredth of a percent
+LEAST_SHARE_OF_RANGE = 1e-4  # of the layer's greatest range; below it a channel is dead, and is not equalized
 
 
 def equalizing_scales(model: ir.Model) -> dict[str, NDArray[np.float64]]:
-    """What EqualizeChannels is to multiply each value with: by value name, (C,) of a value's channels, all positive.
+    """The scales of cross-layer equalization, for EqualizeChannels: by value name, (C,) of its channels, all positive.
 
-    Eq. (11): s_j = sqrt(r1_j r2_j) / r1_j for output channel j of one layer and input channel j of the next, r the
-    greatest magnitude of its weights. All pairs in turn until nothing changes; a chain (pointwise, depthwise,
-    pointwise) so ends with the same range in all its layers, which is DFQ's rule for three.
+    Eq. (11) of DFQ: s_j = sqrt(r1_j r2_j) / r1_j for output channel j of one layer and input channel j of the next, r1
+    and r2 the greatest magnitudes of their weights. All pairs in turn until nothing changes, so that the layers of a
+    chain (pointwise, depthwise, pointwise) end with one range, as by DFQ's rule for three.
 
     A pair is two of Conv, ConvTranspose, Gemm (grouped and depthwise too) with constant weights, and between them
     nothing but Relu, LeakyRelu, PRelu, poolings, Pad with zeros, Resize, Flatten and Clip to [0, infinity), each read
@@ -43,26 +45,26 @@ def equalizing_scales(model: ir.Model) -> dict[str, NDArray[np.float64]]:
     tables |= {path.source: _magnitudes(path.source) for path in paths if path.source not in tables}
     scales = [np.ones(path.channels) for path in paths]
     alive = [_alive(*_ranges(path, tables)) for path in paths]
-    for _ in range(ROUNDS):
+    for _ in range(MAX_ROUNDS):
         change = 0.0
         for path, scale, mask in zip(paths, scales, alive, strict=True):
             out, into = _ranges(path, tables)
-            step = np.sqrt(np.divide(into, out, out=np.ones_like(out), where=mask))
-            tables[path.source] *= step.reshape(*tables[path.source].shape[:2], 1)
-            tables[path.target] /= step.reshape(len(tables[path.target]), 1, -1)
-            scale *= step
-            change = max(change, float(np.abs(np.log(step)).max(initial=0)))
-        if change < CONVERGED:
+            factor = np.sqrt(np.divide(into, out, out=np.ones_like(out), where=mask))
+            tables[path.source] *= factor.reshape(*tables[path.source].shape[:2], 1)
+            tables[path.target] /= factor.reshape(len(tables[path.target]), 1, -1)
+            scale *= factor
+            change = max(change, float(np.abs(np.log(factor)).max(initial=0)))
+        if change < TOLERANCE:
             break
     return {
-        value.name or "": np.repeat(scale, repeats)
+        name_of(value): np.repeat(scale, repeats)
         for path, scale in zip(paths, scales, strict=True)
         for value, repeats in zip(path.values, path.repeats, strict=True)
     }
 
 
 def scalable_paths(model: ir.Model) -> Iterator[ChannelPath]:
-    """The pairs of layers, in graph order, between which the channels may be scaled, each by what is positive."""
+    """The pairs of layers between which each channel may have a positive scale, in graph order."""
     return channel_paths(model, _scales_through)
 
 
@@ -89,11 +91,14 @@ class EqualizeChannels(ir.passes.InPlacePass):
                 weight = scale_outputs(node, weight, after)
             scaled_bias = bias * after if after is not None and bias.any() else None
             write_layer(node, names, weight=weight, bias=scaled_bias)
+            ends = [end for end, scale in (("inputs", before), ("outputs", after)) if scale is not None]
+            logger.debug("%s %s: %s scaled", node.op_type, node.name, " and ".join(ends))
             count += 1
         return ir.passes.PassResult(model, modified=bool(count))
 
 
 def _scales_through(node: ir.Node) -> bool:
+    """f(s x) = s f(x) for every positive scale of a channel."""
     if is_op(node, "PRelu"):
         return constant_value(node.inputs[1]) is not None
     if is_op(node, "Clip"):
@@ -128,4 +133,5 @@ def _ranges(path: ChannelPath, tables: Mapping[ir.Node, Array]) -> tuple[Array, 
 
 def _alive(out: Array, into: Array) -> NDArray[np.bool_]:
     """(C,) which channels have a range on both sides."""
-    return np.asarray((out > DEAD * out.max(initial=0)) & (into > DEAD * into.max(initial=0)))
+    least = [LEAST_SHARE_OF_RANGE * ranges.max(initial=0) for ranges in (out, into)]
+    return np.asarray((out > least[0]) & (into > least[1]))

@@ -1,32 +1,39 @@
 """ReLU6 becomes Relu where its upper bound cuts next to nothing, so that equalization gets through."""
 
+import logging
 import math
 from collections.abc import Collection, Mapping
 
 import numpy as np
 import onnx_ir as ir
 
-from passes.graph.editing import is_op, replace_with, scalar_value
+from passes.graph.editing import is_op, name_of, replace_with, scalar_value
 from passes.moments.moments import Moments
 from passes.moments.spread import erf
 
+logger = logging.getLogger(__name__)
+
 
 def clipped_shares(model: ir.Model, moments: Mapping[str, Moments]) -> dict[str, float]:
-    """For each Clip to [0, b] (by node name): the share of numbers that its upper bound is expected to cut.
+    """The share of numbers that the upper bound of each Clip to [0, b] is expected to cut, by node name.
 
-    In the worst channel, each taken as normal with the moments of the Clip's input; 1.0 where these are not known.
+    Args:
+        model: with the Clips.
+        moments: by value name, of their inputs.
+
+    Returns:
+        The share in the worst channel, each taken as normal; 1.0 where there are no moments of the input.
     """
     shares: dict[str, float] = {}
     for node in model.graph:
         if (bound := _upper_bound(node)) is None:
             continue
-        source = node.inputs[0]
-        known = None if source is None else moments.get(source.name or "")
-        if known is None:
-            shares[node.name or ""] = 1.0
+        before = moments.get(name_of(node.inputs[0]))
+        if before is None:
+            shares[name_of(node)] = 1.0
             continue
-        distance = (bound - known.mean) / np.maximum(known.std, 1e-12)
-        shares[node.name or ""] = float(np.max(0.5 * (1 - erf(distance * math.sqrt(0.5))), initial=0))
+        distance = (bound - before.mean) / np.maximum(before.std, 1e-12)
+        shares[name_of(node)] = float(np.max(0.5 * (1 - erf(distance * math.sqrt(0.5))), initial=0))
     return shares
 
 
@@ -50,6 +57,7 @@ class LiftClips(ir.passes.InPlacePass):
         for node in model.graph:
             if node.name in self.nodes:
                 replace_with(node, ir.node("Relu", [node.inputs[0]], name=node.name))
+                logger.debug("Clip %s becomes Relu", node.name)
         return ir.passes.PassResult(model, modified=bool(self.nodes))
 
 

@@ -1,1 +1,1 @@
-"""What every pass needs to read and edit a graph."""
+"""Reading and editing of graphs, for all passes."""

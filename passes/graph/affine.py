@@ -1,4 +1,4 @@
-"""y = scale * x + shift along axis 1, and its arithmetic on the weights of a neighbouring layer. All in float64."""
+"""Affine maps of channels, y = scale * x + shift along axis 1, and the weights that absorb them. All in float64."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +31,7 @@ def channel_vector(constant: NDArray[Any], rank: int, channels: int) -> Array | 
 
 
 def batch_norm_affine(node: ir.Node) -> ChannelAffine | None:
-    """Of an inference BatchNormalization with constant, finite parameters; else None."""
+    """The affine map of a BatchNormalization in inference mode with constant, finite parameters; else None."""
     arrays = [constant_value(value) for value in node.inputs[1:5]]
     if node.attributes.get_int("training_mode", 0) or any(array is None for array in arrays):
         return None
@@ -43,7 +43,7 @@ def batch_norm_affine(node: ir.Node) -> ChannelAffine | None:
 
 
 def elementwise_affine(node: ir.Node, data: ir.Value, rank: int, channels: int) -> ChannelAffine | None:
-    """Of Mul, Div, Add, Sub between `data` and a constant that acts per channel; else None."""
+    """The affine map of Mul, Div, Add, Sub between `data` and a constant that acts per channel; else None."""
     first = node.inputs[0] is data
     if not (is_op(node, "Mul", "Add") or (first and is_op(node, "Div", "Sub"))):
         return None
@@ -58,7 +58,7 @@ def elementwise_affine(node: ir.Node, data: ir.Value, rank: int, channels: int) 
 
 
 def output_channels(node: ir.Node, weight: NDArray[Any]) -> int:
-    """Size of axis 1 of what Conv, ConvTranspose, Gemm or a MatMul of two axes gives."""
+    """Size of axis 1 of the output of Conv, ConvTranspose, Gemm or a MatMul of two axes."""
     if is_op(node, "Conv"):
         return int(weight.shape[0])
     if is_op(node, "ConvTranspose"):
@@ -78,9 +78,9 @@ def scale_outputs(node: ir.Node, weight: Array, scale: Array) -> Array:
 
 
 def absorb_inputs(node: ir.Node, weight: Array, affine: ChannelAffine) -> tuple[Array, Array]:
-    """(weight, what the shift adds to each output channel) of the layer preceded by `affine`: Conv, Gemm, MatMul.
+    """Weight and additional bias (O,) of a Conv, Gemm or MatMul that absorbs the affine map of its input.
 
-    Behind Flatten a Gemm sees each channel of the affine as a run of K/C features.
+    Behind Flatten a Gemm reads each of the C channels as a run of K/C features.
     """
     if is_op(node, "Conv"):
         groups = node.attributes.get_int("group", 1)
@@ -96,7 +96,7 @@ def absorb_inputs(node: ir.Node, weight: Array, affine: ChannelAffine) -> tuple[
 
 
 def constant_bias(layer: ir.Node, channels: int) -> Array | None:
-    """(C,): what the layer adds to each output channel, zeros without a bias; None if it is no constant per channel."""
+    """(C,) the bias of a layer, zeros where it has none; None where it is no constant per channel. With Gemm's beta."""
     value = layer.inputs[2] if len(layer.inputs) > 2 else None
     if value is None:
         return np.zeros(channels)
@@ -110,7 +110,7 @@ def constant_bias(layer: ir.Node, channels: int) -> Array | None:
 
 
 def write_layer(node: ir.Node, names: FreshNames, *, weight: Array | None = None, bias: Array | None = None) -> None:
-    """Gives the layer new numbers in the weight's dtype; `bias` as `constant_bias` reads it."""
+    """Gives a layer new parameters, rounded to the dtype of its weight; `bias` as `constant_bias` returns it."""
     old = constant_value(node.inputs[1])
     assert old is not None
     if weight is not None:

@@ -1,4 +1,4 @@
-"""Reading batch normalization: the running statistics that a model still carries, and signs that it lost them."""
+"""The running statistics of a model's batch normalizations, and the signs of batch normalizations that are folded."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,12 +9,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from passes.graph.affine import channel_vector
-from passes.graph.editing import constant_value, is_op, rank, sole_consumer
+from passes.graph.editing import constant_value, is_op, name_of, rank, sole_consumer
+from passes.graph.operators import ELEMENTWISE, LINEAR
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchNormStats:
-    """One BatchNormalization node: scale * (x - mean) / sqrt(var + epsilon) + bias along axis 1 of x = `value`."""
+    """Of a BatchNormalization: scale * (x - mean) / sqrt(var + epsilon) + bias along axis 1 of its input x."""
 
     node: str
     value: str  # name of the node's input: the value whose batch statistics mean and var describe
@@ -45,12 +46,12 @@ def _stats(node: ir.Node) -> BatchNormStats | None:
     scale, bias, mean, var = (np.asarray(array, dtype=np.float32) for array in arrays)
     epsilon = node.attributes.get_float("epsilon", 1e-5)
     return BatchNormStats(
-        node=node.name or "", value=value.name or "", mean=mean, var=var, scale=scale, bias=bias, epsilon=epsilon
+        node=name_of(node), value=name_of(value), mean=mean, var=var, scale=scale, bias=bias, epsilon=epsilon
     )
 
 
 def folded_batch_norms(model: ir.Model) -> tuple[str, ...]:
-    """Names of nodes that tell of a batch normalization whose statistics are lost, in graph order.
+    """Names of nodes that hold a folded batch normalization, as far as the graph shows it, in graph order.
 
     First the normalizations that were rewritten as arithmetic (`rewritten_batch_norms`). In a model without any
     BatchNormalization also every convolution, if there are two or more and all carry a bias: a convolution in front of
@@ -62,8 +63,8 @@ def folded_batch_norms(model: ir.Model) -> tuple[str, ...]:
     biased = [node for node in convolutions if len(node.inputs) > 2 and node.inputs[2] is not None]
     if intact or len(convolutions) < 2 or len(biased) < len(convolutions):
         return rewritten
-    found = {*rewritten, *(node.name or "" for node in biased)}
-    return tuple(node.name or "" for node in model.graph if (node.name or "") in found)
+    found = {*rewritten, *(name_of(node) for node in biased)}
+    return tuple(name_of(node) for node in model.graph if name_of(node) in found)
 
 
 def rewritten_batch_norms(model: ir.Model) -> tuple[str, ...]:
@@ -80,7 +81,7 @@ def rewritten_batch_norms(model: ir.Model) -> tuple[str, ...]:
         chain = list(_chain(node))
         inside.update(chain)
         if _scales(chain) and _shifts(chain) and _beside_weights(chain):
-            names.append(node.name or "")
+            names.append(name_of(node))
     return tuple(names)
 
 
@@ -94,7 +95,7 @@ def _operand(node: ir.Node) -> tuple[ir.Value, NDArray[Any]] | None:
 
 
 def _per_channel(node: ir.Node) -> bool:
-    if not is_op(node, "Mul", "Div", "Add", "Sub"):
+    if not is_op(node, *ELEMENTWISE):
         return False
     pair = _operand(node)
     if pair is None:
@@ -124,6 +125,5 @@ def _beside_weights(chain: list[ir.Node]) -> bool:
     pair = _operand(chain[0])
     if pair is None or pair[0].is_graph_input():
         return False
-    weighted = ("Conv", "ConvTranspose", "Gemm", "MatMul")
     after = [use.node for use in chain[-1].outputs[0].uses()]
-    return is_op(pair[0].producer(), *weighted) or any(is_op(node, *weighted, "Relu", "Clip") for node in after)
+    return is_op(pair[0].producer(), *LINEAR) or any(is_op(node, *LINEAR, "Relu", "Clip") for node in after)

@@ -1,4 +1,4 @@
-"""The way of a layer's output channels to the one layer that reads them."""
+"""`ChannelPath`: from a layer, through operators that keep channels apart, to the one layer that reads them."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -7,17 +7,16 @@ import numpy as np
 import onnx_ir as ir
 
 from passes.graph.affine import Array, ChannelAffine, absorb_inputs, constant_bias, output_channels
-from passes.graph.editing import as_float64, constant_value, is_op, sole_consumer
-
-LAYERS = ("Conv", "ConvTranspose", "Gemm")
+from passes.graph.editing import as_float64, constant_value, is_op, name_of, sole_consumer
+from passes.graph.operators import LAYERS
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ChannelPath:
     """source → between → target, each value read by the next node alone.
 
-    values: of what source and each node between gives. run: so many inputs of target belong to each channel (behind
-    Flatten), else 1.
+    values: the outputs of `source` and of each node of `between`.
+    channels: of the output of `source`. run: the inputs of `target` that belong to each: 1, or more behind Flatten.
     """
 
     source: ir.Node
@@ -29,7 +28,7 @@ class ChannelPath:
 
     @property
     def repeats(self) -> tuple[int, ...]:
-        """For each of `values`: 1, or `run` behind Flatten."""
+        """For each of `values` the numbers along axis 1 that belong to a channel: 1, or `run` behind Flatten."""
         flat = [False, *(is_op(node, "Flatten") for node in self.between)]
         return tuple(self.run if any(flat[: index + 1]) else 1 for index in range(len(flat)))
 
@@ -49,7 +48,7 @@ def channel_paths(model: ir.Model, passes_on: Callable[[ir.Node], bool]) -> Iter
         if features is None or features % channels or layer_bias(node) is None:
             continue
         run = features // channels
-        if run > 1 and not any(is_op(step, "Flatten") for step in between):
+        if run > 1 and not any(is_op(each, "Flatten") for each in between):
             continue
         yield ChannelPath(
             source=source, values=tuple(values), between=tuple(between), target=node, channels=channels, run=run
@@ -65,7 +64,7 @@ def layer_weight(node: ir.Node) -> Array | None:
 
 
 def layer_bias(node: ir.Node) -> Array | None:
-    """(C_out,) what the layer adds, zeros without a bias; None where it is no constant per channel."""
+    """(C_out,) the bias of a layer, zeros where it has none; None where it is no constant per channel."""
     weight = layer_weight(node)
     if weight is None:
         return None
@@ -73,7 +72,7 @@ def layer_bias(node: ir.Node) -> Array | None:
 
 
 def input_features(node: ir.Node) -> int | None:
-    """Size of axis 1 of what the layer reads; None where `node` is no layer with a constant weight."""
+    """Size of axis 1 of the layer's input; None where `node` is no layer with a constant weight."""
     weight = layer_weight(node)
     if weight is None:
         return None
@@ -91,7 +90,10 @@ def scale_inputs(node: ir.Node, weight: Array, scale: Array) -> Array:
 
 
 def magnitudes(node: ir.Node, weight: Array, channels: int) -> Array:
-    """(g, O/g, I/g) greatest |w| of the taps between each output and each input channel; `channels` of the input."""
+    """(g, O/g, I/g) greatest |w| of the taps between each output and each input channel.
+
+    channels: of the input. Behind Flatten a Gemm reads several features of each, which then are its taps.
+    """
     if is_op(node, "Gemm"):
         rows = weight if node.attributes.get_int("transB", 0) else weight.T  # (O, K)
         return np.asarray(np.abs(rows).reshape(1, len(rows), channels, -1).max(axis=3, initial=0))
@@ -104,11 +106,11 @@ def magnitudes(node: ir.Node, weight: Array, channels: int) -> Array:
 def layers_beside(
     model: ir.Model, named: Mapping[str, Array]
 ) -> Iterator[tuple[ir.Node, Array, Array | None, Array | None]]:
-    """The layers whose output or input `named` speaks of: (layer, weight, entry of the output, entry of the input)."""
+    """The layers whose output or input has an entry in `named`: (layer, weight, output's entry, input's entry)."""
     for node in model.graph:
         weight, source = layer_weight(node), node.inputs[0] if node.inputs else None
         if weight is None or source is None:
             continue
-        after, before = named.get(node.outputs[0].name or ""), named.get(source.name or "")
+        after, before = named.get(name_of(node.outputs[0])), named.get(name_of(source))
         if after is not None or before is not None:
             yield node, weight, after, before

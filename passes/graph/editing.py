@@ -1,4 +1,4 @@
-"""What every pass needs to read and edit an onnx-ir graph: constants, consumers, fresh names, substitution."""
+"""Helpers to read and edit an onnx-ir graph: names, constants, consumers, substitution."""
 
 from typing import Any
 
@@ -10,6 +10,18 @@ from numpy.typing import NDArray
 def is_op(node: ir.Node | None, *op_types: str) -> bool:
     """Whether `node` is one of these operators of the ONNX domain."""
     return node is not None and node.domain in ("", "ai.onnx") and node.op_type in op_types
+
+
+def name_of(found: ir.Value | ir.Node | None) -> str:
+    """The name of a value or a node; "" where there is none, so that a look-up by name finds nothing."""
+    return "" if found is None else found.name or ""
+
+
+def required_name(found: ir.Value | ir.Node) -> str:
+    """The name of a value or a node that has to have one. Raises ValueError where it has none."""
+    if not found.name:
+        raise ValueError(f"a {type(found).__name__.lower()} has no name; run Canonicalize first")
+    return found.name
 
 
 def constant_value(value: ir.Value | None) -> NDArray[Any] | None:
@@ -30,7 +42,7 @@ def constant_value(value: ir.Value | None) -> NDArray[Any] | None:
 
 
 def initializer_array(graph: ir.Graph, name: str) -> NDArray[np.float32]:
-    """What the float initializer of this name holds. Raises ValueError where it was loaded without its data."""
+    """The array of the float initializer of this name. Raises ValueError where it was loaded without its data."""
     tensor = graph.initializers[name].const_value
     if tensor is None:
         raise ValueError(f"the initializer {name} has no data")
@@ -93,14 +105,14 @@ def add_initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value
 
 
 def set_initializer(value: ir.Value, array: NDArray[Any]) -> None:
-    """Gives an initializer new numbers; it keeps its name."""
+    """Gives an initializer a new array; it keeps its name."""
     value.const_value = ir.tensor(array, name=value.name)
     value.dtype = value.const_value.dtype
     value.shape = ir.Shape(array.shape)
 
 
 def set_constant_input(node: ir.Node, index: int, array: NDArray[Any], names: FreshNames, base: str) -> None:
-    """Gives input `index` of `node` these numbers, without a change to any other reader of the old ones.
+    """Makes this array the input `index` of `node`; other readers of the old input keep that.
 
     An initializer that only this node reads keeps its name; else there is a new one, named after `base`.
     """
@@ -127,7 +139,7 @@ def substitute(old: ir.Value, new: ir.Value) -> None:
 
 
 def replace_with(old: ir.Node, new: ir.Node) -> None:
-    """`new` is inserted in the place of `old`, takes over its first output, and what only `old` needed goes."""
+    """Puts `new` in the place of `old` and of its first output, and removes what only `old` needed."""
     assert old.graph is not None
     old.graph.insert_before(old, new)
     substitute(old.outputs[0], new.outputs[0])
@@ -159,5 +171,5 @@ def drop_unused_initializers(graph: ir.Graph) -> int:
 
 
 def as_float64(array: NDArray[Any]) -> NDArray[np.float64]:
-    """For arithmetic inside a pass: what is written back is rounded once."""
+    """The array in float64, for arithmetic inside a pass that is rounded once, at its end."""
     return np.asarray(array).astype(np.float64)

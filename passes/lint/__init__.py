@@ -1,1 +1,1 @@
-"""What a target will do with a file, node by node."""
+"""Prediction of how a target will compute a file, node by node."""

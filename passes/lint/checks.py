@@ -1,4 +1,4 @@
-"""Conditions of operator rules that are no mere data, by the names under which `OperatorRule.checks` calls for them."""
+"""Conditions of operator rules that need code, by the names that `OperatorRule.checks` lists."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -7,29 +7,34 @@ import numpy as np
 import onnx_ir as ir
 
 from passes.graph.editing import constant_value, is_op, rank
-from passes.graph.operators import LINEAR, POOLS
-from passes.lint.quantized_graph import Ending, Grid
+from passes.graph.operators import LINEAR, POOLS, SELECTIONS
+from passes.lint.quantized_graph import Grid, OutputQuantization
 from passes.quantize.grid import is_power_of_two
-from passes.quantize.points import MOVES
 
 QUANTIZERS = ("QuantizeLinear", "Clip", "DequantizeLinear")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Site:
-    """A node and the quantization around it. inputs: its data inputs. bias: the form of its bias."""
+    """A node and the quantization around it.
+
+    inputs: grids of its data inputs. bias: the form of its bias, as in `OperatorRule.bias`. output: what follows it.
+    """
 
     node: ir.Node
     inputs: tuple[Grid | None, ...]
     bias: str
     bias_value: ir.Value | None
     bias_grid: Grid | None
-    end: Ending
+    output: OutputQuantization
 
 
 @dataclass(frozen=True, kw_only=True)
 class Obstacle:
-    """Why a node is no integer one, and what to change. refused: it is taken for one, and then fails or is wrong."""
+    """Why a node is not computed on integers, and what to change.
+
+    refused: the runtime takes the node for an integer one, and then fails or computes other numbers.
+    """
 
     reason: str
     advice: str
@@ -80,7 +85,7 @@ def _no_blocks_unseen(site: Site) -> Obstacle | None:
 
 def _per_tensor(site: Site) -> Obstacle | None:
     """Activations have one scale each."""
-    grids = [*(grid for grid in site.inputs if grid is not None and not grid.constant), site.end.grid]
+    grids = [*(grid for grid in site.inputs if grid is not None and not grid.constant), site.output.grid]
     if all(grid is None or grid.scale is None or grid.scale.size == 1 for grid in grids):
         return None
     reason = "its input or its output has one scale per channel"
@@ -154,11 +159,11 @@ def _float_needs_output(site: Site) -> Obstacle | None:
     parts = ["bias"] if site.bias == "float" else []
     if weight is not None and weight.container == "float":
         parts.append("weight")
-    if site.end.grid is not None or not parts:
+    if site.output.grid is not None or not parts:
         return None
     return Obstacle(
         reason=f"its float {' and '.join(parts)} would be quantized only in front of a QuantizeLinear, "
-        f"but {site.end.obstacle}",
+        f"but {site.output.obstacle}",
         advice="put QuantizeLinear and DequantizeLinear behind it, or write the bias as int32",
     )
 
@@ -180,7 +185,7 @@ def _beta_1(site: Site) -> Obstacle | None:
 
 
 def _symmetric(site: Site) -> Obstacle | None:
-    grids = [*site.inputs, site.end.grid]
+    grids = [*site.inputs, site.output.grid]
     for grid in grids:
         if grid is not None and grid.zero_point is not None and np.any(grid.zero_point):
             return Obstacle(
@@ -231,7 +236,7 @@ def _beyond(name: str, shift: int, least: int, greatest: int) -> Obstacle | None
 
 def _shifts(site: Site) -> Obstacle | None:
     """shift_cut and shift_bias of a layer, and their limits (Vitis AI, vai_q_onnx/refine.py)."""
-    x, weight, output = _position(site.inputs[0]), _position(site.inputs[1]), _position(site.end.grid)
+    x, weight, output = _position(site.inputs[0]), _position(site.inputs[1]), _position(site.output.grid)
     bias = _position(site.bias_grid)
     if x is None or weight is None or output is None:
         return None
@@ -244,7 +249,7 @@ def _shifts(site: Site) -> Obstacle | None:
 
 def _shifts_of_add(site: Site) -> Obstacle | None:
     """shift_read and shift_write of an Add, likewise."""
-    inputs, output = [_position(grid) for grid in site.inputs], _position(site.end.grid)
+    inputs, output = [_position(grid) for grid in site.inputs], _position(site.output.grid)
     known = [entry for entry in inputs if entry is not None]
     if len(known) < len(inputs) or output is None:
         return None
@@ -271,7 +276,7 @@ def _one_weight_scale(site: Site) -> Obstacle | None:
 
 
 def _power_of_two(site: Site) -> Obstacle | None:
-    for grid in (*site.inputs, site.end.grid, site.bias_grid):
+    for grid in (*site.inputs, site.output.grid, site.bias_grid):
         if grid is not None and grid.scale is not None and not is_power_of_two(grid.scale):
             return Obstacle(
                 reason=f"a scale is {float(np.ravel(grid.scale)[0]):g}, no power of two",
@@ -313,10 +318,10 @@ def _written_as_integers(value: ir.Value, known: dict[ir.Value, bool | None]) ->
         found = False
     elif is_op(producer, *LINEAR, *POOLS, "Concat"):
         found = True
-    elif is_op(producer, *MOVES) and is_op(producer.inputs[0].producer() if producer.inputs[0] else None, *QUANTIZERS):
+    elif is_op(producer, *SELECTIONS) and (first := producer.inputs[0]) and is_op(first.producer(), *QUANTIZERS):
         found = True  # a kernel of its own, behind the Quantize
     else:
-        first_only = is_op(producer, *QUANTIZERS, *MOVES, "CastLike")
+        first_only = is_op(producer, *QUANTIZERS, *SELECTIONS, "CastLike")
         data = [entry for entry in producer.inputs[: 1 if first_only else None] if entry is not None]
         parts = [_written_as_integers(entry, known) for entry in data]
         found = None if all(part is None for part in parts) else all(part is not False for part in parts)

@@ -1,15 +1,15 @@
-"""What a target will do with the nodes of a model: compute on integers, in float, or refuse the file."""
+"""`lint`: whether a target will compute the nodes of a model on integers or in float, or refuse the file."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from passes.graph.editing import is_op, rank, sole_consumer, static_dims
+from passes.graph.editing import is_op, name_of, rank, sole_consumer, static_dims
 from passes.graph.operators import ACTIVATIONS, ELEMENTWISE, JUDGED, LINEAR
 from passes.lint.checks import CHECKS, Obstacle, Site
 from passes.lint.pairs import pairs_of
-from passes.lint.quantized_graph import WHOLE_FILE, Ending, Grid, QuantizedGraph
+from passes.lint.quantized_graph import WHOLE_FILE, Grid, OutputQuantization, QuantizedGraph
 from passes.lint.redundant import is_redundant
 from passes.quantize.points import is_within_function
 from passes.target.operator_rule import OperatorRule, Verdict
@@ -23,7 +23,7 @@ FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What becomes of one node. node: its name, or "" where the finding is about the whole file.
+    """How one node is computed. node: its name, or "" where the finding is about the whole file.
 
     verdict: "integer": it reads and writes integers; "float"; "refused": the runtime does not take the file because of
     it, or fails when it runs, or computes other numbers. reason: why, a half sentence. advice: what to change, or "".
@@ -58,7 +58,7 @@ def lint(model: ir.Model, target: Target) -> tuple[Finding, ...]:
 
 
 def _saturating(found: Finding, node: ir.Node, graph: QuantizedGraph, target: Target) -> Finding:
-    """The finding, and what its kernel does on processors without VNNI."""
+    """The finding with a warning where the kernel saturates on processors without VNNI."""
     pairs = pairs_of(node, graph, target) if found.verdict == "integer" else None
     if pairs is None or pairs.greatest <= pairs.bound:
         return found
@@ -82,7 +82,7 @@ def _whole_file(model: ir.Model, target: Target) -> Iterator[Finding]:
             f"convert the file to opset {rule.newest_opset} or older",
         )
     open_inputs = [
-        value.name or ""
+        name_of(value)
         for value in model.graph.inputs
         if not value.is_initializer()
         and (value.shape is None or not all(isinstance(side, int) for side in value.shape))
@@ -134,7 +134,8 @@ def _refused_type(node: ir.Node, rule: OperatorRule | None, target: Target) -> F
 def _fixed(node: ir.Node, rule: OperatorRule, target: Target) -> Finding:
     assert rule.verdict != "judged"
     default = "it is written on integers" if rule.verdict == "integer" else _no_kernel(node, target)
-    site = Site(node=node, inputs=(), bias="none", bias_value=None, bias_grid=None, end=Ending(grid=None))
+    end = OutputQuantization(grid=None)
+    site = Site(node=node, inputs=(), bias="none", bias_value=None, bias_grid=None, output=end)
     for name in rule.checks:
         if (found := CHECKS[name](site)) is not None:
             return _finding(node, "refused" if found.refused else "float", found.reason, found.advice)
@@ -145,7 +146,7 @@ def _merged(
     node: ir.Node, rule: OperatorRule, graph: QuantizedGraph, target: Target, verdicts: dict[ir.Node, Verdict]
 ) -> Finding | None:
     """An activation function that needs no kernel of its own, or that the runtime trips over when it takes it out."""
-    grid = graph.ending(node.outputs[0]).grid
+    grid = graph.output_quantization(node.outputs[0]).grid
     if rule.vanishes and grid is not None and grid.container in rule.refused and not _reads_input(node):
         reason = f"{target.title} fails when it looks whether the {grid.container} behind makes it redundant"
         return _finding(node, "refused", reason, "hold the same values in int8 or uint8")
@@ -160,7 +161,7 @@ def _merged(
         if before.fuses_when != "always" or node.op_type not in before.fuses:
             return None
         return _finding(node, "float", f"it goes with the {producer.op_type} before it, which is not on integers", "")
-    quantized = graph.ending(source, fuses=before.fuses).grid is not None
+    quantized = graph.output_quantization(source, fuses=before.fuses).grid is not None
     if node.op_type not in before.fuses or not (quantized or before.fuses_when == "always"):
         return None
     return _finding(node, "integer", f"the {producer.op_type} before it computes it along", "")
@@ -169,7 +170,7 @@ def _merged(
 def _quantizer_that_replaces(node: ir.Node, graph: QuantizedGraph) -> Grid | None:
     """The grid behind an activation function that saturates where it would, across others of which the same holds."""
     output = node.outputs[0]
-    grid, consumer = graph.ending(output).grid, sole_consumer(output)
+    grid, consumer = graph.output_quantization(output).grid, sole_consumer(output)
     if grid is None and consumer is not None and is_op(consumer, *ACTIVATIONS):
         rule = graph.rules.get(consumer.op_type)
         grid = _quantizer_that_replaces(consumer, graph) if rule is not None and rule.vanishes else None
@@ -200,7 +201,7 @@ def _judged(node: ir.Node, rule: OperatorRule, graph: QuantizedGraph, target: Ta
         site = _site(node, rule, graph, add)
     missing = [value for value, grid in zip(_data_inputs(node), site.inputs, strict=True) if grid is None]
     if missing:
-        names = ", ".join(value.name or "" for value in missing)
+        names = ", ".join(name_of(value) for value in missing)
         return _finding(
             node,
             "float",
@@ -235,7 +236,7 @@ def _obstacles(site: Site, rule: OperatorRule, types: list[str], target: Target,
     if site.bias not in rule.bias:
         known = " or ".join(form for form in rule.bias if form != "none") or "left out"
         yield Obstacle(reason=f"its bias is {site.bias}", advice=f"let the bias be {known}")
-    end = site.end
+    end = site.output
     between = end.activation if rule.fuses_when == "redundant" else None
     if between is not None and end.grid is not None and not is_redundant(between, end.grid, rounded=True):
         yield _not_redundant(between, end.grid)
@@ -269,19 +270,19 @@ def _site(node: ir.Node, rule: OperatorRule, graph: QuantizedGraph, add: ir.Node
     """add: an Add that the runtime turns into the bias of `node`."""
     inputs = tuple(graph.grid_before(value) for value in _data_inputs(node))
     output = node.outputs[0] if add is None else add.outputs[0]
-    end = graph.ending(output, fuses=rule.fuses)
+    end = graph.output_quantization(output, fuses=rule.fuses)
     if rule.pulls and end.grid is not None:
         inputs = tuple(end.grid if grid is None or grid.container == "float" else grid for grid in inputs)
     elif rule.carries and end.grid is None:
-        end = Ending(grid=graph.grid_moved_on(node))
+        end = OutputQuantization(grid=graph.grid_moved_on(node))
     bias = node.inputs[2] if node.op_type in LINEAR and len(node.inputs) > 2 else None
     if add is not None:
         bias = next(value for value in add.inputs if value is not node.outputs[0])
     if bias is None:
-        return Site(node=node, inputs=inputs, bias="none", bias_value=None, bias_grid=None, end=end)
+        return Site(node=node, inputs=inputs, bias="none", bias_value=None, bias_grid=None, output=end)
     grid = graph.grid_before(bias)
     form = "computed" if grid is None else grid.container
-    return Site(node=node, inputs=inputs, bias=form, bias_value=bias, bias_grid=grid, end=end)
+    return Site(node=node, inputs=inputs, bias=form, bias_value=bias, bias_grid=grid, output=end)
 
 
 def _biased_matmul(add: ir.Node, graph: QuantizedGraph) -> ir.Node | None:
@@ -300,7 +301,7 @@ def _biased_matmul(add: ir.Node, graph: QuantizedGraph) -> ir.Node | None:
 
 
 def _data_inputs(node: ir.Node) -> list[ir.Value]:
-    """What a node computes with, without biases, bounds and axes."""
+    """The inputs of a node that hold data: without biases, bounds and axes."""
     if node.op_type == "Concat":
         count = len(node.inputs)
     else:
@@ -352,5 +353,5 @@ def _no_kernel(node: ir.Node, target: Target) -> str:
 
 
 def _finding(node: ir.Node | None, verdict: Verdict, reason: str, advice: str) -> Finding:
-    name, op_type = ("", "") if node is None else (node.name or node.outputs[0].name or "", node.op_type)
+    name, op_type = ("", "") if node is None else (node.name or name_of(node.outputs[0]), node.op_type)
     return Finding(node=name, op_type=op_type, verdict=verdict, reason=reason, advice=advice)

@@ -1,4 +1,4 @@
-"""How near the weights of a layer, in a file of any origin, come to what integer kernels hold."""
+"""Whether integer kernels saturate on the weights of a layer, in a file of any origin."""
 
 from dataclasses import dataclass
 
@@ -11,25 +11,25 @@ from passes.lint.quantized_graph import Grid, QuantizedGraph
 from passes.quantize.pair_sums import greatest_pair_sum, pair_bound
 from passes.target.target import Target
 
-# Operators on integers: where their activations and their weights stand among the inputs.
-ON_INTEGERS = {"ConvInteger": (0, 1), "MatMulInteger": (0, 1), "QGemm": (0, 3), "QLinearConv": (0, 3),
+# Operators on integers → the input slots of their activations and their weights.
+OPERANDS = {"ConvInteger": (0, 1), "MatMulInteger": (0, 1), "QGemm": (0, 3), "QLinearConv": (0, 3),
                "QLinearMatMul": (0, 3)}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pairs:
-    """greatest: what two neighbouring weights of one sign sum to. bound: what they may."""
+    """greatest: sum of two neighbouring weights of one sign. bound: up to which the kernel does not saturate."""
 
     greatest: int
     bound: int
 
 
 def pairs_of(node: ir.Node, graph: QuantizedGraph, target: Target) -> Pairs | None:
-    """None where the target's kernel for `node` adds in 32 bits, or the weights are no int8 constants."""
-    rule = graph.rules.get(node.op_type, graph.rules.get("QLinear") if node.op_type in ON_INTEGERS else None)
+    """The pairs of `node`; None where the target's kernel adds in 32 bits, or the weights are no int8 constants."""
+    rule = graph.rules.get(node.op_type, graph.rules.get("QLinear") if node.op_type in OPERANDS else None)
     if rule is None or not rule.adds_pairs or not target.pair_limit:
         return None
-    found = _of_integers(node) if node.op_type in ON_INTEGERS else _of_grids(node, graph)
+    found = _of_integers(node) if node.op_type in OPERANDS else _of_grids(node, graph)
     if found is None or found[0] not in rule.adds_pairs:
         return None
     _, greatest, integers = found
@@ -38,7 +38,7 @@ def pairs_of(node: ir.Node, graph: QuantizedGraph, target: Target) -> Pairs | No
 
 def _of_integers(node: ir.Node) -> tuple[str, int, NDArray[np.integer]] | None:
     """Element type of the activations, the greatest of them, and the weights."""
-    index, of_weight = ON_INTEGERS[node.op_type]
+    index, of_weight = OPERANDS[node.op_type]
     source, integers = node.inputs[index], constant_value(node.inputs[of_weight])
     zero = node.inputs[index + 2] if index + 2 < len(node.inputs) else None
     types = [value.dtype for value in (source, zero) if value is not None and value.dtype is not None]

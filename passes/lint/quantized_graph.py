@@ -1,4 +1,4 @@
-"""`QuantizedGraph` reads what quantization surrounds the nodes of a QDQ file of any origin, as a runtime sees it."""
+"""`QuantizedGraph`: the quantization around the nodes of a QDQ file of any origin, as a runtime reads it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,10 +8,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from passes.graph.editing import constant_value, is_op, sole_consumer, static_dims
+from passes.graph.operators import RANDOM
 from passes.target.operator_rule import OperatorRule
 
 WHOLE_FILE = "*"  # the rule for what concerns no single operator
-RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,10 +32,10 @@ class Grid:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Ending:
-    """What comes behind a value. grid: that of the QuantizeLinear, None where none follows alone.
+class OutputQuantization:
+    """The quantization of an output. grid: that of the QuantizeLinear behind it, None where none follows alone.
 
-    activation: the function between, if one is. obstacle: why no QuantizeLinear follows alone.
+    activation: the activation function between, if there is one. obstacle: why no QuantizeLinear follows alone.
     """
 
     grid: Grid | None
@@ -71,8 +71,8 @@ class QuantizedGraph:
             return Grid(container="float", scale=None, zero_point=None, axis=None, constant=True, node=None)
         return self.grid_moved_on(producer, as_written=as_written) if producer is not None else None
 
-    def ending(self, value: ir.Value, *, fuses: tuple[str, ...] = ()) -> Ending:
-        """The QuantizeLinear behind `value`: across one function of `fuses`, and what quantization is moved through."""
+    def output_quantization(self, value: ir.Value, *, fuses: tuple[str, ...] = ()) -> OutputQuantization:
+        """The QuantizeLinear behind `value`, past one function of `fuses` and nodes that the runtime moves it over."""
         activation, consumer = None, sole_consumer(value)
         if consumer is not None and is_op(consumer, *fuses) and consumer.inputs[0] is value:
             activation, value = consumer, consumer.outputs[0]
@@ -82,12 +82,12 @@ class QuantizedGraph:
             value = consumer.outputs[0]
             consumer = sole_consumer(value)
         if consumer is None or not is_op(consumer, "QuantizeLinear") or consumer.inputs[0] is not value:
-            return Ending(grid=None, activation=activation, obstacle=_obstacle(value, consumer))
+            return OutputQuantization(grid=None, activation=activation, obstacle=_obstacle(value, consumer))
         follower = sole_consumer(consumer.outputs[0])
         pair = follower is not None and is_op(follower, "DequantizeLinear") and _readers(follower.outputs[0]) <= 1
         # where the Quantize is moved, the runtime puts a pair of its own behind the start
         grid = self._changed(_grid(consumer, constant=False), pair=pair or start is not value)
-        return Ending(grid=grid, activation=activation)
+        return OutputQuantization(grid=grid, activation=activation)
 
     def _pulls(self, node: ir.Node) -> bool:
         rule = self.rules.get(node.op_type)
@@ -107,7 +107,7 @@ class QuantizedGraph:
         moved = self.grid_moved_on(node)
         if moved is None or not self.type_breaks(node) or moved.container == self._whole.becomes.split()[0]:
             return False
-        return self.ending(node.outputs[0]).grid is None
+        return self.output_quantization(node.outputs[0]).grid is None
 
     def type_breaks(self, node: ir.Node) -> bool:
         """Whether the first input of `node` has a type that the runtime cannot move on.
@@ -137,8 +137,8 @@ def _constants(graph: ir.Graph) -> set[ir.Value]:
         if node.op_type == "DequantizeLinear" or node.op_type in RANDOM or not node.inputs:
             continue
         data = node.inputs[:1] if is_op(node, "CastLike") else node.inputs  # of the other input only the type counts
-        known = all(value is None or value in found or constant_value(value) is not None for value in data)
-        if known or (is_op(node, "Shape", "Size") and static_dims(node.inputs[0]) is not None):
+        constant = all(value is None or value in found or constant_value(value) is not None for value in data)
+        if constant or (is_op(node, "Shape", "Size") and static_dims(node.inputs[0]) is not None):
             found.update(node.outputs)
     return found
 
@@ -159,7 +159,7 @@ def _readers(value: ir.Value) -> int:
 
 
 def _grid(node: ir.Node, *, constant: bool) -> Grid:
-    """What a QuantizeLinear or DequantizeLinear says."""
+    """The grid of a QuantizeLinear or DequantizeLinear."""
     scale = constant_value(node.inputs[1])
     zero = constant_value(node.inputs[2]) if len(node.inputs) > 2 else None
     per_channel = scale is not None and scale.size > 1

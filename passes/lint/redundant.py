@@ -8,7 +8,7 @@ from passes.lint.quantized_graph import Grid
 
 
 def is_redundant(activation: ir.Node, grid: Grid, *, rounded: bool) -> bool:
-    """Whether the saturation at the ends of `grid` does what `activation` (Relu or Clip) does.
+    """Whether the saturation at the ends of `grid` has the effect of `activation` (Relu or Clip).
 
     rounded: the bounds are first rounded to the grid, half to even, as ONNX Runtime does for a layer that it fuses with
     its activation function (`IsClipMadeRedundantByQ`). For a Clip alone it does not (`ClipQuantFusion`).

@@ -1,1 +1,1 @@
-"""Mean and spread of values from BatchNormalization alone, without data."""
+"""Moments and distributions of activations from batch normalization alone, without data."""

@@ -1,4 +1,4 @@
-"""The spread of what a layer without normalization gives, judged by the layers with one before it."""
+"""The spread of the output of a layer without batch normalization, judged by the layers that have one."""
 
 import math
 from collections import deque
@@ -7,52 +7,57 @@ import numpy as np
 import onnx_ir as ir
 
 from passes.graph.affine import Array, ChannelAffine, absorb_inputs
-from passes.graph.editing import as_float64, constant_value, is_op
+from passes.graph.editing import as_float64, constant_value, is_op, name_of
 from passes.moments.spread import Spread
 
-REMEMBERED = 8  # layers: those near are the most alike
-DEAD = 1e-3  # so much narrower than independent inputs would make it, a channel has died and tells nothing
+LAYERS_COMPARED = 8  # the last ones: neighbouring layers are the most alike
+LEAST_RATIO = 1e-3  # of a deviation to that of independent inputs; a channel below it is dead and says nothing of k
 
 
 class LayerSpreads:
-    """Inputs of a layer are neither independent of each other nor do they all grow together; in between lies
+    """Standard deviations of the outputs of layers, from those of their inputs.
+
+    The inputs of a layer are neither independent nor fully correlated. Between these extremes lies
 
         std = independent^(1 - k) * together^k,    independent = sqrt(W² v),  together = |W| sqrt(v),
 
-    v the variances of the inputs. A layer in front of a batch normalization tells its k, for there std is known; k is
-    the median of the last such layers, and 0 where there is none.
+    v the variances of the inputs. In front of a batch normalization std is given, so such a layer tells its k. For
+    others k is the median of the last LAYERS_COMPARED such layers, and 0 where there is none.
     """
 
     def __init__(self) -> None:
-        self._seen: deque[tuple[ir.Node, Array, Array]] = deque(maxlen=REMEMBERED)
+        self._statistics: deque[tuple[ir.Node, Array, Array]] = deque(maxlen=LAYERS_COMPARED)
 
     def learn(self, node: ir.Node, source: Spread, std: Array) -> None:
-        """std: (C_out,) of what the layer gives, as the statistics say."""
-        self._seen.append((node, source.std, std))
+        """Take in a layer whose output has a batch normalization.
+
+        source: the spread of the layer's input. std: (C_out,) of its output, from the running variance.
+        """
+        self._statistics.append((node, source.std, std))
 
     def __call__(self, node: ir.Node, source: Spread) -> Spread | None:
-        """Of what the layer gives; None where its parameters are not constant. Borders are neglected."""
+        """The spread of the layer's output; None where its parameters are not constant. Borders are neglected."""
         mean, extremes = _mean(node, source.mean), _extremes(node, source.std)
         if mean is None or extremes is None:
             return None
         independent, together = extremes
-        share = self._share()
-        std = independent ** (1 - share) * together**share
-        return Spread.normal(mean, std, origin=node.outputs[0].name or "", approximate=True)
+        k = self._exponent()
+        std = independent ** (1 - k) * together**k
+        return Spread.normal(mean, std, origin=name_of(node.outputs[0]), approximate=True)
 
-    def _share(self) -> float:
-        shares = []
-        for node, source, std in self._seen:
+    def _exponent(self) -> float:
+        exponents = []
+        for node, source, std in self._statistics:
             extremes = _extremes(node, source)
             if extremes is None:
                 continue
             independent, together = extremes
             ratio = np.divide(std, independent, out=np.zeros_like(std), where=independent > 0)
-            useful = (ratio > DEAD) & (together > 1.01 * independent)
+            useful = (ratio > LEAST_RATIO) & (together > 1.01 * independent)
             if useful.any():
                 each = np.log(ratio[useful]) / np.log(together[useful] / independent[useful])
-                shares.append(float(np.clip(np.median(each), 0, 1)))
-        return float(np.median(shares)) if shares else 0.0
+                exponents.append(float(np.clip(np.median(each), 0, 1)))
+        return float(np.median(exponents)) if exponents else 0.0
 
 
 def _mean(node: ir.Node, mean: Array) -> Array | None:
@@ -69,7 +74,7 @@ def _mean(node: ir.Node, mean: Array) -> Array | None:
 
 
 def _extremes(node: ir.Node, std: Array) -> tuple[Array, Array] | None:
-    """(C_out,) twice: were the inputs independent, and did they all grow together."""
+    """(C_out,) twice: the output's deviation with independent inputs, and with fully correlated ones."""
     weight = constant_value(node.inputs[1])
     if weight is None or node.attributes.get_int("transA", 0) != 0:
         return None
@@ -80,9 +85,10 @@ def _extremes(node: ir.Node, std: Array) -> tuple[Array, Array] | None:
 
 
 def layer_response(node: ir.Node, weight: Array, constant: Array) -> Array:
-    """(C_out,) what Conv, ConvTranspose or Gemm with this weight and no bias makes of `constant` (C_in,) everywhere.
+    """(C_out,) the output of Conv, ConvTranspose or Gemm, without its bias, for an input of constant channels.
 
-    Away from borders; the mean over the positions of an upsampling ConvTranspose.
+    weight: in the layer's own layout. constant: (C_in,) the input at every position. The output is that away from
+    borders; of an upsampling ConvTranspose it is the mean over the positions.
     """
     if not is_op(node, "ConvTranspose"):
         return absorb_inputs(node, weight, ChannelAffine(scale=np.ones_like(constant), shift=constant))[1]

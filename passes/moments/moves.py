@@ -1,4 +1,4 @@
-"""What operators that only move numbers about do to the channels, found by letting them move the channels' numbers."""
+"""Where movements (Reshape, Transpose, ...) take the channels: they are run on an array of channel indices."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,38 +9,37 @@ import onnx.reference
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from passes.graph.editing import constant_value, static_dims
+from passes.graph.editing import constant_value, name_of, static_dims
+from passes.graph.operators import MOVEMENTS
 from passes.moments.spread import Spread
 
-MOVES = (
-    "DepthToSpace", "Expand", "Flatten", "Gather", "Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile",
-    "Transpose", "Unsqueeze",
-)  # fmt: skip
-FREE_BATCH = 2  # stands for a batch of any size
+# GatherElements and GatherND index the batch too, whose size is free here; Identity is a function (`rules`).
+MOVES = MOVEMENTS - {"GatherElements", "GatherND", "Identity"}
+FREE_BATCH = 2  # a stand-in for a batch of any size
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Moved:
-    """A value whose axis 1 does not tell the channels, as inside a channel shuffle.
+class LabelledSpread:
+    """The spread of a value whose channels do not lie along axis 1, as inside a channel shuffle.
 
-    labels: of the value's shape; which channel of `spread` each number belongs to.
+    labels: of the value's shape: the channel of `spread` that each number belongs to.
     """
 
     spread: Spread
     labels: NDArray[np.int64]
 
 
-def moved(node: ir.Node, source: Spread | Moved) -> tuple[Spread | Moved | None, ...]:
-    """What `node`, one of MOVES, makes of its first input; None where a shape or an index is not constant.
+def spread_of_move(node: ir.Node, source: Spread | LabelledSpread) -> tuple[Spread | LabelledSpread | None, ...]:
+    """The spreads of the outputs of `node`, one of MOVES, whose first input has the spread `source`.
 
-    And where a shape holds for one size of the batch alone, which is none of FREE_BATCH.
+    None where a shape or an index is not constant, or holds for one batch size alone, other than FREE_BATCH.
     """
     unknown = (None,) * len(node.outputs)
-    if not isinstance(source, Moved):
+    if not isinstance(source, LabelledSpread):
         labels = _labels(node.inputs[0], len(source.points))
         if labels is None:
             return unknown
-        source = Moved(spread=source, labels=labels)
+        source = LabelledSpread(spread=source, labels=labels)
     constants = [constant_value(value) for value in node.inputs[1:] if value is not None]
     if any(constant is None for constant in constants):
         return unknown
@@ -49,18 +48,18 @@ def moved(node: ir.Node, source: Spread | Moved) -> tuple[Spread | Moved | None,
     except (ValueError, IndexError, RuntimeError):
         return unknown
     return tuple(
-        _settled(Moved(spread=source.spread, labels=labels), value.name or "")
+        _by_channel(LabelledSpread(spread=source.spread, labels=labels), name_of(value))
         for value, labels in zip(node.outputs, results, strict=True)
     )
 
 
-def joined(node: ir.Node, sources: list[Spread | Moved | None]) -> Spread | Moved | None:
-    """What Concat makes of its inputs, along whatever axis; None where one is unknown."""
-    parts: list[Moved] = []
+def spread_of_concat(node: ir.Node, sources: list[Spread | LabelledSpread | None]) -> Spread | LabelledSpread | None:
+    """The spread of the output of a Concat along any axis; None where that of an input is None."""
+    parts: list[LabelledSpread] = []
     for value, source in zip(node.inputs, sources, strict=True):
         if isinstance(source, Spread):
             labels = _labels(value, len(source.points))
-            source = None if labels is None else Moved(spread=source, labels=labels)
+            source = None if labels is None else LabelledSpread(spread=source, labels=labels)
         if source is None:
             return None
         parts.append(source)
@@ -68,7 +67,7 @@ def joined(node: ir.Node, sources: list[Spread | Moved | None]) -> Spread | Move
     starts = np.cumsum([0, *(len(each) for each in points[:-1])])
     spread = Spread(
         points=np.concatenate(points),
-        origin=node.outputs[0].name or "",
+        origin=name_of(node.outputs[0]),
         approximate=any(part.spread.approximate for part in parts),
     )
     try:
@@ -77,11 +76,14 @@ def joined(node: ir.Node, sources: list[Spread | Moved | None]) -> Spread | Move
         )
     except ValueError:  # a free batch that was merged with another axis: the sizes here are not those at run time
         return None
-    return _settled(Moved(spread=spread, labels=labels), spread.origin)
+    return _by_channel(LabelledSpread(spread=spread, labels=labels), spread.origin)
 
 
-def along_channels(value: Moved, origin: str) -> Spread:
-    """By axis 1, whatever channels lie there: normal, with the mean and the deviation of them all."""
+def along_channels(value: LabelledSpread, origin: str) -> Spread:
+    """A spread along axis 1: at each index normal, with the mean and deviation of all channels that have numbers there.
+
+    origin: the name for the new normal variable.
+    """
     axes = tuple(axis for axis in range(value.labels.ndim) if axis != 1)
     mean, square = value.spread.mean, np.square(value.spread.mean) + np.square(value.spread.std)
     mean, square = mean[value.labels].mean(axis=axes), square[value.labels].mean(axis=axes)
@@ -101,7 +103,7 @@ def _labels(value: ir.Value | None, channels: int) -> NDArray[np.int64] | None:
 
 
 def _run(node: ir.Node, arrays: list[Any]) -> list[NDArray[np.int64]]:
-    """The node by ONNX's own reference."""
+    """The outputs of the node by ONNX's reference evaluator."""
     assert isinstance(node.graph, ir.Graph)
     proto = ir.to_proto(node)
     opset = onnx.helper.make_opsetid("", node.graph.opset_imports[""])
@@ -116,8 +118,8 @@ def _run(node: ir.Node, arrays: list[Any]) -> list[NDArray[np.int64]]:
     return list(evaluator.run(None, dict(zip(names, arrays, strict=True))))
 
 
-def _settled(value: Moved, origin: str) -> Spread | Moved:
-    """A Spread again, where axis 1 alone tells the channel; of new origin, where channels changed places."""
+def _by_channel(value: LabelledSpread, origin: str) -> Spread | LabelledSpread:
+    """A Spread, where axis 1 alone tells the channel; of the new `origin` where channels changed places."""
     labels, spread = value.labels, value.spread
     if labels.ndim < 2 or 0 in labels.shape:
         return value

@@ -1,4 +1,4 @@
-"""How each operator changes the spread of values: the node and its inputs' spreads, to the spread of its output."""
+"""A rule for each operator: the spread of its output from the node and the spreads of its inputs."""
 
 import math
 from collections.abc import Callable
@@ -7,8 +7,9 @@ import numpy as np
 import onnx_ir as ir
 
 from passes.graph.affine import batch_norm_affine, channel_vector
-from passes.graph.editing import as_float64, constant_value, is_op, rank, scalar_value
-from passes.moments.spread import ABSCISSAE, Array, Spread, added, erf, multiplied
+from passes.graph.editing import as_float64, constant_value, is_op, name_of, rank, scalar_value
+from passes.graph.operators import ELEMENTWISE
+from passes.moments.spread import ABSCISSAE, Array, Spread, erf, product_of, sum_of
 
 Rule = Callable[[ir.Node, list[Spread | None]], Spread | None]
 
@@ -83,22 +84,22 @@ FUNCTIONS: dict[str, Callable[[ir.Node, Array], Array | None]] = {
 
 
 def _same(node: ir.Node, inputs: list[Spread | None]) -> Spread | None:
-    """As if neighbours were alike. An average's spread is at most that; a maximum's mean is at least that."""
+    """Poolings, as if neighbours were equal: averages have at most this deviation, maxima at least this mean."""
     if inputs[0] is None:
         return None
-    return Spread(points=inputs[0].points, origin=node.outputs[0].name or "", approximate=True)
+    return Spread(points=inputs[0].points, origin=name_of(node.outputs[0]), approximate=True)
 
 
 def _pair(node: ir.Node, inputs: list[Spread | None]) -> Spread | None:
-    """Add, Sub, Mul, Div: of two values, or of one and a constant per channel."""
+    """Add, Sub, Mul, Div of two values, or of a value and a constant per channel."""
     left, right = inputs
-    name = node.outputs[0].name or ""
+    name = name_of(node.outputs[0])
     if left is not None and right is not None:
         if left.points.shape != right.points.shape:
             return None
         if is_op(node, "Add", "Sub"):
-            return added(left, right if is_op(node, "Add") else right.mapped(np.negative), name)
-        return multiplied(left, right, name) if is_op(node, "Mul") else None
+            return sum_of(left, right if is_op(node, "Add") else right.mapped(np.negative), name)
+        return product_of(left, right, name) if is_op(node, "Mul") else None
     first = left is not None
     spread, array = (left, constant_value(node.inputs[1])) if first else (right, constant_value(node.inputs[0]))
     if spread is None or array is None:
@@ -122,7 +123,7 @@ def _pair(node: ir.Node, inputs: list[Spread | None]) -> Spread | None:
 
 
 def _batch_norm(node: ir.Node, inputs: list[Spread | None]) -> Spread | None:
-    """Of an input that has the running statistics (`spreads` sees to it): a normal one stays normal."""
+    """The input has the running statistics (`spreads` gives it these), so a normal one stays normal."""
     affine, spread = batch_norm_affine(node), inputs[0]
     if affine is None or spread is None:
         return None
@@ -134,21 +135,21 @@ def _concat(node: ir.Node, inputs: list[Spread | None]) -> Spread | None:
     if node.attributes.get_int("axis", 0) != 1 or len(parts) < len(inputs):
         return None
     points = np.concatenate([spread.points for spread in parts])
-    return Spread(points=points, origin=node.outputs[0].name or "", approximate=any(p.approximate for p in parts))
+    return Spread(points=points, origin=name_of(node.outputs[0]), approximate=any(p.approximate for p in parts))
 
 
 def _softmax(node: ir.Node, inputs: list[Spread | None]) -> Spread | None:
-    """Over the channels: C numbers in [0, 1] whose mean is 1 / C; Phi(z)^(C-1) has both, and nothing else is known."""
+    """Over the channels: C numbers in [0, 1] with mean 1 / C. No more is certain; Phi(z)^(C-1) has these properties."""
     spread = inputs[0]
     if spread is None or node.attributes.get_int("axis", -1) != 1:
         return None
     share = np.power(0.5 * (1 + erf(ABSCISSAE * math.sqrt(0.5))), len(spread.points) - 1)
     points = np.broadcast_to(share, spread.points.shape)
-    return Spread(points=points, origin=node.outputs[0].name or "", approximate=True)
+    return Spread(points=points, origin=name_of(node.outputs[0]), approximate=True)
 
 
 def _pad(node: ir.Node, inputs: list[Spread | None]) -> Spread | None:
-    """Of the channel axis: constant channels more. Of the others: neglected, as every border."""
+    """Padding of the channel axis adds constant channels. Of the other axes it is neglected, as all borders are."""
     spread, amounts = inputs[0], constant_value(node.inputs[1])
     if spread is None or amounts is None or len(node.inputs) > 3 or (amounts < 0).any() or amounts.size < 4:
         return None
@@ -165,7 +166,7 @@ def _pad(node: ir.Node, inputs: list[Spread | None]) -> Spread | None:
 RULES: dict[str, Rule] = {
     **{op_type: _function(function) for op_type, function in FUNCTIONS.items()},
     **dict.fromkeys(("AveragePool", "GlobalAveragePool", "MaxPool", "GlobalMaxPool", "Resize"), _same),
-    **dict.fromkeys(("Add", "Sub", "Mul", "Div"), _pair),
+    **dict.fromkeys(ELEMENTWISE, _pair),
     "BatchNormalization": _batch_norm,
     "Concat": _concat,
     "Pad": _pad,

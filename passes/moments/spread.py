@@ -1,7 +1,7 @@
-"""How the values of each channel spread: a normal variable, and what functions make of it, at fixed abscissae.
+"""`Spread`: the distribution of each channel of a value, as a function of a standard normal variable.
 
-A channel is held as f(z) at ABSCISSAE of a standard normal z, with WEIGHTS that sum to one; so any function of one
-value is applied point by point, and means and standard deviations are weighted sums.
+A channel is held as f(z) at fixed ABSCISSAE of a standard normal z with quadrature WEIGHTS that sum to one. So any
+function of one number is applied point by point, and means and standard deviations are weighted sums.
 """
 
 import math
@@ -21,10 +21,10 @@ WEIGHTS /= WEIGHTS.sum()
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Spread:
-    """One value. points: (C, K).
+    """The distribution of one value. points: (C, K) f(z) of each channel at the K abscissae, in the value's unit.
 
-    origin: name of the normal variable that the points follow; two values of one origin move together.
-    approximate: whether more was assumed than that each channel in front of an activation is normal.
+    origin: name of the normal variable z; values of one origin are fully dependent.
+    approximate: whether more was assumed than that each channel in front of an activation function is normal.
     """
 
     points: Array
@@ -33,7 +33,7 @@ class Spread:
 
     @classmethod
     def normal(cls, mean: Array, std: Array, *, origin: str, approximate: bool = False) -> "Spread":
-        """mean, std: (C,)"""
+        """Normal channels. mean, std: (C,)."""
         points = mean[..., None] + std[..., None] * ABSCISSAE
         return cls(points=points, origin=origin, approximate=approximate)
 
@@ -56,20 +56,20 @@ class Spread:
         return Spread(points=points, origin=self.origin, approximate=self.approximate or approximate)
 
 
-def added(left: Spread, right: Spread, origin: str) -> Spread:
-    """left + right; their variances add unless both follow one variable."""
+def sum_of(left: Spread, right: Spread, origin: str) -> Spread:
+    """The spread of left + right: variances add, unless both have one origin."""
     if left.origin == right.origin:
         return left.reshaped(left.points + right.points, approximate=right.approximate)
     right = _alongside(right, left)
     points = left.points + right.points
-    # Points that grow together have the right mean and too great a spread. Drawn in towards the mean they have the
-    # right one, and stay between the bounds of the sum: that of two non-negative values has no negative point.
+    # The sum of points is that of fully dependent values: its mean is right, its deviation too large. Scaled about the
+    # mean it has the right one, and stays within the bounds of the sum: non-negative values keep a non-negative sum.
     mean, std = left.mean + right.mean, np.hypot(left.std, right.std)
     return Spread(points=_with_std(points, mean, std), origin=origin, approximate=True)
 
 
-def multiplied(left: Spread, right: Spread, origin: str) -> Spread:
-    """left * right (a gate, say), independent unless both follow one variable."""
+def product_of(left: Spread, right: Spread, origin: str) -> Spread:
+    """The spread of left * right, as of a gate: independent, unless both have one origin."""
     if left.origin == right.origin:
         return left.reshaped(left.points * right.points, approximate=right.approximate)
     mean = left.mean * right.mean
@@ -81,14 +81,14 @@ def multiplied(left: Spread, right: Spread, origin: str) -> Spread:
 
 
 def _alongside(spread: Spread, other: Spread) -> Spread:
-    """The same spread, its channels turned round where they fall while those of `other` rise: z is as likely as -z."""
+    """The same distribution, each channel as a function of -z where it falls while that of `other` rises."""
     centred = [side.points - side.mean[..., None] for side in (spread, other)]
     falls = ((centred[0] * centred[1]) @ WEIGHTS < 0)[..., None]
     return spread.reshaped(np.where(falls, spread.points[..., ::-1], spread.points))
 
 
 def _with_std(points: Array, mean: Array, std: Array) -> Array:
-    """The points, whose mean is `mean`, drawn in or out to the standard deviation `std`."""
+    """The points, whose mean is `mean`, scaled about it to the standard deviation `std`."""
     deviations = points - mean[..., None]
     present = np.sqrt(np.square(deviations) @ WEIGHTS)
     ratio = np.divide(std, present, out=np.zeros_like(present), where=present > 0)

@@ -1,1 +1,1 @@
-"""The frozen plan: grids, points, and integers that no kernel saturates on."""
+"""Grids, the values and weights of a graph that are quantized, and the plan with all numbers."""

@@ -1,7 +1,7 @@
 """Threshold and scale arithmetic of the uniform quantizer, and nothing else.
 
-A quantizer of b bits with threshold t covers [-t, t - scale] when signed, [0, t - scale] when not; zero is always a
-step of the grid. Power-of-two means t = 2**k, and so scale = 2**k / 2**(b - signed). (HPTQ, arXiv 2109.09113.)
+A quantizer of b bits with threshold t covers [-t, t - scale] when signed, [0, t - scale] when not, and zero is always
+on the grid. Power-of-two means t = 2**k, and so scale = 2**k / 2**(b - signed). (HPTQ, arXiv 2109.09113.)
 """
 
 import numpy as np
@@ -16,12 +16,12 @@ def integer_range(bits: int, *, signed: bool) -> tuple[int, int]:
 
 
 def scale_of(threshold: ArrayLike, bits: int, *, signed: bool) -> NDArray[np.float64]:
-    """Width of one step, in the tensor's own unit; a power of two exactly when the threshold is one."""
+    """The scale, in the tensor's own unit; a power of two exactly when the threshold is one. Same shape."""
     return np.asarray(threshold, np.float64) / 2.0 ** (bits - int(signed))
 
 
 def covering_power_of_two(magnitude: ArrayLike) -> NDArray[np.float64]:
-    """The least 2**k that is at least `magnitude`, and at least SMALLEST_THRESHOLD."""
+    """The least 2**k that is at least `magnitude`, and at least SMALLEST_THRESHOLD. Same shape."""
     # frexp instead of ceil(log2): log2 of 2**k is not exactly k on every platform
     mantissa, exponent = np.frexp(np.maximum(np.asarray(magnitude, np.float64), SMALLEST_THRESHOLD))
     return np.ldexp(1.0, np.where(mantissa == 0.5, exponent - 1, exponent))

@@ -1,15 +1,15 @@
-"""Weights that no x86-64 processor saturates on: `within_pair_sums` decides them, `greatest_pair_sum` measures a file.
+"""Weights on which no x86-64 processor saturates: `within_pair_sums` chooses them, `greatest_pair_sum` measures a file.
 
 On processors without VNNI the kernels that multiply uint8 activations with int8 weights add two neighbouring products
 in 16 bits, and saturate. Activations reach 255, so two weights of one sign whose sum is beyond 128 can give another
-number there than the file says. Which weights are neighbours was tried out, on an emulated Haswell:
+number there than the file says. Which weights are neighbours was measured on an emulated Haswell:
 
-- along what a layer sums over, taps first and channels innermost, numbers 0 and 1, 2 and 3 and so on: ONNX Runtime's
+- along the inputs of a sum, taps outermost and channels innermost, numbers 0 and 1, 2 and 3 and so on: ONNX Runtime's
   Conv, Gemm and MatMul, and OpenVINO's Gemm, MatMul and grouped Conv.
-- the channels of each tap by themselves, so that of an odd count the last stands alone: OpenVINO's other Conv and its
-  ConvTranspose.
+- the channels of each tap by themselves, so that the last of an odd count has no neighbour: OpenVINO's other Conv and
+  its ConvTranspose.
 
-Both are kept. A Conv of one channel in and out per group has kernels of its own, which add in 32 bits.
+Weights are kept within the bound for both. A depthwise Conv has kernels of its own, which add in 32 bits.
 """
 
 from collections.abc import Iterator
@@ -27,16 +27,16 @@ from passes.quantize.points import data_input, weight_uses
 from passes.target.target import Target
 
 Rows = NDArray[Any]  # of floats, integers or marks
-STRETCH = 1 + 2.0**-9  # the least by which a free scale is stretched at once
+STRETCH = 1 + 2.0**-9  # the least factor by which a free scale grows in one iteration
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Layout:
-    """How the weight of one layer lies in its kernel: rows (R, T, C), one row a sum, T taps of C channels.
+    """The order of a layer's weight in its kernel: rows (R, T, C), one for each sum, of T taps by C channels.
 
-    axes, sizes: the transposition and then the reshape that make rows of the weight (reshaped to `split` before).
-    channel: (R,) index of each row's output channel, along the axis that scales lie on.
-    flat: whether neighbours are also met across taps.
+    split, axes, sizes: the weight is reshaped to `split`, transposed to `axes`, and reshaped to `sizes` = (R, T, C).
+    channel: (R,) index of each row's output channel, along the axis of the scales.
+    flat: whether numbers of two taps can be neighbours.
     """
 
     split: tuple[int, ...]
@@ -46,16 +46,16 @@ class Layout:
     flat: bool
 
     def rows(self, weight: Rows) -> Rows:
-        """A copy, contiguous."""
+        """The weight in kernel order, (R, T, C); a contiguous copy."""
         return np.array(weight.reshape(self.split).transpose(self.axes), order="C").reshape(self.sizes)
 
     def weight(self, rows: Rows, shape: tuple[int, ...]) -> Rows:
-        """Rows as a weight of this shape again."""
+        """The inverse of `rows`; shape: of the weight."""
         moved = rows.reshape([self.split[axis] for axis in self.axes])
         return moved.transpose(np.argsort(self.axes)).reshape(shape)
 
     def pairs(self, rows: Rows) -> Iterator[tuple[Rows, Rows]]:
-        """First and second of all neighbours, as views into `rows`."""
+        """The first and the second numbers of all pairs of neighbours, as views into `rows`."""
         if self.flat:
             flat = rows.reshape(len(rows), -1)
             yield flat[:, 0 : flat.shape[1] // 2 * 2 : 2], flat[:, 1::2]
@@ -64,7 +64,7 @@ class Layout:
 
 
 def layout(node: ir.Node, shape: tuple[int, ...]) -> Layout | None:
-    """That of a layer whose second input has this shape. None where its kernel never adds in 16 bits."""
+    """The layout of a layer whose weight has this shape; None where its kernel never adds in 16 bits."""
     group = node.attributes.get_int("group", 1)
     count = int(np.prod(shape))
     if not count:
@@ -104,13 +104,16 @@ def layout(node: ir.Node, shape: tuple[int, ...]) -> Layout | None:
 
 
 def pair_bound(limit: int, greatest: int) -> int:
-    """What two weights of one sign may sum to. limit: what the kernel holds. greatest: the largest activation, counted
-    from the least integer of its container, for that is what kernels multiply with."""
+    """The greatest allowed sum of two neighbouring weights of one sign.
+
+    limit: of the kernel's 16-bit sums. greatest: activation, counted from the least integer of its container, as
+    kernels multiply with that difference.
+    """
     return limit // max(greatest, 1)
 
 
 def greatest_pair_sum(node: ir.Node, integers: NDArray[np.integer]) -> int:
-    """The greatest magnitude of what two neighbours of one sign sum to (one alone counts); 0 where none are added."""
+    """The greatest magnitude of a sum of two neighbours of one sign, or of one alone; 0 where none are added."""
     found = layout(node, integers.shape)
     if found is None:
         return 0
@@ -119,7 +122,7 @@ def greatest_pair_sum(node: ir.Node, integers: NDArray[np.integer]) -> int:
 
 
 def pairs_beyond(node: ir.Node, integers: NDArray[np.integer], bound: int) -> NDArray[np.bool_]:
-    """Which of the integers have a neighbour with which they sum to more than `bound`; same shape."""
+    """Which of the integers are in a pair whose sum is beyond `bound`; same shape."""
     found = layout(node, integers.shape)
     if found is None:
         return np.zeros(integers.shape, bool)
@@ -132,9 +135,9 @@ def pairs_beyond(node: ir.Node, integers: NDArray[np.integer], bound: int) -> ND
 
 
 def bound_of_weight(node: ir.Node, weight: str, plan: QuantPlan, target: Target) -> int | None:
-    """What two neighbours in this initializer, as `node` multiplies with it, may sum to; None where it does not matter.
+    """`pair_bound` for the initializer `weight` of `node`; None where its kernel does not add pairs in 16 bits.
 
-    It does where the node's kernel adds pairs in 16 bits for the element type that its activation has.
+    Whether it does depends on the operator and the element type of the activation: `OperatorRule.adds_pairs`.
     """
     rule = target.operators.get(node.op_type)
     use = next((use for use in weight_uses(node) if use.initializer == weight), None)
@@ -152,11 +155,11 @@ def bound_of_weight(node: ir.Node, weight: str, plan: QuantPlan, target: Target)
 
 
 def within_pair_sums(model: ir.Model, plan: QuantPlan, target: Target) -> QuantPlan:
-    """The plan with weights whose neighbours stay within what the target's kernels hold on every processor.
+    """The plan with weights on which the target's kernels saturate on no processor.
 
-    A channel with neighbours beyond gets whichever costs its weights less squared error: steps of twice the width (of
-    free scales as much as is needed), or those pairs moved to the bound. What keeps the rule is the same object as
-    before. Nothing else is decided: biases are corrected after this.
+    A channel with pairs beyond the bound gets the change with the lower squared error of its weights: twice the scale
+    (where scales are free, as much as is needed), or those pairs moved to the bound. Weights within the bound keep
+    their TensorQuant. Biases are to be corrected after this.
     """
     weights, integers = dict(plan.weights), dict(plan.integers)
     for node in model.graph:
@@ -166,9 +169,9 @@ def within_pair_sums(model: ir.Model, plan: QuantPlan, target: Target) -> QuantP
             if bound is None:
                 continue
             array = initializer_array(model.graph, name)
-            known = integers.get(name)
-            settled = weights[name].integers(array) if known is None else known.astype(np.int64)
-            found = _within(node, array, weights[name], settled, bound)
+            tuned = integers.get(name)
+            present = weights[name].integers(array) if tuned is None else tuned.astype(np.int64)
+            found = _within(node, array, weights[name], present, bound)
             if found is not None:
                 weights[name], moved = found
                 integers.pop(name, None)
@@ -180,7 +183,7 @@ def within_pair_sums(model: ir.Model, plan: QuantPlan, target: Target) -> QuantP
 def _within(
     node: ir.Node, array: NDArray[np.float32], quant: TensorQuant, integers: NDArray[np.int64], bound: int
 ) -> tuple[TensorQuant, NDArray[np.int8] | None] | None:
-    """Another grid, and the integers where they are not the nearest on it; None where these integers keep the bound."""
+    """A new grid, and integers where they are not the nearest on it; None where `integers` are within the bound."""
     place = layout(node, array.shape)
     if place is None:
         return None
@@ -215,7 +218,7 @@ def _coarser(
     over: NDArray[np.bool_],
     bound: int,
 ) -> TensorQuant:
-    """The grid on which the nearest integers of the channels `over` keep the bound."""
+    """The grid with scales of the channels `over` so large that the nearest integers are within the bound."""
     doubles = is_power_of_two(quant.threshold)
     while over.any():
         rows = place.rows(quant.integers(array))
@@ -230,9 +233,9 @@ def _coarser(
 
 
 def _moved(place: Layout, rows: Rows, exact: Rows, bound: int) -> Rows:
-    """The integers with every pair beyond moved to the bound, as near to `exact` (in steps) as it allows.
+    """The integers with every pair beyond the bound moved onto it, as near to `exact` (weight / scale) as possible.
 
-    Numbers only move towards zero, so what one pair settles no other pair breaks.
+    Numbers only move towards zero, so no pair that is within the bound leaves it.
     """
     rows = rows.copy()
     for (first, second), (x, y) in zip(place.pairs(rows), place.pairs(exact), strict=True):
@@ -255,7 +258,7 @@ def _channels_beyond(
 
 
 def _sums(first: Rows, second: Rows) -> NDArray[np.int64]:
-    """The larger magnitude of what the positive and what the negative numbers of each pair sum to."""
+    """Of each pair the larger magnitude of the sum of its positive and of its negative numbers."""
     positive = np.maximum(first, 0) + np.maximum(second, 0)
     negative = np.minimum(first, 0) + np.minimum(second, 0)
     return np.asarray(np.maximum(positive, -negative))

@@ -1,4 +1,4 @@
-"""The frozen plan: which value is quantized how. Decided before the graph is touched; `InsertQdq` carries it out."""
+"""`QuantPlan`: which value is quantized how, decided before the graph is touched; `InsertQdq` writes it."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -11,7 +11,7 @@ from passes.quantize.grid import integer_range, scale_of
 
 
 def shifted_name(value: str) -> str:
-    """Name of the shifted value: what is quantized instead of `value`."""
+    """Name of the shifted value, which is quantized instead of `value`."""
     return f"{value}_shifted"
 
 
@@ -54,7 +54,7 @@ class TensorQuant:
 
     @property
     def scale(self) -> NDArray[np.float64]:
-        """() or (C,): width of one step."""
+        """() or (C,): the distance between neighbouring numbers of the grid, in the tensor's own unit."""
         return scale_of(self.threshold, self.bits, signed=self.signed)
 
     @property
@@ -77,11 +77,11 @@ class TensorQuant:
         return np.clip(np.rint(array / scale), *self.range).astype(np.int64)
 
     def round_trip(self, tensor: ArrayLike) -> NDArray[np.float64]:
-        """Quantize and dequantize; same shape."""
+        """The tensor quantized and dequantized; same shape."""
         return self.dequantized(self.integers(tensor))
 
     def dequantized(self, integers: NDArray[np.integer]) -> NDArray[np.float64]:
-        """What integers of the grid stand for; same shape."""
+        """The numbers that integers of the grid stand for, in the tensor's own unit; same shape."""
         scale = self.scale
         if self.axis is not None:
             scale = scale.reshape([-1 if d == self.axis else 1 for d in range(integers.ndim)])
@@ -92,13 +92,15 @@ class TensorQuant:
 class QuantPlan:
     """All numbers that quantization writes into the graph.
 
-    activations: by value name. weights: by initializer name. constants: by initializer name, of what element-wise
-    operators combine with activations. same_as: a value that only moves numbers about (MaxPool, Reshape, ...) to the
-    value whose quantization it takes over. biases: by node name, the node's new bias.
+    activations: by value name.
+    weights: by initializer name, per tensor or per output channel.
+    constants: by initializer name, the operands of element-wise operators.
+    same_as: value name → name of the value whose grid it shares, as its operator only selects numbers (MaxPool, ...).
+    biases: by node name, the new bias (C_out,) in float.
     bias_quants: by node name, where the target wants biases on 8-bit grids of their own.
-    shifts: value name → what `ShiftNegative` adds to it; activations then names the shifted value. integers: by
-    initializer name, where others than the nearest ones are written: tuning found them better, or a kernel would
-    saturate on the nearest (`pair_sums`).
+    shifts: value name → constant that `ShiftNegative` adds to it; `activations` then has the shifted value's name.
+    integers: by initializer name, integers in the weight's shape that are not the nearest to its floats: tuning found
+        them better, or a kernel would saturate on the nearest (`pair_sums`).
     """
 
     activations: Mapping[str, TensorQuant]
@@ -111,17 +113,17 @@ class QuantPlan:
     integers: Mapping[str, NDArray[np.int8]] = field(default_factory=dict)
 
     def read_quant(self, value: str) -> TensorQuant | None:
-        """How readers of `value` see it quantized: shifted, or by what it shares with another; None where in float."""
+        """The grid that readers of `value` get, be it shifted or shared with another value; None where it is float."""
         name = shifted_name(value) if value in self.shifts else self.same_as.get(value, value)
         return self.activations.get(name)
 
     def weight_integers(self, name: str, weight: ArrayLike) -> NDArray[np.int64]:
-        """What is written for the initializer `name`, whose float values are `weight`; same shape."""
+        """The integers that are written for the initializer `name`, whose float array is `weight`; same shape."""
         found = self.integers.get(name)
         return self.weights[name].integers(weight) if found is None else found.astype(np.int64)
 
     def rounded_weight(self, name: str, weight: ArrayLike) -> NDArray[np.float64]:
-        """What these integers stand for; same shape."""
+        """The dequantized `weight_integers`; same shape."""
         return self.weights[name].dequantized(self.weight_integers(name, weight))
 
     def with_weight(self, name: str, quant: TensorQuant) -> "QuantPlan":

@@ -1,4 +1,4 @@
-"""Where a fully quantized graph needs Quantize/Dequantize: all weights, all activations that hardware materialises."""
+"""Where a graph needs Quantize/Dequantize: at all weights, and at all activations that hardware materialises."""
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
@@ -6,28 +6,24 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from passes.graph.editing import constant_value, is_op, sole_consumer
-from passes.graph.operators import CURVES, ELEMENTWISE
+from passes.graph.editing import constant_value, is_op, name_of, required_name, sole_consumer
+from passes.graph.operators import ELEMENTWISE, POINTWISE, SELECTIONS
 from passes.target.operator_rule import OperatorRule
 from passes.target.target import Target
 
-# These move numbers about or pick among them, so their output lies on the grid of their first input.
-MOVES = frozenset({
-    "DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "GlobalMaxPool", "Identity", "MaxPool",
-    "Pad", "ReduceMax", "ReduceMin", "Reshape", "Resize", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile",
-    "Transpose", "Unsqueeze",
-})  # fmt: skip
-# What computes number by number: float operators of this kind, one right behind the other, are one function.
-FUNCTIONS = CURVES | {"BatchNormalization", "Div", "Exp", "Log", "Neg", "Pow", "Reciprocal", "Sqrt", "Sub"}
-# Both bounds of these are known, so nothing is searched.
-KNOWN_RANGE = {"Softmax": (0.0, 1.0), "Sigmoid": (0.0, 1.0), "HardSigmoid": (0.0, 1.0)}
+# Float operators of this kind, one right behind the other, are one function. Sums and products are not among them:
+# they are where the branches of a network meet, and runtimes have integer kernels for them.
+FUNCTIONS = POINTWISE | {"BatchNormalization", "Div", "Sub"}
 ACTIVATION_DTYPE = ir.DataType.FLOAT
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightUse:
-    """An initializer that a linear operator multiplies with. axis: its output channels, None for a vector. scales: it
-    is that of a convolution which scales each channel by one number."""
+    """An initializer that is the weight of a linear operator.
+
+    axis: of its output channels, None for a vector. scales: whether it is the weight of a depthwise convolution of one
+    tap, which only scales channels.
+    """
 
     initializer: str
     node: str
@@ -37,9 +33,12 @@ class WeightUse:
 
 @dataclass(frozen=True, kw_only=True)
 class QuantPoints:
-    """activations: values with parameters of their own, in graph order. same_as: value → whose parameters it shares.
+    """The names of everything in a graph that is to be quantized.
 
-    constants: initializers that element-wise operators combine with activations, as far as the target wants integers.
+    activations: values with a scale and zero point of their own, in graph order.
+    same_as: value → value whose scale and zero point it shares.
+    weights: of linear operators, in graph order.
+    constants: initializers that are operands of element-wise operators, where the target wants these as integers.
     """
 
     activations: tuple[str, ...]
@@ -49,12 +48,20 @@ class QuantPoints:
 
 
 def find_quant_points(model: ir.Model, target: Target) -> QuantPoints:
-    """All points of a float graph with inferred types. Values that hold no data (shapes, indices) are none."""
+    """The points of a float graph.
+
+    Args:
+        model: with inferred types. Values that hold no data (shapes, indices) are not quantized.
+        target: tells which operators it merges, and so which values it never materialises.
+
+    Raises:
+        ValueError: a value has no name.
+    """
     activations: list[str] = []
     same_as: dict[str, str] = {}
     weights: list[WeightUse] = []
     data: set[ir.Value] = {value for value in model.graph.inputs if value.dtype == ACTIVATION_DTYPE}
-    activations.extend(_name(value) for value in model.graph.inputs if value in data and value.uses())
+    activations.extend(required_name(value) for value in model.graph.inputs if value in data and value.uses())
     for node in model.graph:
         weights.extend(weight_uses(node))
         if not any(value in data for value in node.inputs):
@@ -68,13 +75,13 @@ def find_quant_points(model: ir.Model, target: Target) -> QuantPoints:
                 continue
             if is_within_function(value, target) or (target.fused_sums and is_summed_in_kernel(value)):
                 continue
-            if node.op_type in MOVES and source in data and source is not None and not is_fused(source, target):
-                same_as[_name(value)] = same_as.get(_name(source), _name(source))
+            if node.op_type in SELECTIONS and source in data and source is not None and not is_fused(source, target):
+                same_as[required_name(value)] = same_as.get(required_name(source), required_name(source))
             else:
-                activations.append(_name(value))
+                activations.append(required_name(value))
     quantized = {*activations, *same_as}
     constants = [
-        _name(value)
+        required_name(value)
         for value in model.graph.initializers.values()
         if value.uses() and all(_is_combined(value, use.node, quantized, target) for use in value.uses())
     ]
@@ -84,9 +91,9 @@ def find_quant_points(model: ir.Model, target: Target) -> QuantPoints:
 
 
 def is_fused(value: ir.Value, target: Target) -> bool:
-    """Whether the only consumer is an activation function that the target computes together with the producer."""
+    """Whether the only consumer of `value` is an activation function that the target merges with its producer."""
     consumers, producer = [use.node for use in value.uses()], value.producer()
-    if len(consumers) != 1 or value.is_graph_output() or producer is None or producer.op_type in MOVES:
+    if len(consumers) != 1 or value.is_graph_output() or producer is None or producer.op_type in SELECTIONS:
         return False
     if consumers[0].op_type not in target.fused_activations or consumers[0].inputs[0] is not value:
         return False
@@ -95,7 +102,7 @@ def is_fused(value: ir.Value, target: Target) -> bool:
 
 
 def is_within_function(value: ir.Value, target: Target) -> bool:
-    """Whether the target computes what makes `value`, and all that reads it, in float and element by element."""
+    """Whether the producer and the only consumer of `value` are float element-wise operators that the target merges."""
     return target.fused_functions and all(
         node is not None
         and node.op_type in FUNCTIONS
@@ -105,8 +112,7 @@ def is_within_function(value: ir.Value, target: Target) -> bool:
 
 
 def _is_combined(constant: ir.Value, node: ir.Node, quantized: Set[str], target: Target) -> bool:
-    """Whether `node` is an element-wise operator on `constant` and a quantized value, and the target's kernel for it
-    takes no floats."""
+    """Whether `node` combines `constant` with a quantized value element by element in a kernel that takes no floats."""
     if not is_op(node, *ELEMENTWISE) or constant.dtype != ACTIVATION_DTYPE or constant.is_graph_output():
         return False
     if target.format == "qoperator":
@@ -123,9 +129,10 @@ def _is_combined(constant: ir.Value, node: ir.Node, quantized: Set[str], target:
 
 
 def is_summed_in_kernel(value: ir.Value) -> bool:
-    """Whether a Conv computes `value` for nothing but a sum of two values of one shape, which it can compute itself.
+    """Whether `value` is the output of a Conv that can add the other operand of the following sum itself.
 
-    Of two such convolutions it is the later one: what the earlier computed is then there.
+    The sum has to be its only consumer, of two values of one shape. Of two such convolutions it is the later one, when
+    the output of the earlier is there to be added.
     """
     conv, uses = value.producer(), list(value.uses())
     if conv is None or conv.op_type != "Conv" or len(uses) != 1 or value.is_graph_output():
@@ -144,7 +151,7 @@ def is_summed_in_kernel(value: ir.Value) -> bool:
 
 
 def weight_uses(node: ir.Node) -> list[WeightUse]:
-    """The constant operands that `node`, if it is linear, multiplies with."""
+    """The weights of `node`, if it is a linear operator: its constant operands."""
     found = []
     for index in (0, 1):
         value = node.inputs[index] if index < len(node.inputs) else None
@@ -165,23 +172,16 @@ def weight_uses(node: ir.Node) -> list[WeightUse]:
                 continue
         channels, *taps = value.shape
         scales = node.op_type == "Conv" and node.attributes.get_int("group", 1) == channels and set(taps) == {1}
-        found.append(
-            WeightUse(initializer=_name(value), node=node.name or "", axis=axis if rank > 1 else None, scales=scales)
-        )
+        name, channels_axis = required_name(value), axis if rank > 1 else None
+        found.append(WeightUse(initializer=name, node=name_of(node), axis=channels_axis, scales=scales))
     return found
 
 
 def scales_channels(node: ir.Node) -> bool:
-    """Whether it is a layer that does no more to channels than a normalization does."""
+    """Whether `node` is a depthwise convolution of one tap, which scales channels as a normalization does."""
     return any(use.scales for use in weight_uses(node))
 
 
 def data_input(node: ir.Node, use: WeightUse) -> str:
-    """The name of what `node` multiplies the weight of `use` with."""
-    return next(value.name or "" for value in node.inputs[:2] if value is not None and value.name != use.initializer)
-
-
-def _name(value: ir.Value) -> str:
-    if value.name is None:
-        raise ValueError("a value has no name; run Canonicalize first")
-    return value.name
+    """The name of the value that `node` multiplies with the weight of `use`."""
+    return next(name_of(value) for value in node.inputs[:2] if value is not None and value.name != use.initializer)

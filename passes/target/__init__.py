@@ -1,1 +1,1 @@
-"""What targets demand: data."""
+"""Targets: what a runtime demands of a file, as data."""

@@ -1,4 +1,4 @@
-"""What a target makes of an operator: data, filled in from the `[operators.*]` tables of `onnxdfq/targets/*.toml`."""
+"""`OperatorRule`: how a target computes an operator. Filled in from `[operators.*]` of `onnxdfq/targets/*.toml`."""
 
 from dataclasses import dataclass
 from typing import Literal

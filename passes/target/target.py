@@ -1,4 +1,4 @@
-"""What a target demands of the file: data, filled in from `onnxdfq/targets/*.toml`."""
+"""`Target`: what a runtime demands of a file. Filled in from `onnxdfq/targets/*.toml`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,1 +1,1 @@
-"""Edits that carry out a plan in the form that a target reads."""
+"""Passes that write a quantized model in the form that a target reads."""

@@ -1,5 +1,6 @@
-"""`BatchNormToConv`: what no layer can take in becomes a layer."""
+"""`BatchNormToConv`: batch normalizations that no layer can absorb become depthwise convolutions."""
 
+import logging
 from collections.abc import Iterable
 
 import onnx_ir as ir
@@ -17,14 +18,16 @@ from passes.graph.editing import (
 from passes.quantize.points import is_within_function
 from passes.target.target import Target
 
+logger = logging.getLogger(__name__)
+
 
 class BatchNormToConv(ir.passes.InPlacePass):
     """Rewrites BatchNormalization over (N, C, spatial...) as a Conv with one tap per channel.
 
     Integer kernels exist for that, while those of BatchNormalization are rare. Run it behind FoldBatchNorm. Nodes and
     values keep their names; weight and bias are `<node>.weight` (C, 1, ...) and `<node>.bias`, computed in float64.
-    What normalizes by the batch, has computed parameters, or an unknown number of axes or channels, stays; so does what
-    none of `targets` wants as a Conv.
+    A node stays that normalizes by the batch, has parameters that the graph computes, or an unknown number of axes, or
+    that none of `targets` wants as a Conv (`Target.batch_norm`).
     """
 
     def __init__(self, targets: Iterable[Target]) -> None:
@@ -70,4 +73,5 @@ def _rewrite(node: ir.Node, names: FreshNames) -> bool:
         name=node.name,
     )
     replace_with(node, conv)
+    logger.debug("BatchNormalization %s becomes a Conv of one tap", node.name)
     return True

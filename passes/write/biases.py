@@ -1,20 +1,31 @@
-"""Biases in the form that a target demands: integers in steps of the accumulator, or with a scale of their own."""
+"""Biases in the form that a target demands: int32 with the scale of the accumulator, or int8 with their own."""
+
+import logging
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from passes.graph.editing import FreshNames, add_initializer, constant_value, is_op
+from passes.graph.operators import LAYERS
 from passes.quantize.plan import TensorQuant
+
+logger = logging.getLogger(__name__)
 
 
 def accumulator_scale(
     node: ir.Node, source: NDArray[np.floating], weight: NDArray[np.floating], channels: int
 ) -> NDArray[np.floating] | None:
-    """(channels,) width of one step of the sums that an integer kernel of `node` adds up: input times weight scale.
+    """(channels,) the scale of the integer sums of a layer: that of its input times that of its weight.
 
-    source: () scale of the input. weight: () or (C,) scale of the weight along its output channels. The product has the
-    type of the factors. None where the sums are scaled before the bias is added.
+    Args:
+        node: the layer.
+        source: () scale of the input.
+        weight: () or (C,) scale of the weight along its output channels.
+        channels: of the output.
+
+    Returns:
+        In the dtype of the factors; None where the sums are scaled before the bias is added (Gemm's alpha and beta).
     """
     if is_op(node, "Gemm"):
         alpha, beta = node.attributes.get_float("alpha", 1.0), node.attributes.get_float("beta", 1.0)
@@ -28,12 +39,12 @@ def accumulator_scale(
 
 
 def quantize_bias(graph: ir.Graph, names: FreshNames, node: ir.Node, quant: TensorQuant | None) -> None:
-    """The constant bias of a layer becomes an integer initializer and a DequantizeLinear that bears the bias's name.
+    """Makes the constant bias of a layer an integer initializer and a DequantizeLinear that bears the bias's name.
 
-    quant: its own 8-bit grid; None for 32 bits in steps of the accumulator, exactly the product of the two float32
-    scales, or else runtimes keep the layer float. A bias stays as it is where the layer's input or weight is float.
+    quant: its own 8-bit grid; None for int32 with the accumulator's scale, which has to be exactly the product of the
+    two float32 scales: other layers runtimes compute in float. A bias stays where the layer's input or weight is float.
     """
-    bias = node.inputs[2] if is_op(node, "Conv", "ConvTranspose", "Gemm") and len(node.inputs) > 2 else None
+    bias = node.inputs[2] if is_op(node, *LAYERS) and len(node.inputs) > 2 else None
     array = constant_value(bias)
     if bias is None or array is None or array.ndim != 1:
         return
@@ -69,10 +80,11 @@ def quantize_bias(graph: ir.Graph, names: FreshNames, node: ir.Node, quant: Tens
     output.name, output.type, output.shape = name, bias.type, ir.Shape(array.shape)
     graph.insert_before(node, dequantize)
     node.replace_input_with(2, output)
+    logger.debug("the bias %s of %s becomes %s", name, node.name, integers.dtype)
 
 
 def _scale(value: ir.Value | None) -> NDArray[np.float32] | None:
-    """What a value was dequantized with, None where it was not."""
+    """The scale of the DequantizeLinear that computes `value`, None where another operator does."""
     producer = None if value is None else value.producer()
     if producer is None or not is_op(producer, "DequantizeLinear"):
         return None

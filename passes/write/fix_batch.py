@@ -1,12 +1,16 @@
-"""`FixBatch`: a batch of one, for runtimes that take no size that is known only at run time."""
+"""`FixBatch`: a batch of one, for runtimes that take only static shapes."""
+
+import logging
 
 import onnx_ir as ir
 
+logger = logging.getLogger(__name__)
+
 
 class FixBatch(ir.passes.InPlacePass):
-    """Sizes that the inputs leave open become 1, and with them every size of that name.
+    """Sets the symbolic sizes of the graph inputs to 1, wherever they occur.
 
-    Sizes inside that only inference can tell are left open; `save_model` infers them anew.
+    Symbolic sizes that occur inside alone stay; `save_model` infers them anew.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -21,4 +25,5 @@ class FixBatch(ir.passes.InPlacePass):
                 value.shape = ir.Shape(
                     [1 if not isinstance(size, int) and size.value in names else size for size in value.shape]
                 )
+        logger.debug("the free sizes %s become 1", ", ".join(sorted(map(str, names))))
         return ir.passes.PassResult(model, modified=True)

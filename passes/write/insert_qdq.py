@@ -1,13 +1,17 @@
-"""`InsertQdq`: carries out a QuantPlan. It computes no threshold; every number comes from the plan."""
+"""`InsertQdq`: writes a QuantPlan into a graph. It computes no threshold; every number comes from the plan."""
+
+import logging
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from passes.graph.editing import FreshNames, add_initializer, initializer_array, set_constant_input
+from passes.graph.editing import FreshNames, add_initializer, initializer_array, name_of, set_constant_input
 from passes.quantize.plan import QuantPlan, TensorQuant
 from passes.target.target import Target
 from passes.write.biases import quantize_bias
+
+logger = logging.getLogger(__name__)
 
 
 class InsertQdq(ir.passes.InPlacePass):
@@ -26,7 +30,8 @@ class InsertQdq(ir.passes.InPlacePass):
     7. Biases that the plan corrects are replaced, or added where there was none; where the target wants integers, they
        become integers and a DequantizeLinear as well.
 
-    Raises ValueError where the plan asks for what the target has no form for: a sign, a width, a range.
+    Raises:
+        ValueError: the target has no form for what the plan asks: a width, a sign, a zero point, a range.
     """
 
     def __init__(self, plan: QuantPlan, target: Target) -> None:
@@ -46,8 +51,9 @@ class InsertQdq(ir.passes.InPlacePass):
         """Edit `model` in place."""
         graph, names = model.graph, FreshNames(model.graph)
         for node in graph:
-            if (bias := self.plan.biases.get(node.name or "")) is not None:
+            if (bias := self.plan.biases.get(name_of(node))) is not None:
                 set_constant_input(node, 2, bias, names, f"{node.name}.bias")
+                logger.debug("the bias of %s is replaced", node.name)
         for name in self.plan.weights:
             container = self.target.weight_container(self.plan.weights[name].bits)
             _quantize_weight(graph, names, name, self.plan, ir.DataType[container.upper()])
@@ -64,7 +70,7 @@ class InsertQdq(ir.passes.InPlacePass):
             _quantize_activation(graph, names, values[name], quant, parameters[source])
         if self.target.bias != "float":
             for node in list(graph):
-                quantize_bias(graph, names, node, self.plan.bias_quants.get(node.name or ""))
+                quantize_bias(graph, names, node, self.plan.bias_quants.get(name_of(node)))
         return ir.passes.PassResult(model, modified=True)
 
 
@@ -88,7 +94,7 @@ def _dequantize(
     integers: NDArray[np.integer],
     zero: NDArray[np.integer],
 ) -> None:
-    """Put the integers and a DequantizeLinear in the place of an initializer."""
+    """Puts integers and a DequantizeLinear in the place of a float initializer."""
     value = graph.initializers[name]
     uses = list(value.uses())
     first = min((use.node for use in uses), key=list(graph).index)
@@ -110,6 +116,7 @@ def _dequantize(
     graph.insert_before(first, node)
     for use in uses:
         use.node.replace_input_with(use.idx, output)
+    logger.debug("the initializer %s becomes %s and a DequantizeLinear", name, integers.dtype)
 
 
 def _quantize_activation(
@@ -117,7 +124,7 @@ def _quantize_activation(
 ) -> None:
     if quant.clip is not None:
         value = _drop_clip(graph, value)
-    name, producer = value.name or "", value.producer()
+    name, producer = name_of(value), value.producer()
     uses = list(value.uses())
     scale, zero_point = parameters
     nodes = [ir.node("QuantizeLinear", [value, scale, zero_point], name=names(f"{name}_quantize"))]
@@ -158,10 +165,11 @@ def _quantize_activation(
         for index in [index for index, output in enumerate(graph.outputs) if output is value]:
             graph.outputs[index] = result
         value.name, result.name = names(f"{name}_float"), name
+    logger.debug("%s is quantized: %s", name, ", ".join(node.op_type for node in nodes))
 
 
 def _drop_clip(graph: ir.Graph, value: ir.Value) -> ir.Value:
-    """Take the float Clip that computes `value` out; its input, under the Clip's output name, is quantized instead."""
+    """Removes the float Clip that computes `value`; its input gets that name, and is quantized in its place."""
     clip = value.producer()
     if clip is None or clip.op_type not in ("Clip", "Relu") or clip.inputs[0] is None:
         raise ValueError(f"the plan moves a Clip onto the integers at {value.name}, which no Clip computes")
@@ -173,6 +181,7 @@ def _drop_clip(graph: ir.Graph, value: ir.Value) -> ir.Value:
         graph.outputs[list(graph.outputs).index(value)] = source
     graph.remove(clip, safe=True)
     value.name, source.name = source_name, name
+    logger.debug("%s %s goes: %s is clipped as integers", clip.op_type, clip.name, name)
     return source
 
 
@@ -184,7 +193,7 @@ def _parameters(
 
 
 def _zero_point(name: str, quant: TensorQuant, target: Target) -> NDArray[np.integer]:
-    """Where zero lies in the container; its dtype is the container."""
+    """The zero point, in the dtype of the container. Raises ValueError where the target has none for the grid."""
     width = 8 if quant.bits <= 8 else 16
     container = target.signed_activations if quant.signed else target.unsigned_activations
     if container == "none":
@@ -202,7 +211,7 @@ def _zero_point(name: str, quant: TensorQuant, target: Target) -> NDArray[np.int
 
 
 def _ends(quant: TensorQuant, zero: NDArray[np.integer]) -> list[int]:
-    """Least and greatest integer of the container that occur."""
+    """The least and the greatest integer of the grid, zero point included."""
     return [end + int(zero) for end in quant.range]
 
 

@@ -1,8 +1,11 @@
-"""What made a model, written where Netron shows it: `dfq.*` metadata (keys beyond 14 characters are cut there)."""
+"""The origin of a model as `dfq.*` metadata, which Netron shows (it cuts keys after 14 characters)."""
 
+import logging
 from collections.abc import Mapping
 
 import onnx_ir as ir
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "dfq."
 
@@ -21,6 +24,7 @@ class WriteProvenance(ir.passes.InPlacePass):
         for key in [key for key in model.metadata_props if key.startswith(PREFIX)]:
             del model.metadata_props[key]
         model.metadata_props.update(self.entries)
+        logger.debug("the metadata of the model gets %s", ", ".join(self.entries))
         return ir.passes.PassResult(model, modified=bool(self.entries))
 
 

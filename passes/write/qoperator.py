@@ -1,5 +1,6 @@
 """`ToQOperator`: Quantize/Dequantize around float operators become operators on integers (QLinearConv and its kin)."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
@@ -17,22 +18,23 @@ from passes.graph.editing import (
     scalar_value,
     sole_consumer,
 )
+from passes.graph.operators import MOVEMENTS
 
-CONTRIBUTED = "com.microsoft"
-# These work on integers as on floats. The first output takes the place of the quantized one.
-MOVES = frozenset({
-    "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Reshape", "Slice", "SpaceToDepth", "Squeeze",
-    "Tile", "Transpose", "Unsqueeze",
-})  # fmt: skip
-WITH_ONE_INPUT = frozenset({"AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid", "Softmax"})
+logger = logging.getLogger(__name__)
 
+CONTRIB_DOMAIN = "com.microsoft"
+# These work on integers as on floats, by kernels that ONNX Runtime has. Of a Split each output would have to be
+# quantized; GatherElements and GatherND are not tested.
+MOVES = (MOVEMENTS | {"MaxPool"}) - {"GatherElements", "GatherND", "Split"}
+# Those for which ONNX Runtime has a QLinear operator of one input.
+WITH_ONE_INPUT = ("AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid", "Softmax")
 
 Grid: TypeAlias = tuple[ir.Value, ir.Value]
-"""Scale and zero point of what a new operator computes."""
+"""Scale and zero point of the output of a new operator."""
 
 
 class Quantized(NamedTuple):
-    """Integers and what dequantizes them."""
+    """The three inputs of a DequantizeLinear."""
 
     integers: ir.Value
     scale: ir.Value
@@ -42,12 +44,13 @@ class Quantized(NamedTuple):
 class ToQOperator(ir.passes.InPlacePass):
     """For each operator between DequantizeLinear and QuantizeLinear:
 
-    1. Conv becomes QLinearConv; its bias has to be int32 in steps of the accumulator.
+    1. Conv becomes QLinearConv; its bias has to be int32 with the accumulator's scale.
     2. Gemm becomes a QLinearConv of one tap, for QLinearMatMul knows no bias.
     3. MatMul becomes QLinearMatMul, where at most its second operand has a scale per column.
     4. Add, Mul, Concat, pooling, LeakyRelu, Sigmoid and Softmax become ONNX Runtime's QLinear operators.
-    5. What only moves numbers moves the integers.
-    6. A Relu or Clip before the QuantizeLinear goes where saturation does the same, and else bounds the integers.
+    5. Movements (Reshape, Transpose, ...) and MaxPool get the integers as their input.
+    6. A Relu or Clip before the QuantizeLinear goes where saturation does the same; elsewhere it becomes a Clip of the
+       integers.
 
     All else stays between its DequantizeLinear and QuantizeLinear.
     """
@@ -65,10 +68,11 @@ class ToQOperator(ir.passes.InPlacePass):
             assert scale is not None and zero_point is not None
             if made := make(graph, names, node, (scale, zero_point)):
                 _put(graph, names, node, quantize, made)
+                logger.debug("%s %s becomes %s", node.op_type, node.name, ", ".join(new.op_type for new in made))
                 modified = True
         drop_unused_initializers(graph)
-        if any(node.domain == CONTRIBUTED for node in graph):
-            model.opset_imports[CONTRIBUTED] = 1
+        if any(node.domain == CONTRIB_DOMAIN for node in graph):
+            model.opset_imports[CONTRIB_DOMAIN] = 1
         return ir.passes.PassResult(model, modified=modified)
 
 
@@ -83,7 +87,7 @@ def _quantizes(node: ir.Node) -> ir.Node | None:
 
 
 def _put(graph: ir.Graph, names: FreshNames, node: ir.Node, quantize: ir.Node, made: Sequence[ir.Node]) -> None:
-    """The new nodes, the last of which computes the integers, in the place of `node` up to its QuantizeLinear."""
+    """Puts new nodes, the last of which computes the integers, in the place of `node` up to its QuantizeLinear."""
     nodes = [*made, *_bounded(graph, names, node, quantize, made[-1].outputs[0])]
     name, annotation = node.name, quantize.metadata_props
     for new in nodes[:-1]:
@@ -186,7 +190,7 @@ def _sum_or_product(graph: ir.Graph, names: FreshNames, node: ir.Node, output: G
     if left is None or right is None:
         return []
     inputs = [*left, *right, *output]
-    return [ir.node(f"QLinear{node.op_type}", inputs, domain=CONTRIBUTED)]
+    return [ir.node(f"QLinear{node.op_type}", inputs, domain=CONTRIB_DOMAIN)]
 
 
 def _concat(graph: ir.Graph, names: FreshNames, node: ir.Node, output: Grid) -> list[ir.Node]:
@@ -194,7 +198,7 @@ def _concat(graph: ir.Graph, names: FreshNames, node: ir.Node, output: Grid) -> 
     flat = [value for part in parts if part is not None for value in part]
     if None in parts:
         return []
-    return [ir.node("QLinearConcat", [*output, *flat], node.attributes, domain=CONTRIBUTED)]
+    return [ir.node("QLinearConcat", [*output, *flat], node.attributes, domain=CONTRIB_DOMAIN)]
 
 
 def _with_one_input(graph: ir.Graph, names: FreshNames, node: ir.Node, output: Grid) -> list[ir.Node]:
@@ -206,7 +210,7 @@ def _with_one_input(graph: ir.Graph, names: FreshNames, node: ir.Node, output: G
         attributes["opset"] = ir.AttrInt64("opset", 13)
         attributes.setdefault("axis", ir.AttrInt64("axis", -1))
     inputs = [*source, *output]
-    return [ir.node(f"QLinear{node.op_type}", inputs, attributes, domain=CONTRIBUTED)]
+    return [ir.node(f"QLinear{node.op_type}", inputs, attributes, domain=CONTRIB_DOMAIN)]
 
 
 def _move(graph: ir.Graph, names: FreshNames, node: ir.Node, output: Grid) -> list[ir.Node]:

@@ -1,5 +1,7 @@
 """`SetOpset`: the same graph, written for another opset between 17 and 25."""
 
+import logging
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -13,6 +15,8 @@ from passes.graph.editing import (
     replace_with,
 )
 
+logger = logging.getLogger(__name__)
+
 OLDEST, NEWEST = 17, 25
 GELU_OPSET = 20
 
@@ -21,14 +25,17 @@ IR_VERSION = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12, 25: 13
 
 
 class SetOpset(ir.passes.InPlacePass):
-    """Between these opsets a node that is valid under both means the same in both, so nodes stay as they are.
+    """Writes a model of one of these opsets for another.
+
+    A node that is valid under two of them means the same in both, so most nodes stay as they are:
 
     1. Where an older opset takes the axes of a reduction as an attribute, they become one.
     2. Split loses num_outputs where an older opset lacks it and its parts are equal, as is the default there.
     3. Attributes that the older opset lacks go where they have their default.
     4. Gelu (opset 20) becomes x/2 * (1 + erf(x / sqrt 2)), of which `Canonicalize` may have made it.
 
-    Raises PreconditionError that names the node for which the opset has no form.
+    Raises:
+        PreconditionError: the opset has no form for a node; the message names it.
     """
 
     def __init__(self, opset: int) -> None:
@@ -55,12 +62,15 @@ class SetOpset(ir.passes.InPlacePass):
                 schema = onnx.defs.get_schema(node.op_type, self.opset, "")
                 for name in set(node.attributes) - set(schema.attributes):
                     node.attributes.pop(name)
+                    logger.debug("%s %s loses its attribute %s", node.op_type, node.name, name)
                 if _takes_axes_as_attribute(node, schema) and len(node.inputs) > 1:
                     axes = constant_value(node.inputs[1])
                     if axes is not None:
                         node.attributes["axes"] = ir.AttrInt64s("axes", [int(axis) for axis in axes.reshape(-1)])
                     node.resize_inputs(1)
+                    logger.debug("%s %s has its axes as an attribute", node.op_type, node.name)
         drop_unused_initializers(model.graph)
+        logger.debug("opset %d becomes %d", model.opset_imports.get("", 0), self.opset)
         model.opset_imports[""] = self.opset
         model.ir_version = IR_VERSION[self.opset]
         return ir.passes.PassResult(model, modified=True)
@@ -76,7 +86,7 @@ class SetOpset(ir.passes.InPlacePass):
         newest = onnx.defs.get_schema(node.op_type, NEWEST, "")
         for name, attribute in node.attributes.items():
             known = newest.attributes.get(name)
-            if name not in schema.attributes and not (known and _says_nothing(node, attribute, known)):
+            if name not in schema.attributes and not (known and _is_default(node, attribute, known)):
                 return f"has no attribute {name}"
         if _takes_axes_as_attribute(node, schema):
             given = node.inputs[1] if len(node.inputs) > 1 else None
@@ -102,17 +112,18 @@ def _spell_out_gelu(node: ir.Node) -> None:
     raised = ir.node("Add", [erf.outputs[0], one], name=names(f"{node.name}_raised"))
     halved = ir.node("Mul", [x, half], name=names(f"{node.name}_halved"))
     product = ir.node("Mul", [halved.outputs[0], raised.outputs[0]], name=node.name)
-    for step in (divided, erf, raised, halved):
-        step.outputs[0].name, step.outputs[0].type, step.outputs[0].shape = step.name, x.type, x.shape
-        graph.insert_before(node, step)
+    for new in (divided, erf, raised, halved):
+        new.outputs[0].name, new.outputs[0].type, new.outputs[0].shape = new.name, x.type, x.shape
+        graph.insert_before(node, new)
     replace_with(node, product)
+    logger.debug("Gelu %s becomes Div, Erf, Add, Mul, Mul", node.name)
 
 
 def _takes_axes_as_attribute(node: ir.Node, schema: onnx.defs.OpSchema) -> bool:
     return node.op_type.startswith("Reduce") and "axes" in schema.attributes
 
 
-def _says_nothing(node: ir.Node, attribute: ir.Attr, schema: onnx.defs.OpSchema.Attribute) -> bool:
+def _is_default(node: ir.Node, attribute: ir.Attr, schema: onnx.defs.OpSchema.Attribute) -> bool:
     """Whether the attribute has the value that its absence means, in an opset that lacks it too."""
     if attribute.name == "num_outputs":  # without it a Split makes equal parts
         source, axis = node.inputs[0], node.attributes.get_int("axis", 0)

@@ -1,5 +1,6 @@
-"""`ShiftNegative`: makes activations non-negative by a constant that the following layer's bias takes back (HPTQ)."""
+"""`ShiftNegative`: activations that are non-negative up to a constant, which the next layer's bias undoes (HPTQ)."""
 
+import logging
 from collections.abc import Mapping
 
 import numpy as np
@@ -8,12 +9,16 @@ import onnx_ir as ir
 from passes.graph.editing import FreshNames, add_initializer
 from passes.quantize.plan import padded_name, shifted_name
 
+logger = logging.getLogger(__name__)
+
 
 class ShiftNegative(ir.passes.InPlacePass):
-    """For each value → shift:
+    """Adds a constant to values, so that a grid without sign holds them (HPTQ, arXiv 2109.09113).
 
-    1. The value plus its shift feeds the one layer that reads it; that layer's bias is the plan's business.
-    2. A Conv that pads gets its border from a Pad with the shift as value: shifted, a zero is no zero any more.
+    shifts: value name → the constant, in the value's unit.
+
+    1. The one layer that reads the value reads value + shift. Its bias has to undo this, which is left to the plan.
+    2. A Conv that pads gets a Pad before it that pads with the shift: with it a zero is no zero any more.
     """
 
     def __init__(self, shifts: Mapping[str, float]) -> None:
@@ -45,4 +50,5 @@ class ShiftNegative(ir.passes.InPlacePass):
                 nodes.append(pad)
             graph.insert_before(layer, nodes)
             layer.replace_input_with(use.idx, result)
+            logger.debug("%s is shifted by %g for %s", name, shift, layer.name)
         return ir.passes.PassResult(model, modified=bool(self.shifts))

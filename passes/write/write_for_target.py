@@ -1,4 +1,6 @@
-"""`WriteForTarget`: a float graph and a plan become what a target reads."""
+"""`WriteForTarget`: a float graph and a QuantPlan become a file that a target reads."""
+
+import logging
 
 import onnx_ir as ir
 
@@ -9,6 +11,8 @@ from passes.write.insert_qdq import InsertQdq
 from passes.write.qoperator import ToQOperator
 from passes.write.set_opset import SetOpset
 from passes.write.shift_negative import ShiftNegative
+
+logger = logging.getLogger(__name__)
 
 # The opset in which Quantize/Dequantize first took each type.
 FIRST_OPSET = {"int8": 13, "int4": 21, "int2": 25}
@@ -34,6 +38,7 @@ class WriteForTarget(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Edit `model` in place."""
+        logger.debug("the model is written for %s", self.target.name)
         SetOpset(written_opset(model, self.plan, self.target))(model)
         if self.target.static_shapes:
             FixBatch()(model)

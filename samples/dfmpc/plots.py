@@ -42,7 +42,7 @@ def networks(name: str) -> dict[str, ir.Model]:
     plans = {
         "direct": plan_compensation(model, direct),
         "paper": plan_compensation(model, Compensation.paper(low_bits=2, high_bits=6)),
-        "ours": plan_compensation(model, Compensation(low_bits=2, high_bits=6, assignment="first"), shown=shown),
+        "ours": plan_compensation(model, Compensation(low_bits=2, high_bits=6, assignment="first"), covariances=shown),
     }
     made = {"float": model}
     for form, plan in plans.items():

@@ -102,7 +102,7 @@ def measure(case: Case, bits: str, form: str, assignment: Assignment) -> dict[st
     started = time.monotonic()
     shown = probed_covariances(model, Path(case.model), seed=SEED) if probed else None
     try:
-        plan = plan_compensation(model, settings, shown=shown)
+        plan = plan_compensation(model, settings, covariances=shown)
     except ValueError as error:
         print(f"{case.model} {bits} {form}: {str(error).splitlines()[0]}", flush=True)
         return None

@@ -85,7 +85,7 @@ before = peak()
 model = resnet(*{"resnet18": (False, (2, 2, 2, 2)), "resnet50": (True, (3, 4, 6, 3))}[sys.argv[1]])
 size = sum(value.const_value.numpy().nbytes for value in model.graph.initializers.values())
 start = time.perf_counter()
-plan = plan_compensation(model, Compensation(low_bits=2, high_bits=6), known=known)
+plan = plan_compensation(model, Compensation(low_bits=2, high_bits=6), moments=known)
 CompensateWeights(plan)(model)
 seconds = time.perf_counter() - start
 ternary = sum(w.integers.size for w in plan.weights.values() if w.bits == 2) / (size / 4)

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import pytest
 
@@ -13,25 +12,21 @@ from onnxdfq.calibration.calibration import Calibration
 from onnxdfq.targets import load_target
 from passes.quantize.plan import QuantPlan
 
+from ..graphs import build
+
 ORT = load_target("ort")
 SAMPLE = Path(__file__).resolve().parents[2] / "samples" / "digits" / "digits.onnx"
 
 
 def network(weight_of_outliers: float, function: str = "Relu(h)") -> ir.Model:
     """Channel 0 carries outliers, which the output sees with this weight; channel 1 carries what it is about."""
-    proto = onnx.parser.parse_model(
-        f"""
-        <ir_version: 10, opset_import: ["" : 21]>
-        agraph (float[N, 2, 4, 4] x) => (float[N, 1, 4, 4] y)
-            <float[2, 2, 1, 1] w = {{1, 0, 0, 1}}, float[1, 2, 1, 1] v = {{{weight_of_outliers:f}, 1}},
-             float zero = {{0}}, float six = {{6}}> {{
-            [first] h = Conv(x, w)
-            [function] r = {function}
-            [last] y = Conv(r, v)
-        }}
-        """
+    return build(
+        f"(float[N, 2, 4, 4] x) => (float[N, 1, 4, 4] y) {{ h = Conv(x, w) r = {function} y = Conv(r, v) }}",
+        w=np.eye(2, dtype=np.float32).reshape(2, 2, 1, 1),
+        v=np.array([weight_of_outliers, 1], np.float32).reshape(1, 2, 1, 1),
+        zero=np.float32(0),
+        six=np.float32(6),
     )
-    return ir.from_proto(onnx.shape_inference.infer_shapes(proto))
 
 
 def pixels() -> np.ndarray:
@@ -73,17 +68,8 @@ def test_few_bits_are_left_to_the_tuning() -> None:
 
 
 def gated(function: str) -> ir.Model:
-    proto = onnx.parser.parse_model(
-        f"""
-        <ir_version: 10, opset_import: ["" : 21]>
-        agraph (float[N, 1, 4, 4] x) => (float[N, 1, 4, 4] y) <float[1, 1, 1, 1] w = {{1}}> {{
-            [first] h = Conv(x, w)
-            [curve] g = {function}(h)
-            [last] y = Conv(g, w)
-        }}
-        """
-    )
-    return ir.from_proto(onnx.shape_inference.infer_shapes(proto))
+    text = f"(float[N, 1, 4, 4] x) => (float[N, 1, 4, 4] y) {{ h = Conv(x, w) g = {function}(h) y = Conv(g, w) }}"
+    return build(text, w=np.ones((1, 1, 1, 1), np.float32))
 
 
 def test_a_grid_begins_where_the_function_behind_it_saturates() -> None:

@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import pytest
 import torch
@@ -15,16 +14,9 @@ from onnxdfq.errors import DataError, InputError
 from onnxdfq.targets import load_target
 from passes.quantize.plan import QuantPlan, TensorQuant
 
+from ..graphs import build
+
 ORT = load_target("ort")
-
-
-def build(text: str, **weights: np.ndarray[Any, Any]) -> ir.Model:
-    graph = onnx.parser.parse_graph("g " + text)
-    graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in weights.items())
-    for node in graph.node:
-        node.name = f"{node.op_type}_{node.output[0]}"
-    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
-    return ir.from_proto(onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True))
 
 
 def plan(model: ir.Model, pixels: np.ndarray[Any, Any], **settings: Any) -> QuantPlan:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 
-import onnx
 import onnx_ir as ir
 import pytest
 import torch
@@ -11,14 +10,13 @@ import torch
 from onnxdfq.calibration.saturation import function_behind, saturation_zero_point
 from onnxdfq.engine import TorchGraph
 
+from ..graphs import build
+
 
 def model(*body: str, outputs: str = "y") -> ir.Model:
     results = ", ".join(f"float[N, 4] {name}" for name in outputs.split())
-    text = f"g (float[N, 4] v, float[N, 4] w) => ({results}) {{ x = Add (v, w)\n" + "\n".join(body) + "}"
-    proto = onnx.helper.make_model(
-        onnx.parser.parse_graph(text), opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10
-    )
-    return ir.from_proto(onnx.shape_inference.infer_shapes(proto))
+    text = f"(float[N, 4] v, float[N, 4] w) => ({results}) {{ x = Add (v, w)\n" + "\n".join(body) + "}"
+    return build(text)
 
 
 def behind_x(*body: str, outputs: str = "y") -> TorchGraph | None:

@@ -1,7 +1,8 @@
 """Shifts of AMD's NPU, by hand."""
 
+from functools import partial
+
 import numpy as np
-import onnx
 import onnx_ir as ir
 import pytest
 
@@ -11,16 +12,12 @@ from onnxdfq.errors import InputError
 from onnxdfq.targets import load_target
 from passes.quantize.plan import QuantPlan, TensorQuant
 
+from .. import graphs
+
 VITISAI = load_target("vitisai")
 
 
-def build(text: str, **weights: np.ndarray) -> ir.Model:
-    graph = onnx.parser.parse_graph("g " + text)
-    graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in weights.items())
-    for node in graph.node:
-        node.name = f"{node.op_type}_{node.output[0]}"
-    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
-    return ir.from_proto(onnx.shape_inference.infer_shapes(proto, strict_mode=True))
+build = partial(graphs.build, opset=17)  # the newest that Vitis AI reads
 
 
 def at(place: int) -> TensorQuant:

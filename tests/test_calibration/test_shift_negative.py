@@ -22,9 +22,11 @@ from passes.target.target import Target
 from passes.write.insert_qdq import InsertQdq
 from passes.write.shift_negative import ShiftNegative
 
+from .. import graphs
+
 ORT = load_target("ort")
 FIXED = replace(ORT, zero_points="fixed")
-TEXT = """g (float[N,3,6,6] x) => (float[N,4,6,6] y) {
+TEXT = """(float[N,3,6,6] x) => (float[N,4,6,6] y) {
     h = HardSwish (x)
     y = Conv <kernel_shape=[3,3], pads=[1,1,1,1], strides=[1,1], dilations=[1,1], group=1> (h, w, b)
 }"""
@@ -33,13 +35,9 @@ TEXT = """g (float[N,3,6,6] x) => (float[N,4,6,6] y) {
 @pytest.fixture
 def build() -> Callable[[], ir.Model]:
     def made() -> ir.Model:
-        random, graph = np.random.default_rng(0), onnx.parser.parse_graph(TEXT)
-        weights = {"w": random.normal(size=(4, 3, 3, 3)), "b": random.normal(size=4)}
-        graph.initializer.extend(onnx.numpy_helper.from_array(a.astype("f4"), n) for n, a in weights.items())
-        for node in graph.node:
-            node.name = node.op_type
-        proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
-        return ir.from_proto(onnx.shape_inference.infer_shapes(proto, strict_mode=True))
+        random = np.random.default_rng(0)
+        w, b = random.normal(size=(4, 3, 3, 3)), random.normal(size=4)
+        return graphs.build(TEXT, w=w.astype("f4"), b=b.astype("f4"))
 
     return made
 
@@ -120,7 +118,7 @@ def test_a_zero_point_for_the_tail(bits: int, scheme: Scheme, build: Callable[[]
     assert np.abs(engine.detach().numpy() - runtime).max() <= (0 if scheme == "power-of-two" else 1.01 * step)
 
 
-SCALED = """g (float[N,3,6,6] x) => (float[N,4,6,6] y) {{
+SCALED = """(float[N,3,6,6] x) => (float[N,4,6,6] y) {{
     h = Relu (x)
     n = {scaling}
     y = Conv <kernel_shape=[1,1]> (n, w, b)
@@ -131,14 +129,11 @@ SCALED = """g (float[N,3,6,6] x) => (float[N,4,6,6] y) {{
     "scaling", ["Conv <group=3, kernel_shape=[1,1]> (h, s, t)", "BatchNormalization (h, v, t, z, v)"]
 )
 def test_a_normalization_behind_an_activation_function_has_a_tail(scaling: str) -> None:
-    random, graph = np.random.default_rng(0), onnx.parser.parse_graph(SCALED.format(scaling=scaling))
+    random = np.random.default_rng(0)
     numbers = {"s": np.ones((3, 1, 1, 1)), "t": np.full(3, -0.2), "v": np.ones(3), "z": np.zeros(3)}
     numbers |= {"w": random.normal(size=(4, 3, 1, 1)), "b": random.normal(size=4)}
-    graph.initializer.extend(onnx.numpy_helper.from_array(a.astype("f4"), n) for n, a in numbers.items())
-    for node in graph.node:
-        node.name = node.output[0]
-    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
-    model = ir.from_proto(onnx.shape_inference.infer_shapes(proto, strict_mode=True))
+    weights = {name: array.astype("f4") for name, array in numbers.items()}
+    model = graphs.build(SCALED.format(scaling=scaling), **weights)
     quant = Calibration().plan(model, pixels(), ORT).activations["n"]
     assert not quant.signed and -quant.zero_point * quant.scale <= -0.2
     assert Calibration().plan(model, pixels(), FIXED).activations["n"].signed

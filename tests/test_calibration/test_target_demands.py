@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import pytest
 
@@ -13,6 +12,8 @@ from onnxdfq.errors import InputError
 from onnxdfq.targets import load_target, target_names
 from passes.quantize.grid import is_power_of_two
 from passes.quantize.plan import QuantPlan, TensorQuant
+
+from ..graphs import build
 
 CNN = """(float[N,3,8,8] x) => (float[N,5] y) {
     a = Conv <kernel_shape=[3,3], pads=[1,1,1,1], group=1> (x, w, b)
@@ -34,12 +35,7 @@ def model() -> ir.Model:
         "b": random.normal(size=8),
         "u": random.normal(size=(8, 5)), "low": np.array(0.0), "high": np.array(1.5),
     }  # fmt: skip
-    graph = onnx.parser.parse_graph("g " + CNN)
-    graph.initializer.extend(onnx.numpy_helper.from_array(a.astype("f4"), name) for name, a in arrays.items())
-    for node in graph.node:
-        node.name = f"{node.op_type}_{node.output[0]}"
-    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
-    return ir.from_proto(onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True))
+    return build(CNN, **{name: array.astype("f4") for name, array in arrays.items()})
 
 
 def decided(target: str, **settings: Any) -> QuantPlan:

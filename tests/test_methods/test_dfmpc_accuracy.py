@@ -21,7 +21,7 @@ def accuracy(data: Path, name: str, settings: Compensation | None, *, probe: boo
     Canonicalize()(model)
     if settings is not None:
         shown = probed_covariances(model, path, seed=0) if probe else None
-        CompensateWeights(plan_compensation(model, settings, shown=shown))(model)
+        CompensateWeights(plan_compensation(model, settings, covariances=shown))(model)
     session = Session(path, model)
     found = evaluate(session, load_evaluation_data(data / "cifar10_test932.npz", session, "imagenet"))
     assert found.top1 is not None

@@ -16,12 +16,12 @@ def rand(*shape):
     return RNG.normal(0, 1, shape).astype(np.float32)
 
 
-def split(copies, step):
-    return ChannelSplit(copies=np.array(copies), step=np.asarray(step, float))
+def split(copies, scale):
+    return ChannelSplit(copies=np.array(copies), scale=np.asarray(scale, float))
 
 
 def test_by_hand(build):
-    # the weight 5 on a grid of step 2 becomes 5/2 ± 2/4, that is 2 and 3; the -1 beside it stays
+    # the weight 5 on a grid of scale 2 becomes 5/2 ± 2/4, that is 2 and 3; the -1 beside it stays
     model = build(
         "(float[N,1,2,2] x) => (float[N,1,2,2] y) { a = Conv(x, v, b) r = Relu(a) y = Conv(r, w) }",
         v=np.array([7, 8], np.float32).reshape(2, 1, 1, 1),
@@ -50,10 +50,10 @@ def test_greatest_weights_are_split_first(build):
     for ratio, wanted in ((0.01, [1, 2, 1]), (0.34, [1, 3, 1]), (1.0, [1, 3, 2])):
         found = channel_splits(model, ratio=ratio, bits=4, per_channel=False)["Conv_y"]
         assert found.copies.tolist() == wanted
-    assert found.step.shape == ()
-    assert found.step == 4 / 8  # after the splits 8 / 3 is the greatest: the threshold is 4
+    assert found.scale.shape == ()
+    assert found.scale == 4 / 8  # after the splits 8 / 3 is the greatest: the threshold is 4
     free = channel_splits(model, ratio=1.0, bits=4, per_channel=False, power_of_two=False)["Conv_y"]
-    assert free.step == pytest.approx(8 / 3 / 8)
+    assert free.scale == pytest.approx(8 / 3 / 8)
 
 
 def test_per_channel_splits_what_helps_most_rows(build):
@@ -61,7 +61,7 @@ def test_per_channel_splits_what_helps_most_rows(build):
     model = build("(float[N,3,2,2] x) => (float[N,4,2,2] y) { a = Relu(x) y = Conv(a, w) }", w=weight)
     # per row the greatest are 9, 3, 3, 3: halved, 81 - 20.25 against 3 * (9 - 2.25)
     assert channel_splits(model, ratio=0.3, bits=8)["Conv_y"].copies.tolist() == [2, 1, 1]
-    assert channel_splits(model, ratio=0.3, bits=8)["Conv_y"].step.tolist() == [8 / 128, 4 / 128, 4 / 128, 4 / 128]
+    assert channel_splits(model, ratio=0.3, bits=8)["Conv_y"].scale.tolist() == [8 / 128, 4 / 128, 4 / 128, 4 / 128]
 
 
 CHAINS = [

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import pytest
 
@@ -13,6 +12,8 @@ from onnxdfq.errors import InputError
 from onnxdfq.recipe.bits import LayerBits, layer_bits_toml, read_layer_bits
 from onnxdfq.targets import load_target
 from passes.quantize.plan import QuantPlan
+
+from ..graphs import build
 
 
 @pytest.mark.parametrize(
@@ -69,18 +70,11 @@ def test_an_absent_file_is_refused(tmp_path: Path) -> None:
 
 
 def model() -> ir.Model:
-    text = """g (float[N,4] x) => (float[N,4] y, float[N,4] z) {
+    text = """(float[N,4] x) => (float[N,4] y, float[N,4] z) {
         h = Gemm (x, w) r = Relu (h) f = Flatten (r) y = Gemm (f, u) z = Gemm (r, v)
     }"""
-    graph = onnx.parser.parse_graph(text)
     random = np.random.default_rng(0)
-    graph.initializer.extend(
-        onnx.numpy_helper.from_array(random.normal(size=(4, 4)).astype("f4"), name) for name in "wuv"
-    )
-    for node in graph.node:
-        node.name = f"{node.op_type}_{node.output[0]}"
-    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
-    return ir.from_proto(onnx.shape_inference.infer_shapes(proto, strict_mode=True))
+    return build(text, **{name: random.normal(size=(4, 4)).astype("f4") for name in "wuv"})
 
 
 def plan(target: str = "ort", activation_bits: int = 8, **bits: str) -> QuantPlan:

@@ -24,7 +24,7 @@ from onnxdfq.synthesis.input_range import input_range
 from onnxdfq.synthesis.network import no_batch_norm
 from passes.graph.batch_norm import read_batch_norms
 from passes.moments.moments import Moments, value_spreads
-from passes.moments.moves import Moved, along_channels
+from passes.moments.moves import LabelledSpread, along_channels
 from passes.moments.spread import ABSCISSAE, WEIGHTS, Spread
 from passes.quantize.points import find_quant_points
 from passes.target.target import Target
@@ -34,11 +34,11 @@ FULL = 2**24  # counts to a channel
 
 
 def observations_from_batch_norm(
-    model: ir.Model, known: Mapping[str, Moments | Spread], targets: Sequence[Target], *, activations: bool = True
+    model: ir.Model, moments: Mapping[str, Moments | Spread], targets: Sequence[Target], *, activations: bool = True
 ) -> Observations:
     """Histograms and means for a float graph with BatchNormalization folded; no image, no random number.
 
-    known: what `batch_norm_moments` read before folding, scaled and shifted as the graph was since, and the image
+    moments: what `batch_norm_moments` read before folding, scaled and shifted as the graph was since, and the image
     input's own (`image_spread`). activations: whether these are to be quantized; if not, only the means are told that
     correct biases. Raises InputError for a value that has to be quantized and of which nothing is known: a guess would
     not show before the device runs it.
@@ -49,7 +49,7 @@ def observations_from_batch_norm(
     sources = {_name(node.inputs[0]) for node in model.graph if has_bias_to_set(node)} & fed
     histograms: dict[str, Histogram] = {}
     means: dict[str, ChannelMean] = {}
-    for name, found in value_spreads(model, known):
+    for name, found in value_spreads(model, moments):
         if name in sources:
             means[name] = _mean(found)
         if name in wanted:
@@ -87,9 +87,9 @@ def image_spread(
     return pixels.mapped(lambda x: np.minimum(np.maximum(x, low[:, None]), high[:, None]))
 
 
-def _mean(found: Spread | Moved) -> ChannelMean:
+def _mean(found: Spread | LabelledSpread) -> ChannelMean:
     mean = ChannelMean(axis=1)
-    mean.total, mean.count = (along_channels(found, "") if isinstance(found, Moved) else found).mean, 1
+    mean.total, mean.count = (along_channels(found, "") if isinstance(found, LabelledSpread) else found).mean, 1
     return mean
 
 

@@ -3,8 +3,6 @@
 from typing import Any
 
 import numpy as np
-import onnx
-import onnx_ir as ir
 import pytest
 import torch
 
@@ -14,14 +12,9 @@ from onnxdfq.methods.dfq.align import aligning_scales
 from passes.dfq.equalize import EqualizeChannels
 from passes.quantize.plan import TensorQuant
 
+from ...graphs import build
+
 RNG = np.random.default_rng(9)
-
-
-def build(text: str, **weights: np.ndarray[Any, Any]) -> ir.Model:
-    graph = onnx.parser.parse_graph("g " + text)
-    graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in weights.items())
-    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
-    return ir.from_proto(onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True))
 
 
 def weight(*shape: int) -> np.ndarray[Any, Any]:

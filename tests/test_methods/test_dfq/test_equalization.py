@@ -1,7 +1,6 @@
 """All of DFQ's edits of the float graph together."""
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import pytest
 import torch
@@ -10,6 +9,8 @@ from onnxdfq.calibration.thresholds import weight_thresholds
 from onnxdfq.engine import TorchGraph
 from onnxdfq.methods.dfq.equalization import equalize
 from passes.moments.moments import Moments, activation_moments
+
+from ...graphs import build
 
 RNG = np.random.default_rng(10)
 
@@ -28,12 +29,7 @@ def network(bound: float) -> ir.Model:
         "zero": np.float32(0),
         "bound": np.float32(bound),
     }
-    graph = onnx.parser.parse_graph("g " + text)
-    graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(v, np.float32), k) for k, v in weights.items())
-    for node in graph.node:
-        node.name = f"{node.op_type}_{node.output[0]}"
-    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
-    return ir.from_proto(onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True))
+    return build(text, **{name: np.asarray(array, np.float32) for name, array in weights.items()})
 
 
 def known_of(model: ir.Model) -> dict[str, Moments]:
@@ -59,9 +55,9 @@ def test_the_function_and_what_is_known_of_it_stay_true(aligned_bits: int | None
     a, d = TorchGraph(model, outputs=["a", "d"])(x)
     for name, value in (("a", a), ("d", d)):
         flat = value.transpose(0, 1).flatten(1)
-        np.testing.assert_allclose(found.known[name].std, flat.std(dim=1).numpy(), rtol=0.1)
+        np.testing.assert_allclose(found.moments[name].std, flat.std(dim=1).numpy(), rtol=0.1)
         np.testing.assert_allclose(
-            found.known[name].mean, flat.mean(dim=1).numpy(), atol=0.2 * float(flat.std(dim=1).max())
+            found.moments[name].mean, flat.mean(dim=1).numpy(), atol=0.2 * float(flat.std(dim=1).max())
         )
     magnitude = np.abs(model.graph.initializers["v"].const_value.numpy()).reshape(8, 2)  # type: ignore[union-attr]
     assert magnitude.max(axis=1).max() / magnitude.max(axis=1).min() < 40  # it was a hundredfold
@@ -82,4 +78,4 @@ def test_a_bound_that_cuts_stays_and_ends_the_path() -> None:
 
 def test_without_moments_only_weights_are_equalized() -> None:
     found = equalize(network(bound=100), {}, aligned_bits=None)
-    assert (found.known, found.lifted, found.scaled, found.absorbed) == ({}, (), 1, 0)
+    assert (found.moments, found.lifted, found.scaled, found.absorbed) == ({}, (), 1, 0)

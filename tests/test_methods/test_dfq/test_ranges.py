@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import pytest
 import torch
@@ -21,17 +20,10 @@ from passes.canonical.canonicalize import Canonicalize
 from passes.canonical.fold_batch_norm import FoldBatchNorm
 from passes.moments.moments import Moments, batch_norm_moments
 
+from ...graphs import build
+
 ORT = load_target("ort")
 BETA, GAMMA = np.array([0.5, -1.0, 2.0]), np.array([1.0, 0.5, 3.0])
-
-
-def build(text: str, **weights: np.ndarray[Any, Any]) -> ir.Model:
-    graph = onnx.parser.parse_graph("g " + text)
-    graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in weights.items())
-    for node in graph.node:
-        node.name = f"{node.op_type}_{node.output[0]}"
-    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
-    return ir.from_proto(onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True))
 
 
 def two_layers() -> tuple[ir.Model, dict[str, Any]]:

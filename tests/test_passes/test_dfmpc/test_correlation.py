@@ -5,7 +5,16 @@ import onnx.reference
 import onnx_ir as ir
 import pytest
 
-from passes.dfmpc.correlation import COLUMNS, RADIUS, ROWS, SIDE, Field, fields, natural_image, through
+from passes.dfmpc.correlation import (
+    COLUMNS,
+    RADIUS,
+    ROWS,
+    SIDE,
+    Field,
+    correlation_of_function,
+    fields,
+    natural_image_correlation,
+)
 from passes.moments.moments import Moments
 from passes.moments.spread import ABSCISSAE
 
@@ -14,7 +23,7 @@ CENTRE = SIDE * SIDE // 2
 
 
 def test_a_natural_image_is_alike_nearby_and_the_same_in_all_directions():
-    image = natural_image().reshape(SIDE, SIDE)
+    image = natural_image_correlation().reshape(SIDE, SIDE)
     assert image[RADIUS, RADIUS] == pytest.approx(1.0)
     np.testing.assert_allclose(image, image.T, atol=1e-6)
     np.testing.assert_allclose(image, image[::-1], atol=1e-6)
@@ -41,15 +50,15 @@ def test_through_relu_against_samples():
     second = alike * first + np.sqrt(1 - alike**2) * random.normal(size=first.size)
     shifts = np.array([-1.0, 0.0, 0.5, 3.0])
     points = np.maximum(ABSCISSAE + shifts[:, None], 0)
-    found = through(points, np.full((4, 1), alike, np.float32))[:, 0]
+    found = correlation_of_function(points, np.full((4, 1), alike, np.float32))[:, 0]
     wanted = [np.corrcoef(np.maximum(first + s, 0), np.maximum(second + s, 0))[0, 1] for s in shifts]
     np.testing.assert_allclose(found, wanted, atol=0.01)
 
 
 def test_through_a_line_and_a_constant_changes_nothing():
     correlation = np.array([[1.0, 0.5, -0.3]], np.float32)
-    np.testing.assert_allclose(through(3 * ABSCISSAE[None] + 1, correlation), correlation, atol=1e-6)
-    np.testing.assert_array_equal(through(np.ones((1, len(ABSCISSAE))), correlation), correlation)
+    np.testing.assert_allclose(correlation_of_function(3 * ABSCISSAE[None] + 1, correlation), correlation, atol=1e-6)
+    np.testing.assert_array_equal(correlation_of_function(np.ones((1, len(ABSCISSAE))), correlation), correlation)
 
 
 def sampled(model: ir.Model, value: str, images: np.ndarray) -> np.ndarray:
@@ -89,14 +98,14 @@ def test_of_a_convolution_against_white_noise_through_it(build, strides, group):
     images = random.normal(size=(60, 3, 48, 48)).astype(np.float32)
     found = dict(fields(model, {"h": Moments(mean=np.zeros(3), std=np.ones(3))}))
     # the input is taken as a natural image; with the correlation it really has, the layer's rule must be exact
-    from passes.dfmpc.correlation import _of_layer
+    from passes.dfmpc.correlation import layer_correlation
 
     box = np.maximum(3 - np.abs(ROWS), 0) * np.maximum(3 - np.abs(COLUMNS), 0) / 9
     layer = next(node for node in model.graph if node.outputs[0].name == "y")
     real = Field(moments=found["h"].moments, correlation=np.tile(box.astype(np.float32), (3, 1)))
     wanted = sampled(model, "y", images)
     near = np.maximum(np.abs(ROWS), np.abs(COLUMNS)) * strides <= 2  # farther out, offsets leave the window
-    np.testing.assert_allclose(_of_layer(layer, real)[:, near], wanted[:, near], atol=0.06)
+    np.testing.assert_allclose(layer_correlation(layer, real)[:, near], wanted[:, near], atol=0.06)
 
 
 def test_through_the_operators_between_layers(network):

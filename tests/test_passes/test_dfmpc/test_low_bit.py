@@ -9,15 +9,15 @@ import pytest
 from passes.dfmpc.low_bit import (
     RIDGE,
     LowBit,
-    aware_of_covariance,
-    aware_of_neighbours,
     dorefa,
-    refitted,
+    round_by_joint_covariance,
+    round_by_tap_covariance,
     rows_as_weight,
     ternary,
     ternary_of_layer,
     uniform,
     weight_rows,
+    with_best_scale,
 )
 
 RNG = np.random.default_rng(3)
@@ -75,7 +75,7 @@ def test_uniform_is_near_the_best_of_many_scales(bits):
 
 
 def test_a_row_without_integers_keeps_scale_one():
-    found = refitted(np.array([[0.1, 0.2], [3.0, 1.0]]), np.array([[0, 0], [1, 0]], np.int8))
+    found = with_best_scale(np.array([[0.1, 0.2], [3.0, 1.0]]), np.array([[0, 0], [1, 0]], np.int8))
     np.testing.assert_allclose(found.scale, [1.0, 3.0])
 
 
@@ -97,7 +97,7 @@ def test_neighbours_lower_the_error_of_the_output(bits):
     rows, inputs, taps = np.random.default_rng(5).normal(size=(6, 4 * 9)), 4, 9
     block = np.stack([smooth(taps, alike) * (i + 1) for i, alike in enumerate((0.0, 0.5, 0.7, 0.9))])
     start = uniform(rows, bits)
-    found = aware_of_neighbours(rows, start, block[None].astype(np.float32), bits, 8)
+    found = round_by_tap_covariance(rows, start, block[None].astype(np.float32), bits, 8)
     matrix = np.zeros((inputs * taps, inputs * taps))
     for i in range(inputs):
         matrix[i * taps : (i + 1) * taps, i * taps : (i + 1) * taps] = block[i]
@@ -112,7 +112,7 @@ def test_neighbours_in_a_loop_of_one_number_after_the_other():
     rows, taps = RNG.normal(size=(3, 2 * 4)), 4
     block = np.stack([smooth(taps, 0.6), smooth(taps, 0.8)]).astype(np.float32)
     start = ternary(rows)
-    found = aware_of_neighbours(rows, start, block[None], 2, 1)
+    found = round_by_tap_covariance(rows, start, block[None], 2, 1)
     for o in range(3):
         whole = start.integers[o].astype(float).reshape(2, taps)
         weight = rows[o].reshape(2, taps)
@@ -132,9 +132,9 @@ def test_covariance_with_one_block_after_the_other(monkeypatch):
     spread = RNG.normal(size=(30, 30))
     matrix = (spread @ spread.T / 30)[None].astype(np.float32)
     start = ternary(rows)
-    whole = aware_of_covariance(rows, start, matrix, 2, 4)
+    whole = round_by_joint_covariance(rows, start, matrix, 2, 4)
     monkeypatch.setattr("passes.dfmpc.low_bit.BLOCK", 7)
-    np.testing.assert_array_equal(aware_of_covariance(rows, start, matrix, 2, 4).integers, whole.integers)
+    np.testing.assert_array_equal(round_by_joint_covariance(rows, start, matrix, 2, 4).integers, whole.integers)
 
 
 def test_covariance_lowers_the_error_of_each_group():
@@ -142,7 +142,7 @@ def test_covariance_lowers_the_error_of_each_group():
     rows, spread = random.normal(size=(80, 12)), random.normal(size=(2, 12, 4))
     matrix = (spread @ spread.swapaxes(1, 2)).astype(np.float32)
     start = ternary(rows)
-    found = aware_of_covariance(rows, start, matrix, 2, 8)
+    found = round_by_joint_covariance(rows, start, matrix, 2, 8)
     for group in range(2):
         part = slice(40 * group, 40 * group + 40)
         pieces = [LowBit(integers=one.integers[part], scale=one.scale[part]) for one in (start, found)]

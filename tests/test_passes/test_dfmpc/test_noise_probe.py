@@ -6,7 +6,7 @@ import onnx_ir as ir
 import pytest
 
 from passes.dfmpc.compensate import Compensation, plan_compensation
-from passes.dfmpc.noise_probe import LARGEST, filter_size, input_covariances, noise_fields, probe_model
+from passes.dfmpc.noise_probe import LARGEST_FILTER, filter_size, input_covariances, noise_fields, probe_model
 from passes.moments.moments import Moments
 
 RNG = np.random.default_rng(0)
@@ -72,7 +72,7 @@ def test_noise_is_as_told_and_follows_its_seed():
     ],
 )
 def test_covariances_against_a_loop_over_the_patches(monkeypatch, channels, group, kernel, attributes):
-    monkeypatch.setattr("passes.dfmpc.noise_probe.SAMPLES", 10**6)  # all of them
+    monkeypatch.setattr("passes.dfmpc.noise_probe.POSITIONS_PER_INPUT", 10**6)  # all of them
     weight = ir.tensor(np.ones((8, channels // group, *kernel), np.float32), name="w")
     value, data = ir.val("w", const_value=weight), ir.val("x")
     layer = ir.node("Conv", [data, value], attributes | {"group": group}, name="layer")
@@ -108,7 +108,7 @@ def test_as_many_fields_are_taken_as_a_filter_needs(monkeypatch):
     graph = ir.Graph([data], [layer.outputs[0]], nodes=[layer], initializers=[value], opset_imports={"": 21})
     maps = RNG.normal(size=(40, 2, 10, 10)).astype(np.float32)
     model = ir.Model(graph, ir_version=10)
-    monkeypatch.setattr("passes.dfmpc.noise_probe.SAMPLES", 10)  # 180 positions, so 2 fields of 100
+    monkeypatch.setattr("passes.dfmpc.noise_probe.POSITIONS_PER_INPUT", 10)  # 180 positions, so 2 fields of 100
     few = input_covariances(model, {"x": maps})["layer"]
     again = input_covariances(model, {"x": maps[:2]})["layer"]
     np.testing.assert_array_equal(few.matrix, again.matrix)
@@ -116,10 +116,10 @@ def test_as_many_fields_are_taken_as_a_filter_needs(monkeypatch):
 
 def test_layers_of_many_inputs_are_left_to_their_neighbours(network):
     model = network("plain")
-    weight = np.ones((2, LARGEST // 9 + 1, 3, 3), np.float32)
+    weight = np.ones((2, LARGEST_FILTER // 9 + 1, 3, 3), np.float32)
     model.graph.initializers["w_c_a"].const_value = ir.tensor(weight, name="w_c_a")
     layer = next(node for node in model.graph if node.name == "Conv_c_a")
-    assert filter_size(layer) > LARGEST
+    assert filter_size(layer) > LARGEST_FILTER
     maps = np.ones((2, weight.shape[1], 8, 8), np.float32)
     assert input_covariances(model, {"x": maps}) == {}
 
@@ -140,7 +140,7 @@ def test_a_probe_lowers_the_error_of_the_network(network):
         ("all", "covariance", shown),
     ):
         settings = Compensation(low_bits=2, high_bits=6, rounding=rounding)
-        plan = plan_compensation(model, settings, known=known, shown=given)
+        plan = plan_compensation(model, settings, moments=known, covariances=given)
         errors[label] = 0.0
         for name in ("Conv_c_b", "Conv_c_d"):
             weight = model.graph.initializers[f"w_{name.removeprefix('Conv_')}"].const_value.numpy().reshape(8, -1)

@@ -12,7 +12,7 @@ from passes.dfmpc.compensate import Compensation, plan_compensation
 from passes.dfmpc.correlation import fields
 from passes.dfmpc.layer_pairs import find_layer_pairs
 from passes.dfmpc.plan import CompensateWeights, quantized_weights
-from passes.dfmpc.recalibration import Normalized, coefficients, inputs_of
+from passes.dfmpc.recalibration import Normalized, coefficients, input_statistics
 from passes.moments.moments import Moments, activation_moments
 
 IMAGE = {"x": Moments(mean=np.zeros(3), std=np.ones(3))}
@@ -139,7 +139,7 @@ def reference_weights(rows: list[list[float]], bits: int) -> list[list[float]]:
 def test_against_a_plain_loop(network, kind, settings):
     model = network(kind)
     weights, norms, biases, factors = reference(model, settings)
-    plan = plan_compensation(model, settings, known=IMAGE)
+    plan = plan_compensation(model, settings, moments=IMAGE)
     assert set(plan.weights) == set(weights)
     for name, wanted in weights.items():
         found = plan.weights[name]
@@ -198,12 +198,12 @@ def test_mean_and_deviation_behind_a_low_layer_are_as_before(network, rounding):
     seen = activation_moments(model, IMAGE)[layer.inputs[0].name]
     running = arrays(model)["w_c_b"].sum(axis=(2, 3)) @ seen.mean  # what a trained network has there
     model.graph.initializers["n_b_m"].const_value = ir.tensor(running.astype(np.float32), name="n_b_m")
-    plan = plan_compensation(model, settings(rounding=rounding), known=IMAGE)
+    plan = plan_compensation(model, settings(rounding=rounding), moments=IMAGE)
     weight = arrays(model)["w_c_b"].reshape(8, -1)
     planned = plan.weights["Conv_c_b"]
     new = (planned.integers * planned.scale.reshape(-1, 1, 1, 1)).reshape(8, -1)
     random = np.random.default_rng(0)
-    blocks = inputs_of(layer, (8, 6, 3, 3), dict(fields(model, IMAGE))[layer.inputs[0].name]).blocks[0]
+    blocks = input_statistics(layer, (8, 6, 3, 3), dict(fields(model, IMAGE))[layer.inputs[0].name]).blocks[0]
     roots = np.linalg.cholesky(blocks.astype(np.float64) + 1e-6 * np.eye(9))
     deviations = np.einsum("ikl,pil->pik", roots, random.normal(size=(40000, 6, 9)))
     inputs = np.repeat(seen.mean, 9) + deviations.reshape(-1, 54)
@@ -218,7 +218,7 @@ def test_mean_and_deviation_behind_a_low_layer_are_as_before(network, rounding):
 def test_the_graph_computes_what_was_planned(network):
     model = network("dense")
     images = np.random.default_rng(0).normal(size=(3, 3, 8, 8)).astype(np.float32)
-    plan = plan_compensation(model, settings(), known=IMAGE)
+    plan = plan_compensation(model, settings(), moments=IMAGE)
     before = arrays(model)
     assert CompensateWeights(plan)(model).modified
     after = arrays(model)
@@ -242,7 +242,7 @@ def test_folded_weights_are_the_integers_times_a_scale_per_channel(network, kind
             scale = value.const_value.numpy().copy()
             scale[:2] = [-0.7, 0.0]
             value.const_value = ir.tensor(scale, name=name)
-    plan = plan_compensation(model, settings(rounding=rounding), known=IMAGE)
+    plan = plan_compensation(model, settings(rounding=rounding), moments=IMAGE)
     CompensateWeights(plan)(model)
     FoldBatchNorm()(model)
     written = quantized_weights(model, plan)
@@ -263,7 +263,7 @@ def test_folded_weights_are_the_integers_times_a_scale_per_channel(network, kind
 
 def test_what_was_folded_into_inputs_is_refused(network):
     model = network("plain")
-    plan = plan_compensation(model, settings(), known=IMAGE)
+    plan = plan_compensation(model, settings(), moments=IMAGE)
     CompensateWeights(plan)(model)
     value = model.graph.initializers["w_c_b"]
     value.const_value = ir.tensor(
@@ -280,7 +280,7 @@ def test_a_filter_that_becomes_all_zero_keeps_its_expectation(network):
     weight[2] *= 1e-3  # below the threshold of the layer
     value.const_value = ir.tensor(weight, name="w_c_a")
     plan = plan_compensation(
-        model, settings(rounding="paper", assignment="first", coefficients=True, high_layers=False), known=IMAGE
+        model, settings(rounding="paper", assignment="first", coefficients=True, high_layers=False), moments=IMAGE
     )
     assert not plan.weights["Conv_c_a"].integers[2].any()
     norm = plan.norms["BatchNormalization_n_a"]
@@ -308,7 +308,7 @@ def test_channels_that_died_in_training_do_no_harm(network, tiny):
     for given in (settings(), settings(assignment="last"), Compensation.paper(low_bits=2, high_bits=6)):
         edited = model.clone()
         with np.errstate(all="raise", under="ignore"):
-            plan = plan_compensation(edited, given, known=IMAGE)
+            plan = plan_compensation(edited, given, moments=IMAGE)
         CompensateWeights(plan)(edited)
         assert np.isfinite(run(edited, images)["y"]).all()
         ratio = np.sqrt(plan.norms["BatchNormalization_n_b"].var[2:] / arrays(model)["n_b_v"][2:])
@@ -322,9 +322,9 @@ def test_a_deviation_below_epsilon_is_made_up_for_by_the_scale(network):
         value = model.graph.initializers[name]
         value.const_value = ir.tensor(np.full(6, 1e-9, np.float32), name=name)
     settings_ = settings(rounding="paper", assignment="first", deviation="norm")
-    norm = plan_compensation(model, settings_, known=IMAGE).norms["BatchNormalization_n_a"]
+    norm = plan_compensation(model, settings_, moments=IMAGE).norms["BatchNormalization_n_a"]
     weight = arrays(model)["w_c_a"].reshape(6, -1)
-    planned = plan_compensation(model, settings_, known=IMAGE).weights["Conv_c_a"]
+    planned = plan_compensation(model, settings_, moments=IMAGE).weights["Conv_c_a"]
     new = (planned.integers * planned.scale.reshape(-1, 1, 1, 1)).reshape(6, -1)
     ratio = np.linalg.norm(new, axis=1) / np.linalg.norm(weight, axis=1)
     wanted = arrays(model)["n_a_s"] / (np.sqrt(1e-9 + 1e-5) * ratio)
@@ -339,7 +339,7 @@ def test_a_folded_model_needs_moments_and_then_corrects_its_biases(network):
     with pytest.raises(ValueError, match="has no BatchNormalization that DF-MPC could recalibrate"):
         plan_compensation(model, settings())
     known = IMAGE | {name: seen[name] for name in ("stem", "a", "b")}
-    plan = plan_compensation(model, settings(assignment="last"), known=known)
+    plan = plan_compensation(model, settings(assignment="last"), moments=known)
     assert plan.weights["Conv_c_b"].bits == 2
     folded = arrays(model)
     planned = plan.weights["Conv_c_b"]

@@ -7,7 +7,14 @@ import pytest
 
 from passes.dfq.absorb_bias import AbsorbHighBias, high_biases
 from passes.dfq.equalize import EqualizeChannels, equalizing_scales
-from passes.moments.moments import Moments, activation_moments, batch_norm_moments, changed, spreads, value_spreads
+from passes.moments.moments import (
+    Moments,
+    activation_moments,
+    batch_norm_moments,
+    moments_after_edit,
+    spreads,
+    value_spreads,
+)
 from passes.ocs import SplitChannels, channel_splits, widened_values
 
 RNG = np.random.default_rng(11)
@@ -292,12 +299,12 @@ def test_statistics_that_make_no_sense_are_absent(build):
 
 def test_of_an_edited_graph():
     known = {"a": Moments(mean=np.array([1.0, 2.0]), std=np.array([3.0, 4.0]), approximate=True), "b": image()}
-    scaled = changed(known, {"a": np.array([2.0, -1.0])}, Moments.scaled)
+    scaled = moments_after_edit(known, {"a": np.array([2.0, -1.0])}, Moments.scaled)
     assert scaled["b"] is known["b"]
     assert (scaled["a"].mean.tolist(), scaled["a"].std.tolist()) == ([2, -2], [6, 4])
-    lowered = changed(known, {"a": np.array([5.0, 0.0])}, Moments.lowered)["a"]
+    lowered = moments_after_edit(known, {"a": np.array([5.0, 0.0])}, Moments.lowered)["a"]
     assert (lowered.mean.tolist(), lowered.std.tolist()) == ([-4, 2], [3, 4])
-    taken = changed(known, {"a": np.array([1, 1, 0])}, Moments.taken)["a"]
+    taken = moments_after_edit(known, {"a": np.array([1, 1, 0])}, Moments.taken)["a"]
     assert (taken.mean.tolist(), taken.std.tolist()) == ([2, 2, 1], [4, 4, 3])
     assert scaled["a"].approximate and lowered.approximate and taken.approximate
 
@@ -316,16 +323,16 @@ def test_moments_follow_the_passes(build, edit):
     if edit == "equalize":
         scales = equalizing_scales(model)
         EqualizeChannels(scales)(model)
-        known, wanted = changed(known, scales, Moments.scaled), before["r"].scaled(scales["r"])
+        known, wanted = moments_after_edit(known, scales, Moments.scaled), before["r"].scaled(scales["r"])
     elif edit == "absorb":
         amounts = high_biases(model, known)
         AbsorbHighBias(amounts)(model)
-        known, wanted = changed(known, amounts, Moments.lowered), before["r"].lowered(amounts["r"])
+        known, wanted = moments_after_edit(known, amounts, Moments.lowered), before["r"].lowered(amounts["r"])
     else:
         splits = channel_splits(model, ratio=0.3, bits=4)
         widened = widened_values(model, splits)
         SplitChannels(splits)(model)
-        known, wanted = changed(known, widened, Moments.taken), before["r"].taken(widened["r"])
+        known, wanted = moments_after_edit(known, widened, Moments.taken), before["r"].taken(widened["r"])
     after = activation_moments(model, known)
     np.testing.assert_allclose(after["r"].mean, wanted.mean, rtol=2e-3)
     np.testing.assert_allclose(after["r"].std, wanted.std, rtol=2e-2)

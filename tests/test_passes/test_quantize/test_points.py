@@ -1,22 +1,23 @@
 """Which values a target leaves unquantized as it computes them within others, and which constants have integers."""
 
 import numpy as np
-import onnx
-import onnx_ir as ir
 import pytest
 
 from onnxdfq.targets import load_target
 from passes.quantize.points import find_quant_points
 
-WEIGHTS = "float[2, 2, 1, 1] w = {1, 0, 0, 1}, float[1, 2, 1, 1] flat = {1, 2}, float[2] v = {1, 2}"
+from ...graphs import build
+
+WEIGHTS = {
+    "w": np.eye(2, dtype=np.float32).reshape(2, 2, 1, 1),
+    "flat": np.array([1, 2], np.float32).reshape(1, 2, 1, 1),
+    "v": np.array([1, 2], np.float32),
+}
 
 
 def unquantized(target: str, body: str, outputs: str = "float[N, 2, 4, 4] y") -> set[str]:
     """Computed values that have no grid, of their own or another's."""
-    proto = onnx.parser.parse_model(
-        f'<ir_version: 10, opset_import: ["" : 21]> g (float[N, 2, 4, 4] x) => ({outputs}) <{WEIGHTS}> {{ {body} }}'
-    )
-    model = ir.from_proto(onnx.shape_inference.infer_shapes(proto))
+    model = build(f"(float[N, 2, 4, 4] x) => ({outputs}) {{ {body} }}", **WEIGHTS)
     found = find_quant_points(model, load_target(target))
     return {value.name for node in model.graph for value in node.outputs} - {*found.activations, *found.same_as}
 
@@ -79,10 +80,6 @@ def test_a_function_computed_in_float_is_quantized_once(body: str, within: set[s
     ],
 )
 def test_constants_of_elementwise_operators(body: str, found: set[str]) -> None:
-    proto = onnx.parser.parse_model(
-        f'<ir_version: 10, opset_import: ["" : 21]> g (float[N, 2, 1, 1] x) => (float[N, 2, 1, 1] y) <{WEIGHTS}, '
-        f"float[2, 1, 1] mask = {{0, 1}}> {{ {body} }}"
-    )
-    model = ir.from_proto(onnx.shape_inference.infer_shapes(proto))
-    model.graph.initializers["mask"].const_value = ir.tensor(np.array([[[0]], [[-np.inf]]], np.float32))
+    mask = np.array([[[0]], [[-np.inf]]], np.float32)
+    model = build(f"(float[N, 2, 1, 1] x) => (float[N, 2, 1, 1] y) {{ {body} }}", mask=mask, **WEIGHTS)
     assert set(find_quant_points(model, load_target("ort")).constants) == found
