@@ -1,5 +1,6 @@
 """Progress on stderr: rate and remaining time for whatever takes longer than two seconds, and nothing otherwise."""
 
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -78,7 +79,8 @@ class TerminalProgress:
                 total=total,
                 file=self.stream,
                 delay=1e-9,  # not drawn before it has something to say
-                dynamic_ncols=True,
+                ncols=shutil.get_terminal_size((120, 24)).columns,  # tqdm hides its bar where the size is not known
+                nrows=24,
                 bar_format="{desc}  {n_fmt}/{total_fmt}  {rate_fmt}  {remaining} left  {postfix}",
             )
             self._bar.start_t -= time.monotonic() - self.started  # so that the rate is that of the whole stage
