@@ -25,7 +25,7 @@ from passes.dfmpc.recalibration import (
     CorrelatedChannels,
     IndependentChannels,
     InputStatistics,
-    Normalized,
+    NormalizedLayer,
     coefficients,
     deviation_ratio,
     input_statistics,
@@ -236,8 +236,8 @@ class _Planner:
         before = np.sqrt(whole.var[part] + epsilon)
         after, c = before * ratio, np.ones(len(rows))
         if compensated:
-            old = Normalized(rows=rows, scale=scale, bias=bias, mean=whole.mean[part], deviation=before)
-            new = Normalized(rows=found.rows, scale=scale, bias=bias, mean=mean, deviation=after)
+            old = NormalizedLayer(rows=rows, scale=scale, bias=bias, mean=whole.mean[part], deviation=before)
+            new = NormalizedLayer(rows=found.rows, scale=scale, bias=bias, mean=mean, deviation=after)
             c = coefficients(old, new, lambda1=self.settings.lambda1, lambda2=self.settings.lambda2)
             name = name_of(layer.node)
             self.coefficients[name] = (*self.coefficients.get(name, ()), c)

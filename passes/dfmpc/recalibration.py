@@ -130,7 +130,7 @@ def deviation_ratio(rows: Single, new: Single, inputs: InputStatistics | None) -
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Normalized:
+class NormalizedLayer:
     """A layer and the batch normalization behind it. rows: (O, D), the others (O,); deviation: sqrt(var + epsilon)."""
 
     rows: Single
@@ -150,7 +150,7 @@ class Normalized:
         return self.bias - self.scale * self.mean / self.deviation
 
 
-def coefficients(old: Normalized, new: Normalized, *, lambda1: float, lambda2: float) -> Array:
+def coefficients(old: NormalizedLayer, new: NormalizedLayer, *, lambda1: float, lambda2: float) -> Array:
     """(O,) the coefficients c of Eq. (27) of DF-MPC (arXiv 2307.00498), at least 0; 1 for a dead channel.
 
     Args:

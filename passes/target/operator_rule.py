@@ -8,32 +8,34 @@ Verdict = Literal["integer", "float", "refused"]
 
 @dataclass(frozen=True, kw_only=True)
 class OperatorRule:
-    """The form in which one operator is computed on integers. An operator without a rule is computed in float.
+    """The form that an operator must have to be computed on integers. An operator without a rule is computed in float.
 
-    verdict: "judged" by the fields below, or fixed whatever the form, with `reason` and `advice` to say why.
+    verdict: "judged" by the fields below, or one verdict for every form, with `reason` and `advice` for the user.
     containers: element types of the data inputs that an integer kernel takes, one combination an entry: "uint8 int8"
         (input, weight), or "uint8 int8|uint8" for two at once. The last entry stands for all inputs that follow, so
         "uint8" suits a Concat of any width. "float" is a constant that the runtime quantizes itself.
-    refused: combinations with which the runtime does not load the file, or fails when it runs, once all else holds.
+    refused: combinations with which the runtime does not load the file, or fails when it runs, if nothing else keeps
+        the node in float.
     output: whether a QuantizeLinear has to follow.
-    same_type: it then has the element type of the first input; same_parameters: and its scale and zero point.
-    fuses: activation functions that are computed along: when the range of a QuantizeLinear behind makes them
-        `redundant`, or `always`.
+    same_type: it has to have the element type of the first input; same_parameters: also its scale and zero point.
+    fuses: activation functions that the runtime merges into the operator; fuses_when: "redundant", if the range of the
+        QuantizeLinear behind saturates likewise, or "always".
     bias: the forms of the third input: "none", "float" (a constant), "int32" and "int8" (behind a DequantizeLinear).
     adds_pairs: element types of the first input with which the kernels of some processors add two neighbouring products
         within the target's `pair_limit`.
     checks: further conditions, by their names in `passes/lint/checks.py`.
-    carries: a DequantizeLinear before the operator is moved behind it, so that it counts there too.
-    pulls: a QuantizeLinear behind it is moved before it, so that it counts there too.
-    vanishes: an activation function that the saturation of the QuantizeLinear behind it carries out; `refused` are then
-        the element types of that QuantizeLinear which the runtime trips over.
+    carries: the runtime moves a DequantizeLinear before the operator behind it, so that it counts there too.
+    pulls: the runtime moves a QuantizeLinear behind the operator before it, so that it counts there too.
+    vanishes: the runtime removes the activation function where the QuantizeLinear behind it saturates likewise;
+        `refused` are then the element types of that QuantizeLinear with which it fails to.
     with_add: for MatMul: the operator that it becomes together with an Add of a constant row right behind it.
-    oldest_opset: before it the operator is computed in float.
+    oldest_opset: the first in which the operator is computed on integers.
 
-    The rule named "*" is for the whole file. There `refused` lists the element types that no Quantize or Dequantize may
-    have; newest_opset is the last that loads; and becomes, "int8 uint8", says that a pair of Quantize and Dequantize
-    that one node reads changes so; becomes_breaks_from is the opset from which on the runtime trips over that where it
-    moved the pair itself. The rule named "integer Clip" is for a Clip between the two.
+    The rule named "*" is for the whole file. There `refused` lists the element types that no QuantizeLinear or
+    DequantizeLinear may have; newest_opset is the last that loads; becomes, "int8 uint8", is the change of type the
+    runtime makes to a QuantizeLinear and DequantizeLinear that one node reads; becomes_breaks_from is the opset from
+    which on that fails where the runtime moved the pair itself. The rule named "integer Clip" is for a Clip between
+    QuantizeLinear and DequantizeLinear.
     """
 
     verdict: Literal["judged", "integer", "float", "refused"] = "judged"

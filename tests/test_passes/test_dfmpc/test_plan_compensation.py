@@ -12,7 +12,7 @@ from passes.dfmpc.compensate import Compensation, plan_compensation
 from passes.dfmpc.correlation import fields
 from passes.dfmpc.layer_pairs import find_layer_pairs
 from passes.dfmpc.plan import CompensateWeights, quantized_weights
-from passes.dfmpc.recalibration import Normalized, coefficients, input_statistics
+from passes.dfmpc.recalibration import NormalizedLayer, coefficients, input_statistics
 from passes.moments.moments import Moments, activation_moments
 
 IMAGE = {"x": Moments(mean=np.zeros(3), std=np.ones(3))}
@@ -162,7 +162,7 @@ def test_the_coefficient_is_where_brute_force_finds_the_least_loss():
     for lambda1, lambda2 in ((0.5, 0.0), (2.0, 0.3), (0.0, 0.0)):
         channels, size = 6, 20
         old, new = (
-            Normalized(
+            NormalizedLayer(
                 rows=random.normal(size=(channels, size)) + 0.3,
                 scale=random.normal(size=channels),
                 bias=random.normal(size=channels),
