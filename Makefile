@@ -8,10 +8,12 @@ INSTALLED := .venv/installed
 demo: $(INSTALLED)
 	$(BIN)/python samples/digits/demo.py
 
+# One thread to a process: two torch processes that each take all cores slow one another tenfold.
 test: $(INSTALLED) lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
 
 test-slow: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group notebook
 	$(BIN)/python -m pytest -m slow
 
 bench: $(INSTALLED)

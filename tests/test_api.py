@@ -98,6 +98,12 @@ def test_none_is_the_default_and_whole_numbers_pass_for_floats(tmp_path: Path) -
     assert refused.value.field == "images"
 
 
+def test_models_are_looked_at_by_path_or_name() -> None:
+    assert onnxdfq.inspect(str(MODEL)) == onnxdfq.inspect(MODEL)
+    assert onnxdfq.lint(str(MODEL)).count == onnxdfq.lint(MODEL).count
+    assert onnxdfq.load(str(MODEL)).graph.inputs[0].name == "image"
+
+
 def test_a_recipe_is_overruled_by_arguments(tmp_path: Path) -> None:
     recipe = onnxdfq.Recipe(method="dgh", images=8, steps=1, settings={"dgh": {"rate": 8}})
     result = onnxdfq.compress(MODEL, recipe=recipe, method="noise", output=tmp_path / "q.onnx")

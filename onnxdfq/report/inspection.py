@@ -34,10 +34,11 @@ class Inspection:
     provenance: dict[str, str]
 
 
-def inspect(path: Path) -> Inspection:
+def inspect(path: Path | str) -> Inspection:
     """Read the model at `path`, float or quantized, and change nothing. Raises ModelFileError."""
     from onnxdfq.engine import SUPPORTED_OPERATORS  # torch takes its time to import
 
+    path = Path(path)
     model = read_model(path)
     operators = Counter(node.op_type for node in model.graph)
     unsupported = sorted(
