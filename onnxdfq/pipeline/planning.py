@@ -137,7 +137,7 @@ def refined(case: Case, planning: Planning) -> Case:
     if tuning is None or images is None:
         return case
     plan, parts = planning.once(
-        ("tuned", case.plan.fingerprint, case.target.pair_limit),
+        ("tuned", case.plan.fingerprint, case.target.pair_limit, case.target.pair_order),
         lambda: tuning.tune(
             planning.model.graph,
             case.plan,

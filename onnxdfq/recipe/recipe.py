@@ -112,7 +112,7 @@ class Recipe:
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """`["dgh.steps=200"]` → `{"dgh": {"steps": 200}}`, as the command line gives them.
+    """Texts METHOD.FIELD=VALUE, as the command line gives them, by method and field.
 
     Raises:
         InputError: a text of another form, or an unknown method.

@@ -106,7 +106,9 @@ class QdqGraph:
             value.numpy(),
             self._plan.weights[weight],
             self._plan.integers.get(weight),
-            saturating=None if bound is None else partial(pairs_beyond, node, bound=bound),
+            saturating=None
+            if bound is None
+            else partial(pairs_beyond, node, bound=bound, order=self._target.pair_order),
         )
 
     def write(

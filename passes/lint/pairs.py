@@ -33,7 +33,9 @@ def pairs_of(node: ir.Node, graph: QuantizedGraph, target: Target) -> Pairs | No
     if found is None or found[0] not in rule.adds_pairs:
         return None
     _, greatest, integers = found
-    return Pairs(greatest=greatest_pair_sum(node, integers), bound=pair_bound(target.pair_limit, greatest))
+    return Pairs(
+        greatest=greatest_pair_sum(node, integers, target.pair_order), bound=pair_bound(target.pair_limit, greatest)
+    )
 
 
 def _of_integers(node: ir.Node) -> tuple[str, int, NDArray[np.integer]] | None:

@@ -35,6 +35,8 @@ class Target:
     shift_limits: the scales are shifts of a hardware with limits (`onnxdfq/calibration/shift_limits.py`).
     pair_limit: on processors without VNNI its kernels add two neighbouring products in integers that end here, and
         saturate: weights are kept within (`passes/quantize/pair_sums.py`). 0 where no kernel does.
+    pair_order: which products those are, of a Conv without groups: neighbours in the "flat" row of taps by channels, or
+        within each of the "taps".
     fused_activations: operators that the runtime merges into the one before when the range of the following
         QuantizeLinear makes them redundant, so that nothing is materialised between the two.
     fused_functions: element-wise operators without an integer kernel, one right behind the other, are one function that
@@ -68,6 +70,7 @@ class Target:
     bias: Literal["float", "int32", "int8"]
     shift_limits: bool
     pair_limit: int
+    pair_order: Literal["flat", "taps"]
     fused_activations: tuple[str, ...]
     fused_functions: bool
     fused_sums: bool

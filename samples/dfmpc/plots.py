@@ -13,10 +13,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+import onnxdfq
 from onnxdfq.evaluation.evaluation import Session, load_evaluation_data
 from onnxdfq.methods.probing import probed_covariances
-from onnxdfq.model_file import load_model
-from passes.canonical.canonicalize import Canonicalize
 from passes.dfmpc.compensate import Compensation, plan_compensation
 from passes.dfmpc.layer_pairs import find_layer_pairs, has_weight
 from passes.dfmpc.low_bit import weight_rows
@@ -33,8 +32,7 @@ Numbers = dict[str, NDArray[np.float32]]
 def networks(name: str) -> dict[str, ir.Model]:
     """The float network, and what becomes of it at 2/6 bits in the forms that are compared."""
     path = DATA / "models" / f"{name}.onnx"
-    model = load_model(path)
-    Canonicalize()(model)
+    model = onnxdfq.load(path)
     direct = Compensation(
         low_bits=2, high_bits=6, assignment="first", rounding="paper", mean=False, deviation="keep", high_layers=False
     )
@@ -53,8 +51,7 @@ def networks(name: str) -> dict[str, ir.Model]:
 
 def weight_distributions(name: str) -> Numbers:
     """Of the layers that pay in the first pair and in the last: `before<i>` and `after<i>`, one number per weight."""
-    model = load_model(DATA / "models" / f"{name}.onnx")
-    Canonicalize()(model)
+    model = onnxdfq.load(DATA / "models" / f"{name}.onnx")
     plan = plan_compensation(model, Compensation.paper(low_bits=2, high_bits=6))
     pairs = find_layer_pairs(model, "first").legal
     found: Numbers = {}

@@ -19,9 +19,7 @@ import onnx_ir as ir
 import onnxdfq
 from onnxdfq.evaluation.evaluation import Session, evaluate, load_evaluation_data
 from onnxdfq.methods.probing import probed_covariances
-from onnxdfq.model_file import load_model
 from onnxdfq.progress import TerminalProgress
-from passes.canonical.canonicalize import Canonicalize
 from passes.dfmpc.compensate import Compensation, plan_compensation
 from passes.dfmpc.layer_pairs import ASSIGNMENTS, Assignment
 from passes.dfmpc.plan import CompensateWeights
@@ -69,8 +67,7 @@ RECONSTRUCTIONS = ("resnet20_cifar10", "resnet56_cifar10", "resnet20_cifar10jpeg
 @cache
 def prepared(name: str) -> ir.Model:
     """The network in canonical form."""
-    model = load_model(DATA / "models" / f"{name}.onnx")
-    Canonicalize()(model)
+    model = onnxdfq.load(DATA / "models" / f"{name}.onnx")
     return model
 
 

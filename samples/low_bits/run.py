@@ -17,9 +17,7 @@ import onnxdfq
 from onnxdfq.images.normalization import Normalization
 from onnxdfq.methods import Dgh
 from onnxdfq.methods.method import IMAGE_COUNT
-from onnxdfq.model_file import load_model
 from onnxdfq.progress import TerminalProgress
-from passes.canonical.canonicalize import Canonicalize
 from samples.accuracy.run import CASES, DATA, accuracies
 from samples.record import write_results
 
@@ -86,8 +84,7 @@ def make_images(name: str, setting: Setting, seed: int, path: Path) -> float:
             progress=TerminalProgress,
         )
         return float(made.metrics["seconds"] or 0)
-    model = load_model(DATA / "models" / f"{name}.onnx")
-    Canonicalize()(model)
+    model = onnxdfq.load(DATA / "models" / f"{name}.onnx")
     method = replace(Dgh(), **ABLATIONS[kind])  # type: ignore[arg-type]
     made = method.synthesize(
         model,

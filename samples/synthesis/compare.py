@@ -12,14 +12,14 @@ from typing import Any
 
 import onnx_ir as ir
 
+import onnxdfq
 from onnxdfq.images import Images
 from onnxdfq.images.dataset import load_dataset
 from onnxdfq.images.normalization import Normalization
 from onnxdfq.methods import Dgh, Noise, ZeroQ
 from onnxdfq.methods.method import Synthesis
-from onnxdfq.model_file import image_input, load_model
+from onnxdfq.model_file import image_input
 from onnxdfq.synthesis.quality import evaluate_images
-from passes.canonical.canonicalize import Canonicalize
 from samples.record import write_results
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -81,8 +81,7 @@ def main() -> None:
     """All models, all methods."""
     rows = []
     for name, (normalize, count, training) in CASES.items():
-        model = load_model(DATA / "models" / f"{name}.onnx")
-        Canonicalize()(model)
+        model = onnxdfq.load(DATA / "models" / f"{name}.onnx")
         normalization = Normalization.parse(normalize)
         for label, method in methods(forms=name in FORMS).items():
             started = time.perf_counter()

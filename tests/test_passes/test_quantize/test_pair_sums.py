@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 
 from onnxdfq.targets import load_target
 from passes.lint.lint import lint
-from passes.quantize.pair_sums import bound_of_weight, greatest_pair_sum, pair_bound, pairs_beyond, within_pair_sums
+from passes.quantize.pair_sums import (
+    PairOrder,
+    bound_of_weight,
+    greatest_pair_sum,
+    pair_bound,
+    pairs_beyond,
+    within_pair_sums,
+)
 from passes.quantize.plan import QuantPlan, TensorQuant
 from passes.write.write_for_target import WriteForTarget
 
@@ -54,7 +61,9 @@ LAYERS = {
 }
 
 
-def neighbours(node: ir.Node, shape: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+def neighbours(
+    node: ir.Node, shape: tuple[int, ...], order: str = "flat"
+) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Index pairs, as the module's docstring has them."""
     if node.op_type in ("Gemm", "MatMul"):
         last = node.attributes.get_int("transB", 0) != 0
@@ -70,10 +79,12 @@ def neighbours(node: ir.Node, shape: tuple[int, ...]) -> Iterator[tuple[tuple[in
             yield (g * inner + c, out, *tap), (g * inner + c + 1, out, *tap)
         return
     for out in range(shape[0]):
-        order = [(out, c, *tap) for tap in taps for c in range(shape[1])]
-        yield from zip(order[::2], order[1::2], strict=False)
-        for tap, c in itertools.product(taps, range(0, shape[1] - 1, 2)):
-            yield (out, c, *tap), (out, c + 1, *tap)
+        if order == "taps" and group == 1:
+            for tap, c in itertools.product(taps, range(0, shape[1] - 1, 2)):
+                yield (out, c, *tap), (out, c + 1, *tap)
+        else:
+            row = [(out, c, *tap) for tap in taps for c in range(shape[1])]
+            yield from zip(row[::2], row[1::2], strict=False)
 
 
 def plan_for(model: ir.Model, weight: NDArray[np.float32], threshold: NDArray[np.float64], axis: int) -> QuantPlan:
@@ -94,8 +105,9 @@ def random_layer(build: Build, name: str, seed: int, scheme: str) -> tuple[ir.Mo
     return model, weight, plan_for(model, weight, threshold, axis)
 
 
+@pytest.mark.parametrize("order", ["flat", "taps"])
 @pytest.mark.parametrize("name", LAYERS)
-def test_neighbours_are_those_that_kernels_add(build: Build, name: str) -> None:
+def test_neighbours_are_those_that_kernels_add(build: Build, name: str, order: PairOrder) -> None:
     text, shape = LAYERS[name]
     node = build(text, w=np.zeros(shape, np.float32)).graph[0]
     random = np.random.default_rng(1)
@@ -105,10 +117,10 @@ def test_neighbours_are_those_that_kernels_add(build: Build, name: str) -> None:
             (one, other): max(
                 max(integers[one], 0) + max(integers[other], 0), -min(integers[one], 0) - min(integers[other], 0)
             )
-            for one, other in neighbours(node, shape)
+            for one, other in neighbours(node, shape, order)
         }
-        assert greatest_pair_sum(node, integers) == max(sums.values())
-        marked = pairs_beyond(node, integers, 150)
+        assert greatest_pair_sum(node, integers, order) == max(sums.values())
+        marked = pairs_beyond(node, integers, 150, order)
         beyond = {index for pair, total in sums.items() if total > 150 for index in pair}
         assert {tuple(map(int, index)) for index in np.argwhere(marked)} == beyond
 
@@ -138,15 +150,13 @@ def test_every_layer_keeps_within_and_few_integers_change(build: Build, name: st
         kept = within_pair_sums(model, plan, target)
         node = model.graph[0]
         integers = kept.weight_integers("w", weight)
-        assert greatest_pair_sum(node, integers) <= 128 < greatest_pair_sum(node, plan.weight_integers("w", weight))
+        assert greatest_pair_sum(node, integers, target.pair_order) <= 128
         # what it costs: at most what steps of twice the width for all would
         quant = plan.weights["w"]
         error = np.square(kept.rounded_weight("w", weight) - weight).sum()
         assert error <= np.square(quant.widened(1).round_trip(weight) - weight).sum() + 1e-9
-        if scheme == "power-of-two":
-            assert set(kept.weights["w"].threshold / quant.threshold) <= {1.0, 2.0}
-        else:
-            assert (kept.weights["w"].threshold / quant.threshold < 2.02).all()
+        ratio = kept.weights["w"].threshold / quant.threshold
+        assert set(ratio) <= {1.0, 2.0} if scheme == "power-of-two" else (ratio < 2.02).all()
 
 
 def test_the_cheaper_of_two_ways_by_hand(build: Build) -> None:
