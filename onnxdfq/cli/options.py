@@ -62,7 +62,8 @@ class Command(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the sections, then the example."""
-        options = {param.name: param for param in self.get_params(ctx) if isinstance(param, click.Option)}
+        shown = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
+        options = {"help" if "--help" in param.opts else param.name: param for param in shown}
         placed = {name for names in self.sections.values() for name in names}
         others = [name for name in options if name not in placed]
         for title, names in {**self.sections, "Other" if self.sections else "Options": others}.items():

@@ -14,8 +14,8 @@ from onnxdfq.errors import DataError
 class Images:
     """Calibration images in the model's own input units.
 
-    pixels: (N, C, H, W) float32, finite, N >= 1. method: the name of what made them, "file" for images of the user's own. seed: what the images
-    were drawn from. provenance: plain strings (model hash, settings, precision, library versions).
+    pixels: (N, C, H, W) float32, finite, N >= 1. method: the name of what made them, "file" for images of the user's
+    own. seed: what they were drawn from. provenance: plain strings (model hash, settings, precision, library versions).
     Raises DataError when the array is no such thing.
     """
 

@@ -358,3 +358,30 @@ def test_labels_that_do_not_fit(refused: Callable[..., str], model: Path, tmp_pa
 def test_pickle_is_refused(refused: Callable[..., str], model: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", images=np.array([{}, {}], dtype=object))
     assert "would need pickle" in refused("evaluate", model, tmp_path / "d.npz")
+
+
+def test_help_has_sections_and_an_example(cli: Cli) -> None:
+    said = cli("compress", "--help").output
+    titles = ["What:", "How:", "Targets:", "Data:", "Output:", "Example:"]
+    assert [line for line in said.splitlines() if line in titles] == titles
+    assert "Other:" not in said, "an option stands in no section"
+    assert "onnxdfq compress model.onnx --bits w8a8" in said
+
+
+def test_verbose_logs_what_passes_change_and_quiet_shows_nothing(model: Path) -> None:
+    command = [sys.executable, "-m", "onnxdfq", "compress", model, *QUICK, "--force"]
+    loud = subprocess.run([*command, "-v"], capture_output=True, text=True, check=True)
+    assert "passes.canonical.fold_batch_norm: " in loud.stderr and "passes.write.insert_qdq: " in loud.stderr
+    plain = subprocess.run([*command, "-q"], capture_output=True, text=True, check=True)
+    assert plain.stderr == ""
+
+
+def test_a_recipe_file_has_tables_of_methods(cli: Cli, refused: Callable[..., str], model: Path) -> None:
+    recipe = model.parent / "recipe.toml"
+    recipe.write_text('method = "dgh"\nimages = 8\ntarget = ["ort", "compact"]\n\n[dgh]\nsteps = 1\n')
+    found = json.loads(cli("compress", model, "--recipe", recipe, "--json").stdout)
+    assert set(found["targets"]) == {"ort", "compact"} and found["images"] == 8
+    recipe.write_text("[dgh]\nstep = 1\n")
+    assert "Did you mean 'steps'?" in refused("compress", model, "--recipe", recipe)
+    recipe.write_text("[dhg]\nsteps = 1\n")
+    assert "Did you mean 'dgh'?" in refused("compress", model, "--recipe", recipe)

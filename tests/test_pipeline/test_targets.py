@@ -17,6 +17,7 @@ import onnxdfq
 from onnxdfq.cli.main import main
 from onnxdfq.engine import TorchGraph
 from onnxdfq.errors import InputError
+from onnxdfq.evaluation import Session
 from onnxdfq.pipeline.result import Result
 from onnxdfq.targets import load_target, target_names
 from passes.quantize.grid import is_power_of_two
@@ -285,3 +286,18 @@ def test_several_targets_in_a_recipe() -> None:
     recipe = onnxdfq.Recipe(target="ort, openvino,ort")
     assert recipe.target == ("ort", "openvino")
     assert onnxdfq.Recipe.from_dict({"target": "qnn"}, where="here").target == ("qnn",)
+
+
+def test_the_float_network_runs_once_over_each_set_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[tuple[str, int]] = []
+    run_session = Session.run
+
+    def counted(self: Session, pixels: np.ndarray) -> list[np.ndarray]:
+        runs.append((self.path.name, len(pixels)))
+        return run_session(self, pixels)
+
+    monkeypatch.setattr(Session, "run", counted)
+    np.savez(tmp_path / "data.npz", images=np.zeros((5, 3, 8, 8), np.float32))
+    compress(tmp_path, ["ort", "compact", "generic"], evaluate=tmp_path / "data.npz")
+    assert [count for name, count in runs if name == "m.onnx"] == [16, 5]
+    assert len(runs) == 2 * (1 + 3)
