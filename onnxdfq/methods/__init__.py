@@ -70,28 +70,22 @@ def load_method(name: str) -> type[Method]:
     return found
 
 
-def configured(kind: type[Method], recipe: Recipe, settings: Mapping[str, Any] | None = None) -> Method:
+def configured(kind: type[Method], recipe: Recipe) -> Method:
     """A method with the values of its effort, of the recipe's own fields that it has (steps, batch_size), and of its
     table in the recipe, each over the one before.
-
-    Args:
-        settings: in place of the recipe's table.
 
     Raises:
         InputError: a field or a value is none.
     """
-    try:
-        return _configured(kind, recipe, recipe.settings.get(kind.name, {}) if settings is None else settings)
-    except InputError as error:
-        raise InputError(str(error), field="settings") from error
-
-
-def _configured(kind: type[Method], recipe: Recipe, own: Mapping[str, Any]) -> Method:
     names = {field.name for field in fields(kind)}
     general = {key: getattr(recipe, key) for key in ("steps", "batch_size")}
     values: dict[str, Any] = {**kind.efforts.get(recipe.effort, {})}
     values |= {key: value for key, value in general.items() if value is not None and key in names}
-    return kind(**values | checked_fields(kind, own, where=f"the settings of {kind.name}"))
+    own = recipe.settings.get(kind.name, {})
+    try:
+        return kind(**values | checked_fields(kind, own, where=f"the settings of {kind.name}"))
+    except InputError as error:
+        raise InputError(str(error), field="settings") from error
 
 
 def method_of(recipe: Recipe) -> Method | None:
@@ -100,8 +94,8 @@ def method_of(recipe: Recipe) -> Method | None:
     Raises:
         InputError: there is no such method, or its settings are at fault (those of others than the chosen, too).
     """
-    for name, settings in recipe.settings.items():
-        configured(load_method(name), recipe, settings)
+    for name in recipe.settings:
+        configured(load_method(name), recipe)
     return None if recipe.method == AUTO else configured(load_method(recipe.method), recipe)
 
 

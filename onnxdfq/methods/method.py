@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from passes.dfmpc.plan import QuantizedWeight
     from passes.moments.moments import Moments
     from passes.moments.spread import Spread
+    from passes.quantize.plan import QuantPlan
     from passes.target.target import Target
 
 IMAGE_COUNT: Mapping[str, int] = MappingProxyType({"fast": 256, "standard": 512, "paper": 1024})
@@ -167,6 +168,12 @@ class Method:
             device=run.device,
             progress=run.progress("calibrating"),
         )
+
+    def refine(
+        self, model: FloatModel, plan: QuantPlan, target: Target, images: ImageSource | None, run: Run
+    ) -> QuantPlan:
+        """A better plan for the folded network: what training the quantized graph found. By default the plan itself."""
+        return plan
 
 
 @dataclass(frozen=True, kw_only=True)

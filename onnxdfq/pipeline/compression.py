@@ -33,7 +33,9 @@ def run_compression(request: Request) -> Result:
         observations = method.observe(model, source, request.targets, calibration_of(request), run)
         planning = Planning(
             model=model,
+            method=method,
             observations=observations,
+            source=source,
             images=images,
             settled={} if model.settled is None else model.settled(model.graph),
             tuning=tuning_of(request, method),

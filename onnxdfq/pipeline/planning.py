@@ -13,7 +13,8 @@ from onnxdfq.calibration.by_outputs import thresholds_by_outputs
 from onnxdfq.calibration.calibration import Calibration
 from onnxdfq.calibration.observation import Observations
 from onnxdfq.images.images import Images
-from onnxdfq.methods.method import FloatModel, Measurement, Note, Run
+from onnxdfq.images.source import ImageSource
+from onnxdfq.methods.method import FloatModel, Measurement, Method, Note, Run
 from onnxdfq.recipe.budget import Budget
 from onnxdfq.tuning import Tuning
 from passes.dfmpc.plan import QuantizedWeight
@@ -29,23 +30,26 @@ FLOAT_PLAN = QuantPlan(activations={}, weights={})
 class Planning:
     """What all targets decide by.
 
-    model: folded. images: None where no image is looked at. settled: by initializer, weights that are decided already.
-    tuning: None where nothing is tuned.
+    model: folded. method: has the last word on each plan. source, images: where images come from, and those that were
+    made; None where no image is looked at. settled: by initializer, weights that are decided already. tuning: None
+    where nothing is tuned.
     """
 
     model: FloatModel
+    method: Method
     observations: Observations
+    source: ImageSource | None
     images: Images | None
     settled: Mapping[str, QuantizedWeight]
     tuning: Tuning | None
     run: Run
-    known: dict[tuple[object, ...], object] = field(default_factory=dict)
+    memo: dict[tuple[object, ...], object] = field(default_factory=dict)
 
     def once(self, key: tuple[object, ...], make: Callable[[], Found]) -> Found:
         """`make()`, or what it gave for an equal key before."""
-        if key not in self.known:
-            self.known[key] = make()
-        return self.known[key]  # type: ignore[return-value]
+        if key not in self.memo:
+            self.memo[key] = make()
+        return self.memo[key]  # type: ignore[return-value]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -132,7 +136,16 @@ def chosen_by_outputs(case: Case, planning: Planning) -> Case:
 
 
 def refined(case: Case, planning: Planning) -> Case:
-    """Roundings, steps and biases tuned."""
+    """Roundings, scales and biases tuned, and what the method makes of the plan then."""
+    case = _tuned(case, planning)
+    plan = planning.once(
+        ("refined", case.plan.fingerprint, case.target.pair_limit, case.target.pair_order),
+        lambda: planning.method.refine(planning.model, case.plan, case.target, planning.source, planning.run),
+    )
+    return replace(case, plan=plan)
+
+
+def _tuned(case: Case, planning: Planning) -> Case:
     tuning, images, run = planning.tuning, planning.images, planning.run
     if tuning is None or images is None:
         return case

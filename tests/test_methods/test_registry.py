@@ -6,8 +6,10 @@ import sys
 from importlib.resources import files
 from pathlib import Path
 
+import onnx
 import pytest
 from click.testing import CliRunner
+from onnx import numpy_helper
 
 import onnxdfq
 from onnxdfq.cli.main import main
@@ -22,7 +24,7 @@ STRANGE_METHOD = '''"""A method that somebody else wrote."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -39,6 +41,11 @@ class Grey(Synthesis):
     summary: ClassVar[str] = "images of one level"
 
     level: float = 0.5
+
+    def refine(self, model, plan, target, images, run):
+        """Biases go."""
+        assert len(images.fixed(3)) == 3 and next(images.batches(2, seed=0)).shape == (2, 1, 8, 8)
+        return replace(plan, biases={name: 0 * bias for name, bias in plan.biases.items()})
 
     def synthesize(self, model, *, count, seed, normalization=None, device="cpu", progress=None):
         """See Synthesis."""
@@ -87,6 +94,13 @@ def test_a_method_and_a_target_of_another_package(strange: Path, tmp_path: Path)
         *("-m", "grey", "--set", "grey.level=0.25", "--target", "toaster", "--images", "8", "-o", "q.onnx", "--json"),
     )
     assert (json.loads(written)["method"], json.loads(written)["images"]) == ("grey", 8)
+    biases = [
+        numpy_helper.to_array(tensor)
+        for node in onnx.load(tmp_path / "q.onnx").graph.node
+        for tensor in onnx.load(tmp_path / "q.onnx").graph.initializer
+        if node.op_type in ("Conv", "Gemm") and tensor.name == node.input[2]
+    ]
+    assert len(biases) > 5 and not any(bias.any() for bias in biases)
     assert "a toaster" in onnxdfq_command("lint", "q.onnx", "--target", "toaster")
 
 
