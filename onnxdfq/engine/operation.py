@@ -15,6 +15,7 @@ from onnxdfq.engine.ops import OPERATORS
 from onnxdfq.engine.quant import float_carriers
 from onnxdfq.engine.runtime import LAST_BITS, AsRuntime
 from onnxdfq.errors import InputError, UnsupportedOperator
+from passes.graph.editing import name_of
 
 TYPE_ATTRIBUTES = frozenset({"dtype", "output_dtype", "precision", "softmax_precision", "to"})
 """Attributes that hold an ONNX element type."""
@@ -55,7 +56,7 @@ def read_operations(
     nodes: list[ir.Node] = []
     found: list[Operation | None] = []  # None: a node, whose operation is made once all nodes are known
     for node in reversed(graph):
-        names = {value.name or "" for value in node.outputs}
+        names = set(map(name_of, node.outputs))
         for name in sorted(wanted & names & replaced.keys()):
             found.append(_replacement(name, replaced[name]))
             wanted.add(replaced[name].source)
@@ -96,7 +97,7 @@ def _operation(node: ir.Node, *, carries_float: bool, as_runtime: bool) -> Opera
             "Export the model with standard operators (opset 13 or later), or cut the graph before this node."
         )
     function = OPERATORS[node.op_type]
-    outputs = tuple(value.name or "" for value in node.outputs)
+    outputs = tuple(map(name_of, node.outputs))
     known_keywords = inspect.signature(function).parameters
     # Facts about the node that are no attributes; an operator asks for one by having such a keyword.
     facts: dict[str, Any] = {
@@ -122,7 +123,7 @@ def _operation(node: ir.Node, *, carries_float: bool, as_runtime: bool) -> Opera
         label=label,
         op_type=node.op_type,
         function=bound,
-        inputs=tuple((value.name or "") if value is not None else "" for value in node.inputs),
+        inputs=tuple(map(name_of, node.inputs)),
         outputs=outputs,
         host=host_inputs(function),
     )

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common
 
 from onnxdfq.model_file.through_proto import infer_shapes
+from passes.graph.editing import name_of
 
 _Shapes = dict[str, list[int]]
 
@@ -37,10 +38,10 @@ def with_free_sizes(model: ir.Model, batch: int) -> ir.Model:
         if baked is None:
             break
         seen.add(baked)
-        data, target = _name(baked, 0), shapes[baked.outputs[0].name or ""]
+        data, target = name_of(baked.inputs[0]), shapes[name_of(baked.outputs[0])]
         _replace_target(copy, baked, target, _batch_entry(shapes[data], grown[data], target, batch))
     for node in copy.graph:
-        output = node.outputs[0].name or ""
+        output = name_of(node.outputs[0])
         if node.op_type == "Reshape" and _constant(node, 1) is None and output in shapes and output in grown:
             differing = [axis for axis, size in enumerate(shapes[output]) if size != grown[output][axis]]
             if len(differing) < 2:
@@ -52,7 +53,7 @@ def with_free_sizes(model: ir.Model, batch: int) -> ir.Model:
 def _is_baked(node: ir.Node, shapes: _Shapes, grown: _Shapes) -> bool:
     if node.op_type != "Reshape" or _constant(node, 1) is None:
         return False
-    data, output = _name(node, 0), node.outputs[0].name or ""
+    data, output = name_of(node.inputs[0]), name_of(node.outputs[0])
     if not (data in shapes and data in grown and output in shapes) or shapes[data] == grown[data]:
         return False
     axis = _batch_entry(shapes[data], grown[data], shapes[output], 1)
@@ -69,9 +70,10 @@ def _batch_entry(data: Sequence[int], grown: Sequence[int], target: Sequence[int
 
 
 def _free_resize(model: ir.Model, node: ir.Node, shapes: _Shapes) -> None:
-    sizes = _constant(node, 3) if node.op_type == "Resize" else None
-    data, target = shapes.get(_name(node, 0)), shapes.get(node.outputs[0].name or "")
-    if sizes is None or "axes" in node.attributes or data is None or target is None:
+    if node.op_type != "Resize" or _constant(node, 3) is None:
+        return
+    data, target = shapes.get(name_of(node.inputs[0])), shapes.get(name_of(node.outputs[0]))
+    if "axes" in node.attributes or data is None or target is None:
         return
     axes = [axis for axis, (before, after) in enumerate(zip(data, target, strict=True)) if before != after]
     if axes and axes[0] > 0:
@@ -90,15 +92,10 @@ def _shapes(model: ir.Model, batch: int) -> _Shapes:
     infer_shapes(pinned, strict=False)
     values = [*pinned.graph.inputs, *(value for node in pinned.graph for value in node.outputs)]
     return {
-        value.name or "": list(value.shape.numpy())
+        name_of(value): list(value.shape.numpy())
         for value in values
         if value.shape is not None and value.shape.is_static()
     }
-
-
-def _name(node: ir.Node, index: int) -> str:
-    value = node.inputs[index] if index < len(node.inputs) else None
-    return (value.name or "") if value is not None else ""
 
 
 def _constant(node: ir.Node, index: int) -> NDArray[np.generic] | None:

@@ -8,6 +8,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxdfq.errors import ShapeError
+from passes.graph.editing import name_of
 
 FREE_BATCH = "batch"
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
@@ -37,7 +38,7 @@ def inputs(model: ir.Model) -> tuple[InputSpec, ...]:
         if value.name in model.graph.initializers:
             continue
         shape = tuple(dim if isinstance(dim, int) else None for dim in value.shape or ())
-        specs.append(InputSpec(name=value.name or "", shape=shape, dtype=value.dtype or ir.DataType.UNDEFINED))
+        specs.append(InputSpec(name=name_of(value), shape=shape, dtype=value.dtype or ir.DataType.UNDEFINED))
     return tuple(specs)
 
 
@@ -96,7 +97,7 @@ def fix_input_shapes(model: ir.Model, given: Mapping[str, Sequence[int]] | None)
     if "" in shapes:
         specs = inputs(model)
         shapes.setdefault((specs[0] if len(specs) == 1 else image_input(model)).name, shapes.pop(""))
-    values = {value.name or "": value for value in model.graph.inputs}
+    values = {name_of(value): value for value in model.graph.inputs}
     for name in shapes:
         if name not in values:
             known = ", ".join(map(repr, values))

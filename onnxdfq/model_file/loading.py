@@ -15,6 +15,7 @@ from onnxdfq.model_file.inputs import fix_input_shapes
 from onnxdfq.model_file.through_proto import CARRIED_INLINE, infer_shapes
 from onnxdfq.model_file.untrusted import read_proto, refuse_ill_formed
 from onnxdfq.model_file.writing import is_large
+from passes.graph.editing import name_of
 
 OLDEST_OPSET, OPSET, NEWEST_OPSET = 7, 21, 25
 
@@ -69,11 +70,11 @@ def _tell_nodes_apart(model: ir.Model) -> None:
     """Of several nodes of one name all but the first get another: onnx allows it, onnxruntime refuses the file."""
     seen: set[str] = set()
     for node in model.graph.all_nodes():
-        name, count = node.name or "", 0
+        name, count = name_of(node), 0
         while node.name and node.name in seen:
             count += 1
             node.name = f"{name}_{count}"
-        seen.add(node.name or "")
+        seen.add(name_of(node))
 
 
 def _parsed(proto: onnx.ModelProto, path: Path) -> ir.Model:

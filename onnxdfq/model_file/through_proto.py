@@ -5,6 +5,8 @@ from collections.abc import Callable
 import onnx
 import onnx_ir as ir
 
+from passes.graph.editing import name_of
+
 # Adapters and data propagation read small constants (shapes, scales, axes); nothing reads a weight.
 CARRIED_INLINE = 1024
 
@@ -31,7 +33,7 @@ def through_proto(
     result = ir.from_proto(change(proto))
     for value in [value for value in result.graph.inputs if value.name in weights]:
         result.graph.inputs.remove(value)
-        value.const_value = weights[value.name or ""]
+        value.const_value = weights[name_of(value)]
         result.graph.register_initializer(value)
     _restore_metadata(model, result)
     return result

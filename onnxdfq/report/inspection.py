@@ -11,6 +11,7 @@ from onnxdfq.model_file import inputs, load_model, read_model
 from passes.canonical.canonicalize import Canonicalize
 from passes.dfmpc.layer_pairs import find_layer_pairs
 from passes.graph.batch_norm import folded_batch_norms, read_batch_norms
+from passes.graph.editing import name_of
 from passes.quantize.grid import is_power_of_two
 from passes.write.provenance import read_provenance
 
@@ -53,7 +54,7 @@ def inspect(path: Path) -> Inspection:
         opset=model.opset_imports.get("", 0),
         producer=model.producer_name or "",
         inputs={spec.name: _type(spec.dtype, spec.shape) for spec in inputs(model)},
-        outputs={value.name or "": _type(value.dtype, value.shape) for value in model.graph.outputs},
+        outputs={name_of(value): _type(value.dtype, value.shape) for value in model.graph.outputs},
         parameters=sum(int(tensor.size) for tensor in _weights(model)),
         operators=dict(operators.most_common()),
         batch_norms=len(read_batch_norms(model)),
@@ -77,11 +78,11 @@ def layer_pairs(path: Path) -> dict[str, Any]:
             layer.node.name: {
                 "paid_by": [consumer.node.name for consumer in layer.consumers],
                 "legal": layer in pairs.legal,
-                "why_not": pairs.refused.get(layer.node.name or ""),
+                "why_not": pairs.refused.get(name_of(layer.node)),
             }
             for layer in pairs.low
         },
-        "high": {layer.node.name: pairs.refused.get(layer.node.name or "") for layer in pairs.high},
+        "high": {layer.node.name: pairs.refused.get(name_of(layer.node)) for layer in pairs.high},
     }
 
 

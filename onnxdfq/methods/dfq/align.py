@@ -14,7 +14,7 @@ from onnxdfq.calibration.thresholds import weight_thresholds
 from passes.dfq.equalize import scalable_paths
 from passes.graph.affine import scale_outputs
 from passes.graph.channel_paths import layer_weight, scale_inputs
-from passes.graph.editing import is_op
+from passes.graph.editing import is_op, name_of
 
 
 def aligning_scales(model: ir.Model, bits: int) -> dict[str, NDArray[np.float64]]:
@@ -34,7 +34,7 @@ def aligning_scales(model: ir.Model, bits: int) -> dict[str, NDArray[np.float64]
         weights[path.source] = scale_outputs(path.source, weight, scale)
         weights[path.target] = scale_inputs(path.target, target, 1 / scale)
         for value, repeats in zip(path.values, path.repeats, strict=True):
-            scales[value.name or ""] = np.repeat(scale, repeats)
+            scales[name_of(value)] = np.repeat(scale, repeats)
     return scales
 
 

@@ -9,6 +9,7 @@ from onnxdfq.methods.dfq.align import aligning_scales
 from passes.dfq.absorb_bias import AbsorbHighBias, high_biases
 from passes.dfq.equalize import EqualizeChannels, equalizing_scales
 from passes.dfq.lift_clips import LiftClips, clipped_shares
+from passes.graph.operators import LAYERS
 from passes.moments.moments import Moments, moments_after_edit
 
 NEGLIGIBLE = 1e-4  # of the numbers of the worst channel: more of them cut off, and a ReLU6 keeps its bound
@@ -49,7 +50,7 @@ def equalize(model: ir.Model, moments: Mapping[str, Moments], *, aligned_bits: i
         aligning = aligning_scales(model, aligned_bits)
         EqualizeChannels(aligning)(model)
         moments = moments_after_edit(moments, aligning, Moments.scaled)
-    outputs = {node.outputs[0].name for node in model.graph if node.op_type in ("Conv", "ConvTranspose", "Gemm")}
+    outputs = {node.outputs[0].name for node in model.graph if node.op_type in LAYERS}
     return Equalization(
         moments=moments, lifted=lifted, scaled=len(outputs & scales.keys()), absorbed=len(outputs & amounts.keys())
     )

@@ -23,6 +23,7 @@ from onnxdfq.model_file import image_input
 from onnxdfq.synthesis.input_range import input_range
 from onnxdfq.synthesis.network import no_batch_norm
 from passes.graph.batch_norm import read_batch_norms
+from passes.graph.editing import name_of
 from passes.moments.moments import Moments, value_spreads
 from passes.moments.moves import LabelledSpread, along_channels
 from passes.moments.spread import ABSCISSAE, WEIGHTS, Spread
@@ -46,7 +47,7 @@ def observations_from_batch_norm(
     points = [find_quant_points(model, target) for target in targets]
     every = {name for found in points for name in found.activations}
     wanted, fed = every if activations else set(), every | {name for found in points for name in found.same_as}
-    sources = {_name(node.inputs[0]) for node in model.graph if has_bias_to_set(node)} & fed
+    sources = {name_of(node.inputs[0]) for node in model.graph if has_bias_to_set(node)} & fed
     histograms: dict[str, Histogram] = {}
     means: dict[str, ChannelMean] = {}
     for name, found in value_spreads(model, moments):
@@ -122,7 +123,3 @@ def _unknown(model: ir.Model, missing: set[str]) -> str:
         f"The range of the input {min(missing)!r} is not known; use --method dgh, or --calibration with images of "
         "your own."
     )
-
-
-def _name(value: ir.Value | None) -> str:
-    return "" if value is None or value.name is None else value.name
