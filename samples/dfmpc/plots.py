@@ -14,7 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxdfq.evaluation.evaluation import Session, load_evaluation_data
-from onnxdfq.methods.probing import probed_covariances
+from onnxdfq.methods.probing import noise_covariances
 from onnxdfq.model_file import load_model
 from passes.canonical.canonicalize import Canonicalize
 from passes.dfmpc.compensate import Compensation, plan_compensation
@@ -38,7 +38,7 @@ def networks(name: str) -> dict[str, ir.Model]:
     direct = Compensation(
         low_bits=2, high_bits=6, assignment="first", rounding="paper", mean=False, deviation="keep", high_layers=False
     )
-    shown = probed_covariances(model, path, seed=SEED)
+    shown = noise_covariances(model, path, seed=SEED)
     plans = {
         "direct": plan_compensation(model, direct),
         "paper": plan_compensation(model, Compensation.paper(low_bits=2, high_bits=6)),
