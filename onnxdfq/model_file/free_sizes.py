@@ -1,4 +1,4 @@
-"""Sizes inside the graph in which the batch is a number, or is computed although all else is known."""
+"""Inner sizes that hold the batch as a number, or compute it although the other sizes are constant."""
 
 import math
 from collections.abc import Sequence
@@ -13,18 +13,22 @@ from passes.graph.editing import name_of
 
 _Shapes = dict[str, list[int]]
 
-# A factor that is in no network's sizes by chance: what grows by it when the batch does is the batch.
+# A factor that no network's sizes have by chance: a size that grows by it along with the batch is the batch.
 _FACTOR = 97
 
 
 def with_free_sizes(model: ir.Model, batch: int) -> ir.Model:
-    """A copy in which no size that a Reshape or Resize reads holds the batch (what the model was traced at, or 1).
+    """A copy in which no size that a Reshape or Resize reads holds the batch.
 
-    1. Resize by constant sizes: only the axes that change are named.
+    1. Resize to constant sizes: only the axes that change are named.
     2. Reshape to a constant target: in graph order, the entry into which the batch goes becomes -1 and the others
        numbers. Row-major order says which entry that is: the one before which the target has as many values as the
        data has before its batch axis, so (B, 48, 1936) to (48, 2, 1936) at B = 2 becomes (-1, 2, 1936).
     3. Reshape to a target computed by Shape, Gather, Concat: a constant target, -1 where the batch goes.
+
+    Args:
+        model: Read only.
+        batch: The size at which the model was traced, or 1.
     """
     copy = model.clone()
     shapes = _shapes(copy, batch)
@@ -32,7 +36,7 @@ def with_free_sizes(model: ir.Model, batch: int) -> ir.Model:
         _free_resize(copy, node, shapes)
     seen: set[ir.Node] = set()
     while True:
-        # Again after each edit: behind a target that does not fit the batch, no shapes are known.
+        # Again after each edit: behind a target that does not fit the batch, inference finds no shapes.
         grown = _shapes(copy, batch * _FACTOR)
         baked = next((node for node in copy.graph if node not in seen and _is_baked(node, shapes, grown)), None)
         if baked is None:
@@ -82,7 +86,7 @@ def _free_resize(model: ir.Model, node: ir.Node, shapes: _Shapes) -> None:
 
 
 def _shapes(model: ir.Model, batch: int) -> _Shapes:
-    """Sizes of the values whose shape is known all through, with every free size of an input set to `batch`."""
+    """Shapes of the values for which inference finds every size, with each free size of an input set to `batch`."""
     pinned = model.clone()
     for value in pinned.graph.inputs:
         if value.shape:
@@ -110,7 +114,7 @@ def _replace_target(model: ir.Model, node: ir.Node, target: Sequence[int], axis:
 
 
 def _replace_constant(model: ir.Model, node: ir.Node, index: int, sizes: Sequence[int], what: str) -> None:
-    """A new initializer for this node alone: the old one may serve others."""
+    """Gives the node an initializer of its own: others may read the old one."""
     name = f"{node.outputs[0].name}/{what}"
     tensor = ir.tensor(np.array(sizes, np.int64), name=name)
     value = ir.Value(name=name, shape=ir.Shape([len(sizes)]), type=ir.TensorType(tensor.dtype), const_value=tensor)

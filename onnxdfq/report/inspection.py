@@ -1,4 +1,4 @@
-"""What a model file holds, as far as it matters for compression."""
+"""The contents of a model file, as far as they matter for compression."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -18,7 +18,16 @@ from passes.write.provenance import read_provenance
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """Plain values only, so that it turns into JSON as it is. `unsupported`: operators that the engine lacks."""
+    """The contents of one file, in plain values that turn into JSON directly.
+
+    inputs, outputs: type and shape in words, by name.
+    parameters: number of elements of all initializers and constants.
+    operators: number of nodes by operator, most frequent first.
+    batch_norms: number of BatchNormalization nodes. folded_batch_norms: where one was folded at export.
+    unsupported: operators that the engine lacks.
+    quantized: numbers of quantized activations and weights, and whether all scales are powers of two; empty for float.
+    provenance: what `compress` or `export` wrote into the file.
+    """
 
     file: str
     bytes: int
@@ -36,7 +45,12 @@ class Inspection:
 
 
 def inspect(path: Path) -> Inspection:
-    """Read the model at `path`, float or quantized, and change nothing. Raises ModelFileError."""
+    """Reads the model at `path`, float or quantized.
+
+    Raises:
+        ModelFileError: The file cannot be read or is damaged.
+        UnsupportedOperator: It holds an operator that ONNX itself lacks.
+    """
     from onnxdfq.engine import SUPPORTED_OPERATORS  # torch takes its time to import
 
     model = read_model(path)
@@ -66,9 +80,14 @@ def inspect(path: Path) -> Inspection:
 
 
 def layer_pairs(path: Path) -> dict[str, Any]:
-    """Which layers DF-MPC gives the low bits, who pays for each, and why the others stay high.
+    """The layer pairs of DF-MPC (arXiv 2307.00498): layers of low bits, and those that compensate each.
 
-    Raises InputError and its kin for what cannot be read.
+    Returns:
+        Plain values: "low" by layer name, with the names of its compensating layers and whether they can compensate;
+        "high" by layer name, with the reason why it is not low.
+
+    Raises:
+        InputError: The model cannot be read (`load_model`).
     """
     model = load_model(path)
     Canonicalize()(model)
@@ -87,7 +106,7 @@ def layer_pairs(path: Path) -> dict[str, Any]:
 
 
 def _quantized(model: ir.Model, operators: Counter[str]) -> dict[str, int | bool]:
-    """Of QDQ files, and of those with QLinear operators, whose scales and integer weights are inputs of their own."""
+    """`Inspection.quantized`, of QDQ files and of QLinear operators, which read scales and integer weights directly."""
     pairs = [node for node in model.graph if node.op_type == "DequantizeLinear"]
     kernels = [node for node in model.graph if node.op_type.startswith("QLinear")]
     if not pairs and not kernels:
