@@ -29,12 +29,21 @@ def export(
     normalize: Normalization | str | None = None,
     force: bool = False,
 ) -> None:
-    """Writes `module` in evaluation mode to `path`, with a free batch and every BatchNormalization a node of its own.
+    """Writes a module in evaluation mode to `path`, batch free, each BatchNormalization a node of its own.
 
-    `example`: the input, or the inputs, batch first. `dynamo` chooses torch's newer exporter. `normalize` (as
-    `Normalization.parse` reads it) is kept in the file, so that `evaluate` need not be told.
-    The module is left in the mode in which it came. Raises OutputError, DataError, and DfqError where onnxscript,
-    which torch's exporters need, is not installed.
+    Args:
+        module: Keeps its training or evaluation mode.
+        example: The input or inputs, (N, ...) each.
+        path: Of the file to write.
+        dynamo: Whether torch's newer exporter is used.
+        normalize: Of the images that the module takes, as `Normalization.parse` reads it; written into the file, where
+            `evaluate` finds it.
+        force: Whether an existing file may be replaced.
+
+    Raises:
+        OutputError: The file cannot be written, or is not valid ONNX.
+        DataError: `normalize` cannot be read.
+        DfqError: onnxscript, which torch's exporters need, is not installed.
     """
     try:
         import onnxscript  # noqa: F401
@@ -82,8 +91,8 @@ def _with_dynamo(module: nn.Module, examples: tuple[Tensor, ...]) -> ir.Model:
     from onnxscript import optimizer
 
     inputs, outputs = _names(module, examples)
-    # torch.export takes a batch of 1 for a constant, so it is shown a batch of 2 then.
-    shown = tuple(torch.cat([tensor, tensor]) if len(tensor) == 1 else tensor for tensor in examples)
+    # torch.export takes a batch of 1 for a constant: such an example is doubled.
+    doubled = tuple(torch.cat([tensor, tensor]) if len(tensor) == 1 else tensor for tensor in examples)
     batch = torch.export.Dim("batch")
     with warnings.catch_warnings():
         # torch 2.13 uses its own deprecated class when it copies a program, and calls it odd that inputs share a batch.
@@ -91,13 +100,13 @@ def _with_dynamo(module: nn.Module, examples: tuple[Tensor, ...]) -> ir.Model:
         warnings.filterwarnings("ignore", message=".*The axis name: batch will not be used", category=UserWarning)
         program = torch.onnx.export(
             module,
-            shown,
+            doubled,
             dynamo=True,
             optimize=False,  # the optimizer folds BatchNormalization
             opset_version=_OPSET,
             input_names=inputs,
             output_names=outputs,
-            dynamic_shapes=tuple({0: batch} for _ in shown),
+            dynamic_shapes=tuple({0: batch} for _ in doubled),
             verbose=False,
         )
     assert program is not None
@@ -111,7 +120,7 @@ def _with_dynamo(module: nn.Module, examples: tuple[Tensor, ...]) -> ir.Model:
 
 
 def _names(module: nn.Module, examples: tuple[Tensor, ...]) -> tuple[list[str], list[str]]:
-    """Inputs are called as `forward` calls them, outputs `output` or `output_0`, `output_1`, ..."""
+    """Names of the inputs, as `forward` has them, and of the outputs: `output`, or `output_0`, `output_1`, ..."""
     inputs = list(inspect.signature(module.forward).parameters)[: len(examples)]
     with torch.no_grad():
         result = module(*examples)

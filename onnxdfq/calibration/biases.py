@@ -19,7 +19,7 @@ from onnxdfq.calibration.shift_limits import within_shift_limits
 from onnxdfq.calibration.thresholds import weight_thresholds
 from onnxdfq.calibration.weights import log_coarser
 from onnxdfq.recipe.choices import Scheme
-from passes.graph.editing import constant_value
+from passes.graph.editing import constant_value, name_of
 from passes.quantize.pair_sums import within_pair_sums
 from passes.quantize.plan import QuantPlan, TensorQuant
 from passes.quantize.points import QuantPoints
@@ -43,9 +43,9 @@ class BiasCorrection:
 
     def bias(self, node: ir.Node, plan: QuantPlan) -> NDArray[np.float32]:
         """(C_out,) the bias of a layer whose weight is rounded as the plan has it."""
-        source, weight = _name(node.inputs[0]), constant_value(node.inputs[1])
+        source, weight = name_of(node.inputs[0]), constant_value(node.inputs[1])
         assert weight is not None
-        rounded = plan.rounded_weight(_name(node.inputs[1]), weight)
+        rounded = plan.rounded_weight(name_of(node.inputs[1]), weight)
         mean = self.means[source].mean * self.enabled
         return corrected_bias(node, rounded, mean, shift=plan.shifts.get(source, 0.0))
 
@@ -57,7 +57,7 @@ def layers_with_bias(model: ir.Model, points: QuantPoints) -> list[ir.Node]:
     return [
         node
         for node in model.graph
-        if has_bias_to_set(node) and _name(node.inputs[1]) in weights and _name(node.inputs[0]) in fed
+        if has_bias_to_set(node) and name_of(node.inputs[1]) in weights and name_of(node.inputs[0]) in fed
     ]
 
 
@@ -67,7 +67,7 @@ def with_biases(
     """The plan with biases of 32 bits on the grid of the accumulator, which the weights' scales leave room for."""
     biases = {}
     for node in layers:
-        source, weight = _name(node.inputs[0]), _name(node.inputs[1])
+        source, weight = name_of(node.inputs[0]), name_of(node.inputs[1])
         bias = correction.bias(node, plan)
         read = plan.read_quant(source)
         if read is not None:
@@ -77,7 +77,7 @@ def with_biases(
                 log_coarser(before, plan, f"to make room for the bias of {node.name}")
                 bias = correction.bias(node, plan)  # other scales, another rounding error to correct
             bias = on_accumulator_grid(node, bias, read, plan.weights[weight])
-        biases[node.name or ""] = bias
+        biases[name_of(node)] = bias
     return replace(plan, biases=biases)
 
 
@@ -97,7 +97,7 @@ def with_short_biases(
     """
     layers = list(layers)
     while True:
-        biases = {node.name or "": correction.bias(node, plan) for node in layers}
+        biases = {name_of(node): correction.bias(node, plan) for node in layers}
         quants = {
             name: TensorQuant(
                 bits=BIAS_BITS, signed=True, threshold=weight_thresholds(bias, BIAS_BITS, scheme, axis=None)
@@ -112,7 +112,3 @@ def with_short_biases(
             return limited
         log_coarser(plan, limited, f"for the shifts of {target.title}")
         plan = limited  # coarser weights, another rounding error to correct
-
-
-def _name(value: ir.Value | None) -> str:
-    return "" if value is None or value.name is None else value.name

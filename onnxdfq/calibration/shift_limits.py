@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxdfq.errors import InputError
+from passes.graph.operators import LAYERS
 from passes.quantize.plan import QuantPlan, TensorQuant
 from passes.quantize.points import is_fused
 from passes.target.target import Target
@@ -93,7 +94,7 @@ class _Positions:
             self._lower(total - low, output)
             greatest = max(inputs, key=lambda key: of[key])
             self._lower(of[greatest] - max(total - of[output] - high, 0), greatest)
-        elif node.op_type in ("Conv", "ConvTranspose", "Gemm") and len(node.inputs) > 1 and node.inputs[1] is not None:
+        elif node.op_type in LAYERS and len(node.inputs) > 1 and node.inputs[1] is not None:
             self._lower_at_layer(node, inputs[0], output)
 
     def _lower_at_layer(self, node: ir.Node, source: tuple[str, str], output: tuple[str, str]) -> None:

@@ -182,11 +182,11 @@ def inspect(model: Path, pairs: bool, as_json: bool) -> None:
 @AS_JSON
 def lint(model: Path, target: str | None, require: str | None, as_json: bool) -> None:
     """Tell what a runtime will do with each node of a model: compute on integers, in float, or refuse the file."""
-    from onnxdfq.report.linting import falling_short
     from onnxdfq.report.linting import lint as run
+    from onnxdfq.report.linting import shortfalls
 
     found = run(model, target=target)
-    short = () if require is None else falling_short(found.findings, require)
+    short = () if require is None else shortfalls(found.findings, require)
     if as_json:
         entries = [asdict(finding) for finding in found.findings]
         head = {"file": found.file, "target": found.target.name, "verified": found.target.verified}

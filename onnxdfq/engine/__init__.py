@@ -1,11 +1,15 @@
 """An ONNX graph as a differentiable torch module, with taps on named values.
 
-graph.py     TorchGraph: initializers as parameters, forward, stream, write_back
-plan.py      one plan per input shape: shape arithmetic is done once, what remains is a flat list of steps
-host.py      the inputs that torch wants as Python numbers, declared by annotation
-quant.py     QuantizeLinear and DequantizeLinear with straight-through gradients
-dtypes.py    ONNX element types and the torch types that carry them
-ops/         one function per operator, named as the operator, and their table
+graph.py      TorchGraph: initializers as parameters, forward, stream, write_back
+operation.py  the nodes of a graph, each with the function that computes it
+plan.py       one plan per input shape: shape arithmetic is done once, what remains is a flat list of steps
+host.py       the inputs that torch wants as Python numbers, declared by annotation
+quant.py      QuantizeLinear and DequantizeLinear with straight-through gradients
+runtime.py    operators that ONNX Runtime computes, for the last bits of its results
+feeds.py      tensors for the inputs of a model, from images
+precision.py  the floating-point type to compute in
+dtypes.py     ONNX element types and the torch types that carry them
+ops/          one function per operator, named as the operator, and their table
 """
 
 from onnxdfq.engine.graph import TorchGraph

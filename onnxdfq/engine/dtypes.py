@@ -33,7 +33,11 @@ TORCH_DTYPES: dict[ir.DataType, torch.dtype] = {
 
 
 def torch_dtype(dtype: ir.DataType | int) -> torch.dtype:
-    """The torch type that carries an ONNX element type; UnsupportedOperator for strings, float8, float4 and complex."""
+    """The torch type that carries an ONNX element type.
+
+    Raises:
+        UnsupportedOperator: Strings, float8, float4 and complex numbers have none.
+    """
     onnx_dtype = ir.DataType(dtype)
     if onnx_dtype not in TORCH_DTYPES:
         raise UnsupportedOperator(
@@ -43,7 +47,11 @@ def torch_dtype(dtype: ir.DataType | int) -> torch.dtype:
 
 
 def to_torch(tensor: ir.TensorProtocol) -> Tensor:
-    """A copy of an ONNX tensor, on the CPU, in the type that carries it."""
+    """A copy of an ONNX tensor on the CPU, same shape, in the type that carries it.
+
+    Raises:
+        UnsupportedOperator: No torch type carries its element type.
+    """
     carrier = torch_dtype(tensor.dtype)
     array = tensor.numpy()
     if carrier is torch.bfloat16:  # numpy has no bfloat16 of its own: hand the bits over
@@ -53,7 +61,7 @@ def to_torch(tensor: ir.TensorProtocol) -> Tensor:
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:
-    """A tensor as a numpy array of the same bits, bfloat16 included."""
+    """A tensor as a numpy array of the same shape, type and bits, bfloat16 included."""
     values = tensor.detach().cpu().contiguous()
     if values.dtype is torch.bfloat16:
         return values.view(torch.int16).numpy().view(ml_dtypes.bfloat16)

@@ -1,4 +1,4 @@
-"""What a graph is fed: images for the one input that takes them, constants for every other."""
+"""The inputs of a graph: images for the one that takes them, constants for every other."""
 
 from collections.abc import Iterator, Sequence
 
@@ -17,7 +17,7 @@ class Feeds:
     """Tensors for the inputs of a model, from images.
 
     Args:
-        model: Is read, not kept. Graphs made from it are fed by the names of their inputs.
+        model: Read, not kept. A graph that is made from it may have fewer inputs, or the same in another order.
 
     Raises:
         ShapeError: No input of the model takes images, or several do (see `image_input`).
@@ -47,7 +47,7 @@ class Feeds:
         """(C, H, W) of one image.
 
         Raises:
-            ShapeError: The image input is not of rank 4, or its sizes are not known.
+            ShapeError: The image input is not of rank 4, or the model leaves its sizes open.
         """
         if len(self._image.shape) != 4:
             raise ShapeError(
@@ -62,12 +62,14 @@ class Feeds:
         return channels, height, width
 
     def of(self, names: Sequence[str], images: Tensor) -> tuple[Tensor, ...]:
-        """What a graph with the inputs `names` takes, in their order, on the device of the images.
+        """The arguments of a graph with the inputs `names`, on the device of the images.
 
         Args:
             names: Of inputs of the model.
-            images: (N, ...) of any floating type; it becomes the input's own. The other inputs get their constants at
-                this batch size.
+            images: (N, ...) of any floating type, in the model's input units.
+
+        Returns:
+            In the order of `names`: the images in the input's own type; for other inputs `constant_input` at batch N.
         """
         return tuple(
             images.to(torch_dtype(self._image.dtype))
@@ -79,13 +81,15 @@ class Feeds:
     def batches(
         self, names: Sequence[str], pixels: NDArray[np.float32], batch_size: int, device: torch.device | str = "cpu"
     ) -> Iterator[tuple[Tensor, ...]]:
-        """`of` for all images, batch by batch. Where the model runs at one batch size only, the rest is left out.
+        """Yields `of` for all images, batch by batch.
+
+        Where the model runs at one batch size only, images that do not fill a last batch are left out.
 
         Args:
             names: As for `of`.
-            pixels: (N, ...) in the model's input units.
-            batch_size: Images at once, where the model leaves it open.
-            device: Where the tensors lie.
+            pixels: (N, ...) float32 in the model's input units.
+            batch_size: Images in a batch, where the model leaves it open.
+            device: Of the tensors.
 
         Raises:
             DataError: The images are not of the input's shape, or do not fill the one batch that runs.

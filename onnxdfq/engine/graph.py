@@ -20,19 +20,25 @@ class TorchGraph(nn.Module):
     """An ONNX graph (opset 13 or later) as a differentiable torch module.
 
     Args:
-        model: is read, not changed and not kept.
-        outputs: names of any values to return (taps); by default the outputs of the graph. Nodes and initializers that
-            these do not need are left out. A tap between QuantizeLinear and DequantizeLinear gives integers as float32.
-        inputs: names of any values to be given instead of computed, in the order of `forward`'s arguments; initializers
-            may be among them. By default the inputs of the graph.
-        replaced: value name → what computes it instead of its node.
-        trainable: names of the float initializers that train. All others have `requires_grad=False`, so no gradient is
+        model: Read, not changed and not kept.
+        outputs: Names of the values to return, inner values included (taps); by default the outputs of the graph. Nodes
+            and initializers on which these do not depend are left out. A tap between QuantizeLinear and
+            DequantizeLinear gives integers as float32.
+        inputs: Names of the values that the caller passes, in the order of `forward`'s arguments; inner values and
+            initializers may be among them, and what computes them is left out. By default the inputs of the graph.
+        replacements: Value name → function that computes it instead of its node.
+        trainable: Names of the float initializers that train. All others have `requires_grad=False`, so no gradient is
             computed for them; where an operator takes one as a Python number (the bounds of Clip, the scales of Resize)
             it is read once per input shape.
 
+    Attributes:
+        input_names: Of `forward`'s arguments.
+        output_names: Of its results.
+        replacement_names: Of the replacements on which the outputs depend.
+
     Raises:
-        UnsupportedOperator: a node is of an operator, or has an attribute or element type, that the engine lacks.
-        InputError: a name in `outputs`, `inputs` or `trainable` is not in the graph, or the outputs depend on an input
+        UnsupportedOperator: The engine lacks an operator, attribute or element type of a node.
+        InputError: A name in `outputs`, `inputs` or `trainable` is not in the graph, or the outputs depend on an input
             of the graph that `inputs` leaves out.
 
     The module works under `torch.autocast`, with channels_last inputs, and under `torch.compile(fullgraph=True)` unless
@@ -45,7 +51,7 @@ class TorchGraph(nn.Module):
         *,
         outputs: Sequence[str] | None = None,
         inputs: Sequence[str] | None = None,
-        replaced: Mapping[str, Replacement] | None = None,
+        replacements: Mapping[str, Replacement] | None = None,
         trainable: Iterable[str] = (),
     ) -> None:
         super().__init__()
@@ -59,9 +65,9 @@ class TorchGraph(nn.Module):
                 f"no value named {missing[0]!r} in the graph; name a node's output, an input or an initializer"
             )
 
-        self._operations = read_operations(graph, self.output_names, self.input_names, replaced or {})
+        self._operations = read_operations(graph, self.output_names, self.input_names, replacements or {})
         outcomes = {name for operation in self._operations for name in operation.outputs}
-        self.replaced_names = tuple(name for name in replaced or {} if name in outcomes)
+        self.replacement_names = tuple(name for name in replacements or {} if name in outcomes)
         self._plans: dict[Signature, Plan] = {}
         self._keys: dict[str, str] = {}  # ONNX name of an initializer → name of the parameter or buffer
 
@@ -98,7 +104,7 @@ class TorchGraph(nn.Module):
 
     @property
     def initializers(self) -> dict[str, Tensor]:
-        """Parameters (floating point) and buffers (integers) by the name of the ONNX initializer."""
+        """Parameters (floating point) and buffers (integers), by the name of the ONNX initializer."""
         return self._parameters_by_name() | self._buffers_by_name()
 
     def _parameters_by_name(self) -> dict[str, Tensor]:
@@ -108,15 +114,32 @@ class TorchGraph(nn.Module):
         return {name: tensor for name, key in self._keys.items() if (tensor := self._buffers.get(key)) is not None}
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Runs the graph; returns the requested outputs in the order of `output_names`."""
+        """Runs the graph.
+
+        Args:
+            inputs: In the order of `input_names`, on one device.
+
+        Returns:
+            In the order of `output_names`.
+
+        Raises:
+            InputError: The number of arguments is not that of `input_names`.
+        """
         results = dict(self.stream(*inputs))
         return tuple([results[name] for name in self.output_names])
 
     def stream(self, *inputs: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """Yields each requested output as soon as it is computed, and keeps nothing that no later node reads.
+        """Runs the graph and yields (name, value) of each output as soon as it is computed.
 
-        For calibration: under `torch.no_grad()` the memory in use is that of the values alive at one point of the
-        graph, however many outputs are requested. Each name comes once, in the order of computation.
+        It frees every value after its last reader, so under `torch.no_grad()` memory holds only the values alive at one
+        point of the graph, however many outputs there are: calibration taps all activations. Each name comes once, in
+        the order of computation.
+
+        Args:
+            inputs: As for `forward`.
+
+        Raises:
+            InputError: As `forward` does.
         """
         if len(inputs) != len(self.input_names):
             raise InputError(
@@ -149,14 +172,17 @@ class TorchGraph(nn.Module):
                 },
                 parameters=self._parameters_by_name(),
                 constants=self._buffers_by_name(),
-                requested=self.output_names,
+                outputs=self.output_names,
                 device=signature[0][2] if signature else torch.device("cpu"),
             )
 
     def write_back(self, model: ir.Model) -> None:
-        """Writes the parameters into the initializers of `model`: those whose bits differ, in the model's own type.
+        """Writes the parameters into the initializers of `model`, in the model's own types.
 
-        Raises InputError where the model has no initializer of that name and shape.
+        An initializer whose bits stay the same is not touched.
+
+        Raises:
+            InputError: The model has no initializer of a parameter's name and shape.
         """
         for name, parameter in self._parameters_by_name().items():
             value = model.graph.initializers.get(name)

@@ -1,7 +1,7 @@
 """Host values: operator inputs that torch wants as Python numbers, not as tensors.
 
-An operator declares them by annotation, `def Reshape(data: Tensor, shape: Ints, *, allowzero: int = 0)`, and is handed
-plain numbers. The plan reads them once per input shape where it can (see plan.py), at every call where it must.
+An operator declares them by annotation, `def Reshape(data: Tensor, shape: Ints, *, allowzero: int = 0)`, and receives
+plain numbers. The plan reads them once per input shape where they are constant (plan.py), else at every call.
 """
 
 import inspect
@@ -18,7 +18,7 @@ HostValue: TypeAlias = Number | tuple[Number, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Host:
-    """How an input is read, and whether the operator cannot do without Python numbers."""
+    """How an input is read, and whether the operator requires Python numbers or takes a tensor as well."""
 
     read: Callable[[Tensor], Any]
     required: bool = True
@@ -41,11 +41,11 @@ Ints = Annotated[tuple[int, ...], Host(read=_numbers)]
 Float = Annotated[float, Host(read=_number)]
 Floats = Annotated[tuple[float, ...], Host(read=_numbers)]
 Scalar = Annotated[float | Tensor, Host(read=_number_if_one, required=False)]
-"""A number where it is known before the first step (torch is faster then), otherwise the tensor as it comes."""
+"""A number where it is constant (torch is faster then), otherwise the tensor."""
 
 
 def host_inputs(function: Callable[..., Any]) -> dict[int, Host]:
-    """Positions of the inputs of an operator function that are host values."""
+    """The inputs of an operator function that are host values, by position."""
     hints = typing.get_type_hints(function, include_extras=True)
     found = {}
     for position, parameter in enumerate(inspect.signature(function).parameters.values()):

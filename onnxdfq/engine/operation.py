@@ -1,4 +1,4 @@
-"""Operations: the nodes of an ONNX graph, checked and ready to be called."""
+"""Operations: the nodes of an ONNX graph, each checked and bound to the function that computes it."""
 
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -15,6 +15,7 @@ from onnxdfq.engine.ops import OPERATORS
 from onnxdfq.engine.quant import float_carriers
 from onnxdfq.engine.runtime import LAST_BITS, AsRuntime
 from onnxdfq.errors import InputError, UnsupportedOperator
+from passes.graph.editing import name_of
 
 TYPE_ATTRIBUTES = frozenset({"dtype", "output_dtype", "precision", "softmax_precision", "to"})
 """Attributes that hold an ONNX element type."""
@@ -22,7 +23,7 @@ TYPE_ATTRIBUTES = frozenset({"dtype", "output_dtype", "precision", "softmax_prec
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
-    """One node: its attributes are bound to its function."""
+    """One node: its function with its attributes bound, and the names of what it reads and computes."""
 
     label: str  # "Conv node 'conv1'", for error messages
     op_type: str
@@ -38,31 +39,41 @@ class Operation:
 
 @dataclass(frozen=True, kw_only=True)
 class Replacement:
-    """What computes a value instead of the nodes of the graph: `function` of another value."""
+    """Computes a value as `function` of another value, `source`, instead of by its node."""
 
     source: str
     function: Callable[[Tensor], Tensor]
 
 
 def read_operations(
-    graph: ir.Graph, outputs: Iterable[str], given: Collection[str] = (), replaced: Mapping[str, Replacement] = {}
+    graph: ir.Graph,
+    outputs: Iterable[str],
+    inputs: Collection[str] = (),
+    replacements: Mapping[str, Replacement] = {},
 ) -> tuple[Operation, ...]:
-    """The nodes on which the named values depend, in topological order, up to the values that are `given`.
+    """The operations on which values depend, in topological order.
 
-    Raises UnsupportedOperator.
+    Args:
+        graph: In topological order.
+        outputs: Names of the values to compute.
+        inputs: Names of the values that the caller passes; what computes these is left out.
+        replacements: Value name → what computes it instead of its node.
+
+    Raises:
+        UnsupportedOperator: The engine lacks an operator, attribute or element type of a node.
     """
-    wanted = set(outputs) - set(given)
+    wanted = set(outputs) - set(inputs)
     nodes: list[ir.Node] = []
-    found: list[Operation | None] = []  # None: a node, whose operation is made once all nodes are known
+    found: list[Operation | None] = []  # None stands for a node: which carry floats is decided once all are collected
     for node in reversed(graph):
-        names = {value.name or "" for value in node.outputs}
-        for name in sorted(wanted & names & replaced.keys()):
-            found.append(_replacement(name, replaced[name]))
-            wanted.add(replaced[name].source)
-        if wanted & names - replaced.keys():
+        names = set(map(name_of, node.outputs))
+        for name in sorted(wanted & names & replacements.keys()):
+            found.append(_replacement(name, replacements[name]))
+            wanted.add(replacements[name].source)
+        if wanted & names - replacements.keys():
             nodes.append(node)
             found.append(None)
-            wanted.update({value.name for value in node.inputs if value is not None and value.name} - set(given))
+            wanted.update({value.name for value in node.inputs if value is not None and value.name} - set(inputs))
     nodes.reverse()
     carriers = float_carriers(nodes, {value_name(value) for value in graph.outputs})
     quantized = any(node.op_type == "QuantizeLinear" for node in nodes)
@@ -82,7 +93,11 @@ def _replacement(name: str, replacement: Replacement) -> Operation:
 
 
 def value_name(value: ir.Value) -> str:
-    """The name of a value. Raises InputError where it has none."""
+    """The name of a value.
+
+    Raises:
+        InputError: It has none.
+    """
     if not value.name:
         raise InputError("a value of the graph has no name; give every value one")
     return value.name
@@ -96,9 +111,9 @@ def _operation(node: ir.Node, *, carries_float: bool, as_runtime: bool) -> Opera
             "Export the model with standard operators (opset 13 or later), or cut the graph before this node."
         )
     function = OPERATORS[node.op_type]
-    outputs = tuple(value.name or "" for value in node.outputs)
+    outputs = tuple(map(name_of, node.outputs))
     known_keywords = inspect.signature(function).parameters
-    # Facts about the node that are no attributes; an operator asks for one by having such a keyword.
+    # Facts about the node that are not attributes; a function receives those that it has a keyword for.
     facts: dict[str, Any] = {
         "output_count": len(outputs),
         "carries_float": carries_float,
@@ -122,7 +137,7 @@ def _operation(node: ir.Node, *, carries_float: bool, as_runtime: bool) -> Opera
         label=label,
         op_type=node.op_type,
         function=bound,
-        inputs=tuple((value.name or "") if value is not None else "" for value in node.inputs),
+        inputs=tuple(map(name_of, node.inputs)),
         outputs=outputs,
         host=host_inputs(function),
     )

@@ -1,11 +1,11 @@
-"""A plan: the steps that remain of a graph once the shapes of its inputs are known.
+"""A plan: the steps that remain of a graph once the shapes of its inputs are fixed.
 
 Exported graphs are full of shape arithmetic (Shape, Gather, Concat, Reshape ...). For one set of input shapes all of
-that is constant, so it is done once, on the CPU, and frozen. What remains is a flat list of steps without a decision in
-it, which costs no more than a hand-written module and which torch.compile can trace as one graph.
+that is constant, so it is computed once, on the CPU. What remains is a flat list of steps without branches, which costs
+no more than a hand-written module and which torch.compile can trace as one graph.
 
-A value is *known* when it follows from constants and integer initializers alone, or from the shape of another value.
-Shapes are found by running the nodes that lead to a Shape on torch's meta device: no memory, no arithmetic.
+A value is *constant* when it follows from Constant nodes and integer initializers alone, or from the shape of another
+value. Shapes come from running the nodes before a Shape on torch's meta device, which allocates and computes nothing.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,38 +19,43 @@ from onnxdfq.engine.host import HostValue
 from onnxdfq.engine.operation import Operation
 
 METADATA_INPUTS: dict[str, tuple[int, ...]] = {"Shape": (0,), "Size": (0,), "CastLike": (1,)}
-"""Operators of which some inputs (by position) matter by shape and type only."""
+"""Operators that read only the shape and type of some inputs, by position."""
 
 DATA_DEPENDENT: frozenset[str] = frozenset({"Compress", "NonMaxSuppression", "NonZero", "RoiAlign", "Unique"})
-"""Operators that read their data to find their output: they cannot be run by shape alone."""
+"""Operators whose output shape depends on data, so that the meta device cannot run them."""
 
 
 Arguments: TypeAlias = tuple[str | HostValue | None, ...]
-"""What a function is called with: a string is the name of a value, anything else is passed as it is."""
+"""Arguments of a function: a string is the name of a value, anything else is passed as it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One call."""
+    """One call of a function."""
 
     label: str
     function: Callable[..., Any]
     arguments: Arguments
     outputs: tuple[str, ...]
-    yields: tuple[str, ...]  # the requested values that it computes
-    frees: tuple[str, ...]  # the values that nobody needs after it
+    yields: tuple[str, ...]  # the outputs of the plan that it computes
+    frees: tuple[str, ...]  # the values that no later step reads
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Steps in order, and the known values that they or the caller read."""
+    """Steps in order, and the constant values that they or the caller read."""
 
     steps: tuple[Step, ...]
     constants: Mapping[str, Tensor]
 
 
 def execute(plan: Plan, values: dict[str, Tensor]) -> Iterator[str]:
-    """Runs the steps over `values` in place; yields the name of each requested value once it is there."""
+    """Runs the steps and yields the name of each output once it is computed.
+
+    Args:
+        plan: For the shapes of the inputs.
+        values: By name, inputs, parameters and constants; results are added to it, and freed after their last reader.
+    """
     for step in plan.steps:
         _call(step, values)
         yield from step.yields
@@ -79,18 +84,20 @@ def make_plan(
     inputs: Mapping[str, Tensor],
     parameters: Mapping[str, Tensor],
     constants: Mapping[str, Tensor],
-    requested: Sequence[str],
+    outputs: Sequence[str],
     device: torch.device,
 ) -> Plan:
-    """Splits the operations into what is known and what has to run. Call it outside of autocast and inference mode.
+    """Computes what is constant for these input shapes, and lists the rest as steps.
+
+    To be called outside of autocast and inference mode, for the plan outlives both.
 
     Args:
-        operations: in topological order.
-        inputs: graph inputs, on the meta device.
-        parameters: float initializers. Where an operator takes Python numbers, one that does not train is read once.
-        constants: integer initializers.
-        requested: the names of the values to return.
-        device: where the known values that steps read are kept.
+        operations: In topological order.
+        inputs: By name, on the meta device.
+        parameters: Float initializers. Where an operator takes Python numbers, one that does not train is read once.
+        constants: Integer initializers.
+        outputs: Names of the values to return.
+        device: Of the constants that steps read.
     """
     known = {name: tensor.cpu() for name, tensor in constants.items()}
     readable = {name: tensor.detach().cpu() for name, tensor in parameters.items() if not tensor.requires_grad}
@@ -120,13 +127,13 @@ def make_plan(
             ):
                 shaped |= _evaluate(operation, arguments, visible)
 
-    steps = _with_lifetimes(pending, inputs=inputs, requested=requested)
-    read = {argument for step in steps for argument in step.arguments if isinstance(argument, str)} | set(requested)
+    steps = _with_lifetimes(pending, inputs=inputs, outputs=outputs)
+    read = {argument for step in steps for argument in step.arguments if isinstance(argument, str)} | set(outputs)
     return Plan(steps=steps, constants={name: known[name].to(device) for name in known.keys() & read})
 
 
 def _arguments(operation: Operation, known: Mapping[str, Tensor], readable: Mapping[str, Tensor]) -> Arguments:
-    """The inputs of an operation, host values read where they are known."""
+    """The arguments of an operation; host values are numbers where these are constant."""
     arguments: list[str | HostValue | None] = []
     for position, name in enumerate(operation.inputs):
         argument: Any = name or None
@@ -140,7 +147,7 @@ def _arguments(operation: Operation, known: Mapping[str, Tensor], readable: Mapp
 
 
 def _evaluate(operation: Operation, arguments: Arguments, values: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
-    """The results of one operation, of known values or, without data, of shapes."""
+    """The results of one operation on constants, or on meta tensors."""
     step = Step(
         label=operation.label,
         function=operation.function,
@@ -155,7 +162,7 @@ def _evaluate(operation: Operation, arguments: Arguments, values: Mapping[str, T
 
 
 def _ancestors_of_shapes(operations: Sequence[Operation]) -> frozenset[int]:
-    """Positions of the operations from which some Shape, Size or CastLike takes what it looks at."""
+    """Positions of the operations on whose results the input of some Shape, Size or CastLike depends."""
     names: set[str] = set()
     found = set()
     for position in reversed(range(len(operations))):
@@ -171,9 +178,9 @@ def _with_lifetimes(
     pending: Sequence[tuple[Operation, Arguments]],
     *,
     inputs: Mapping[str, Tensor],
-    requested: Sequence[str],
+    outputs: Sequence[str],
 ) -> tuple[Step, ...]:
-    """Adds to each operation what it frees: inputs and results after their last reader, each exactly once."""
+    """The steps, each with the values that it frees: inputs and results after their last reader, each exactly once."""
     mortal = set(inputs).union(*(operation.outputs for operation, _ in pending)) - {""}
     steps = []
     for operation, arguments in reversed(pending):
@@ -186,7 +193,7 @@ def _with_lifetimes(
                 function=_reading(operation, arguments),
                 arguments=arguments,
                 outputs=operation.outputs,
-                yields=tuple(name for name in dict.fromkeys(requested) if name in operation.outputs),
+                yields=tuple(name for name in dict.fromkeys(outputs) if name in operation.outputs),
                 frees=frees,
             )
         )
@@ -194,7 +201,7 @@ def _with_lifetimes(
 
 
 def _reading(operation: Operation, arguments: Arguments) -> Callable[..., Any]:
-    """The function itself, or one that first reads the required host values that depend on data."""
+    """The function itself, or one that first reads as numbers the required host values that depend on data."""
     late = {
         position: operation.host[position].read
         for position, argument in enumerate(arguments)

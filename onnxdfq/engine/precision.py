@@ -6,9 +6,10 @@ from onnxdfq.recipe.choices import Precision
 
 
 def resolve_precision(device: torch.device, precision: Precision) -> torch.dtype:
-    """The type to compute in: as asked for, or by "auto" bfloat16 where that is native, else float32.
+    """The floating-point type for a precision of the recipe.
 
-    On a CPU without instructions of its own for bfloat16, it is slower than float32.
+    "auto" is bfloat16 on devices with instructions for it, else float32: without them bfloat16 is the slower of the
+    two.
     """
     if precision != "auto":
         return torch.bfloat16 if precision == "bfloat16" else torch.float32

@@ -24,14 +24,19 @@ TRANSPARENT: frozenset[str] = frozenset(
     {"Clip", "Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "Max", "MaxPool", "Min", "Pad",
      "Relu", "Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"}
 )  # fmt: skip
-"""Operators that only move integers or bound them; gradients may pass them on the way to DequantizeLinear."""
+"""Operators that only move integers or bound them: float32 carries their results exactly, and gradients pass them."""
 
 
 def float_carriers(nodes: Sequence[ir.Node], graph_outputs: Collection[str]) -> frozenset[ir.Node]:
-    """The QuantizeLinear nodes whose integers only DequantizeLinear ever reads as integers.
+    """The QuantizeLinear nodes whose results may be float32 instead of an integer type.
 
-    These carry their integers as float32, which is exact to 24 bits and lets gradients through. The others (the graph
-    ends in integers, or holds integer operators) yield the integer type.
+    That is where only DequantizeLinear, behind `TRANSPARENT` operators or not, reads their integers: float32 holds
+    integers of up to 24 bits exactly and has gradients. Where the graph ends in integers or an integer operator reads
+    them, the result is of the integer type.
+
+    Args:
+        nodes: Of the graph, as far as they run.
+        graph_outputs: Names.
     """
     present = frozenset(nodes)
 
@@ -74,13 +79,23 @@ def QuantizeLinear(
     input_types: Sequence[int] = (),
     carries_float: bool = False,
 ) -> Tensor:
-    """saturate(round(x / y_scale) + y_zero_point), half to even.
+    """saturate(round(x / y_scale) + y_zero_point), rounded half to even; same shape as x.
 
-    `input_types` tells the ONNX element type of the zero point: the torch tensor may be of a wider one.
+    Args:
+        x: Of any shape and floating type.
+        y_scale: () per tensor, (C,) along `axis`, or x's shape with blocks of `block_size` along `axis`.
+        y_zero_point: In the shape of the scale.
+        axis: Of the scales.
+        block_size: Elements that share a scale along `axis`; 0 without blocks.
+        output_dtype: ONNX element type, where no zero point has one.
+        precision: ONNX element type of the quotient; 0 is float32 or wider.
+        saturate: For float8 alone, which the engine lacks.
+        input_types: ONNX element types of the inputs: the torch tensor of a zero point may be of a wider type.
+        carries_float: Whether the result is float32 (`float_carriers`) instead of the integer type.
     """
     onnx_dtype = ir.DataType((input_types[2] if len(input_types) > 2 else 0) or output_dtype or ir.DataType.UINT8)
     low, high = _integer_range(onnx_dtype)
-    # Unless told otherwise in float32 at least: a quotient in bfloat16 is no longer whole beyond 256.
+    # In float32 at least: bfloat16 does not hold every integer beyond 256.
     work = torch_dtype(precision) if precision else _at_least_float32(torch.promote_types(x.dtype, y_scale.dtype))
     scaled = x.to(work) / _aligned(y_scale, x, axis, block_size).to(work)
     rounded = _RoundStraightThrough.apply(scaled)  # type: ignore[no-untyped-call]
@@ -99,7 +114,10 @@ def DequantizeLinear(
     block_size: int = 0,
     output_dtype: int = 0,
 ) -> Tensor:
-    """(x - x_zero_point) * x_scale, in the type of the scale."""
+    """(x - x_zero_point) * x_scale in the type of the scale, or `output_dtype`; same shape as x.
+
+    Shapes of scale and zero point, `axis` and `block_size` are as for `QuantizeLinear`.
+    """
     scale = _aligned(x_scale, x, axis, block_size)
     if not x.is_floating_point():
         x = x.to(torch.int32)  # the difference of two int8 does not fit int8
@@ -114,7 +132,7 @@ def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
 
 
 def _integer_range(dtype: ir.DataType) -> tuple[int, int]:
-    """Least and greatest value of an ONNX integer type of 2 to 16 bits."""
+    """Least and greatest integer of an ONNX integer type of 2 to 16 bits."""
     if not dtype.is_integer() or dtype.bitwidth not in (2, 4, 8, 16):
         raise UnsupportedOperator(
             f"quantization to {dtype.name} is not supported; to int2, int4, int8, int16 and unsigned it is"
@@ -134,5 +152,5 @@ def _aligned(parameter: Tensor, x: Tensor, axis: int, block_size: int) -> Tensor
 
 
 def _offset(zero_point: float | Tensor | None, x: Tensor, axis: int, block_size: int) -> float | Tensor | None:
-    """What a zero point adds; None where that is known to be nothing, as mostly: it spares a pass over the tensor."""
+    """The zero point in a shape that broadcasts against x; None where it is 0, which spares a pass over the tensor."""
     return _aligned(zero_point, x, axis, block_size) if isinstance(zero_point, Tensor) else zero_point or None

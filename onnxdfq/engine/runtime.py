@@ -1,8 +1,8 @@
-"""Float operators of a quantized graph, computed by ONNX Runtime itself wherever no gradient is asked for.
+"""Float operators of a quantized graph, computed by ONNX Runtime itself wherever no gradient is needed.
 
-Softmax and LayerNormalization stay float between two quantizers, and no two libraries agree on their last bits: an
-exponential is somebody's polynomial, a sum has somebody's order. Now and then such a bit decides which way the next
-quantizer rounds, and a few layers later outputs are several steps away from those of the file that ships.
+Softmax and LayerNormalization stay float between two quantizers, and libraries differ in their last bits: in the
+polynomial for an exponential, in the order of a sum. Now and then such a bit decides which way the next quantizer
+rounds, and a few layers later outputs are several steps away from those of the written file.
 """
 
 from collections.abc import Callable
@@ -19,11 +19,17 @@ LAST_BITS: frozenset[str] = frozenset(
     {"Elu", "Erf", "Exp", "Gelu", "InstanceNormalization", "LayerNormalization", "LogSoftmax", "Selu", "Sigmoid",
      "Softmax", "Softplus", "Tanh"}
 )  # fmt: skip
-"""Operators whose last bits depend on the library."""
+"""Operators whose results differ between libraries in the last bits."""
 
 
 class AsRuntime:
-    """One node: ONNX Runtime's own kernel for float32 tensors on the CPU, `function` for all else and for gradients."""
+    """Calls one node: ONNX Runtime's kernel for float32 tensors on the CPU, else `function`, as for gradients.
+
+    Args:
+        node: Of the operator set `opset`.
+        function: The engine's own, with the node's attributes bound.
+        opset: Of the graph.
+    """
 
     def __init__(self, node: ir.Node, function: Callable[..., Any], opset: int) -> None:
         self._node = ir.serde.serialize_node(node)
@@ -57,7 +63,7 @@ class AsRuntime:
 
 
 def _plain(arguments: tuple[Tensor | None, ...]) -> bool:
-    """Whether these are numbers in memory, of which no gradient is asked."""
+    """Whether these are float32 tensors in the CPU's memory that need no gradient."""
     if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
         return False
     gradients = torch.is_grad_enabled()

@@ -1,4 +1,4 @@
-"""Runs the noise probe of `passes.dfmpc.noise_probe` in ONNX Runtime; and, in its place, images of the user's own."""
+"""Statistics of layer inputs, measured in ONNX Runtime: on noise (`passes.dfmpc.noise_probe`) or the user's images."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,17 +13,26 @@ from passes.dfmpc.noise_probe import Covariance, input_covariances, model_of_lay
 from passes.graph.batch_norm import read_batch_norms
 from passes.moments.moments import Moments
 
-PIXELS = 2**18  # of all noise or images together: of noise 64 fields at most, of either 8 at least
-MOST, LEAST = 64, 8
-FREE_SIDE = 64  # of the noise where the model takes images of any size
+PIXELS = 2**18  # in all images together; their number is PIXELS / (H · W), within the bounds below
+MOST, LEAST = 64, 8  # images; the upper bound holds for noise only
+FREE_SIDE = 64  # height and width of the noise where the model leaves them open
 
 
-def probed_covariances(model: ir.Model, path: Path, *, seed: int) -> dict[str, Covariance]:
-    """By layer name, how what the filters of `model` see varies together, as noise shows it.
+def noise_covariances(model: ir.Model, path: Path, *, seed: int) -> dict[str, Covariance]:
+    """The covariance of each layer's input patches, measured on noise.
 
-    model: float, in canonical form, BatchNormalizations in place. path: what errors call it. Empty for a model whose
-    input is no image, or which has no BatchNormalization: nothing there would give the noise its scale. Raises
-    ModelFileError, DataError.
+    Args:
+        model: Float, in canonical form, with its BatchNormalizations.
+        path: Of the model's file, for error messages.
+        seed: Of the noise.
+
+    Returns:
+        By layer name. Empty where the model takes no image or has no BatchNormalization, as nothing then gives the
+        noise its scale.
+
+    Raises:
+        ModelFileError: ONNX Runtime cannot load the model.
+        DataError: It cannot run it.
     """
     spec = image_input(model)
     if len(spec.shape) != 4 or not read_batch_norms(model):
@@ -38,10 +47,19 @@ def probed_covariances(model: ir.Model, path: Path, *, seed: int) -> dict[str, C
 
 
 def layer_inputs_of_images(model: ir.Model, path: Path, pixels: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-    """What layers read, by value name, for the first images.
+    """The values that layers read, for the first images.
 
-    model: float, in canonical form, with BatchNormalizations or without. path: what errors call it. pixels:
-    (N, C, H, W) in the model's input units. Raises ModelFileError, DataError.
+    Args:
+        model: Float, in canonical form, with BatchNormalizations or without.
+        path: Of the model's file, for error messages.
+        pixels: (N, C, H, W) float32 in the model's input units.
+
+    Returns:
+        By value name, (n, ...) float32 of the first n images: as many as the model's batch, or as make `PIXELS`.
+
+    Raises:
+        ModelFileError: ONNX Runtime cannot load the model.
+        DataError: It cannot run it on these images.
     """
     name = image_input(model).name
     images = pixels[: image_input(model).shape[0] or max(PIXELS // pixels[0, 0].size, LEAST)]
@@ -50,7 +68,7 @@ def layer_inputs_of_images(model: ir.Model, path: Path, pixels: NDArray[np.float
 
 
 def channel_moments(values: Mapping[str, NDArray[np.float32]]) -> dict[str, Moments]:
-    """Mean and deviation of each channel (axis 1), by value name."""
+    """Mean and standard deviation of each channel (axis 1) of arrays (N, C, ...), by value name."""
     moments = {}
     for name, value in values.items():
         axes = tuple(axis for axis in range(value.ndim) if axis != 1)

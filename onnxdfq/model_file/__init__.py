@@ -1,7 +1,7 @@
-"""Model files: what comes in from an untrusted file, and what is written.
+"""Reading and writing model files.
 
-`load_model` is for a float model that is to be compressed: checked, brought to one opset, simplified once, its batch
-freed. `read_model` takes any model as it is, quantized ones too, with the same safety checks. `save_model` and
+`load_model` reads a float model that is to be compressed: checked, brought to one opset, simplified once, its batch
+free. `read_model` reads any model unchanged, quantized ones too, with the same safety checks. `save_model` and
 `atomic_write` never leave a half-written file.
 """
 

@@ -1,4 +1,4 @@
-"""What a file may hold and still be of no use here: quantized, or not finite."""
+"""Valid models that cannot be compressed: quantized ones, and those with weights that are not finite."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +29,11 @@ _CHUNK = 1 << 22
 
 
 def refuse_quantized(model: ir.Model, path: Path) -> None:
-    """Raises AlreadyQuantized that names the first such node."""
+    """Refuses a model that holds quantized operators.
+
+    Raises:
+        AlreadyQuantized: Names the first such node.
+    """
     found = [
         node for node in _all_nodes(model) if node.op_type in _QUANTIZED or node.op_type.startswith(_QUANTIZED_PREFIXES)
     ]
@@ -42,7 +46,11 @@ def refuse_quantized(model: ir.Model, path: Path) -> None:
 
 
 def refuse_not_finite(model: ir.Model, path: Path) -> None:
-    """Raises ModelFileError that names the first tensor that is damaged or holds NaN, or infinity out of place."""
+    """Refuses a model with a damaged tensor, NaN, or infinity where no operator takes it as a bound or mask.
+
+    Raises:
+        ModelFileError: Names the first such tensor.
+    """
     for value in (value for graph in model.graphs() for value in graph.initializers.values()):
         tensor = value.const_value
         if tensor is None:

@@ -1,4 +1,4 @@
-"""From an old opset to a new one, by onnx's converter and with onnxruntime as its judge."""
+"""Conversion to a newer opset by onnx's converter, with the result compared in onnxruntime."""
 
 from pathlib import Path
 
@@ -11,9 +11,16 @@ from onnxdfq.model_file.trial import run, same, try_out
 
 
 def convert(model: ir.Model, path: Path, *, opset: int, compare: bool) -> ir.Model:
-    """The model at `opset`, or itself if it is there or beyond.
+    """The model at `opset`; itself where it is of that opset or a newer one.
 
-    `compare` runs both in onnxruntime. Raises ModelFileError when the converter fails, or changes what is computed.
+    Args:
+        model: Read only.
+        path: Of its file, for error messages.
+        opset: To convert to.
+        compare: Whether onnxruntime runs both and compares their outputs.
+
+    Raises:
+        ModelFileError: The converter fails, or changes what is computed.
     """
     old = model.opset_imports[""]
     if old >= opset:

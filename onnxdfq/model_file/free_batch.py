@@ -1,4 +1,4 @@
-"""Makes a model run at any batch and simplifies it once, trusting neither edit until onnxruntime has shown it right."""
+"""A model simplified once that runs at any batch; onnxruntime compares the outputs of either edit with the file's."""
 
 from collections.abc import Callable
 
@@ -15,12 +15,13 @@ _TRIALS = 3
 
 
 def free_batch(model: ir.Model) -> ir.Model:
-    """The simplified model with a symbolic batch, if it then gives row by row what `model` gives.
+    """The simplified model with a symbolic batch, where it then computes row by row what `model` computes.
 
     1. The leading size of the inputs becomes symbolic *before* the simplification, which would bake it in.
     2. onnxsim runs once, BatchNormalization kept.
     3. Sizes inside that hold the batch as a number are freed (`with_free_sizes`).
-    Where no rewriting helps, the batch stays as the file has it; where onnxruntime cannot run the file, all stays.
+    Where none of these computes the same, the batch stays as in the file; where onnxruntime cannot run the file,
+    `model` itself is returned.
     """
     trial = try_out(model, _TRIALS)
     if trial is None:

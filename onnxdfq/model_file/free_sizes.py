@@ -1,4 +1,4 @@
-"""Sizes inside the graph in which the batch is a number, or is computed although all else is known."""
+"""Inner sizes that hold the batch as a number, or compute it although the other sizes are constant."""
 
 import math
 from collections.abc import Sequence
@@ -9,21 +9,26 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common
 
 from onnxdfq.model_file.through_proto import infer_shapes
+from passes.graph.editing import name_of
 
 _Shapes = dict[str, list[int]]
 
-# A factor that is in no network's sizes by chance: what grows by it when the batch does is the batch.
+# A factor that no network's sizes have by chance: a size that grows by it along with the batch is the batch.
 _FACTOR = 97
 
 
 def with_free_sizes(model: ir.Model, batch: int) -> ir.Model:
-    """A copy in which no size that a Reshape or Resize reads holds the batch (what the model was traced at, or 1).
+    """A copy in which no size that a Reshape or Resize reads holds the batch.
 
-    1. Resize by constant sizes: only the axes that change are named.
+    1. Resize to constant sizes: only the axes that change are named.
     2. Reshape to a constant target: in graph order, the entry into which the batch goes becomes -1 and the others
        numbers. Row-major order says which entry that is: the one before which the target has as many values as the
        data has before its batch axis, so (B, 48, 1936) to (48, 2, 1936) at B = 2 becomes (-1, 2, 1936).
     3. Reshape to a target computed by Shape, Gather, Concat: a constant target, -1 where the batch goes.
+
+    Args:
+        model: Read only.
+        batch: The size at which the model was traced, or 1.
     """
     copy = model.clone()
     shapes = _shapes(copy, batch)
@@ -31,16 +36,16 @@ def with_free_sizes(model: ir.Model, batch: int) -> ir.Model:
         _free_resize(copy, node, shapes)
     seen: set[ir.Node] = set()
     while True:
-        # Again after each edit: behind a target that does not fit the batch, no shapes are known.
+        # Again after each edit: behind a target that does not fit the batch, inference finds no shapes.
         grown = _shapes(copy, batch * _FACTOR)
         baked = next((node for node in copy.graph if node not in seen and _is_baked(node, shapes, grown)), None)
         if baked is None:
             break
         seen.add(baked)
-        data, target = _name(baked, 0), shapes[baked.outputs[0].name or ""]
+        data, target = name_of(baked.inputs[0]), shapes[name_of(baked.outputs[0])]
         _replace_target(copy, baked, target, _batch_entry(shapes[data], grown[data], target, batch))
     for node in copy.graph:
-        output = node.outputs[0].name or ""
+        output = name_of(node.outputs[0])
         if node.op_type == "Reshape" and _constant(node, 1) is None and output in shapes and output in grown:
             differing = [axis for axis, size in enumerate(shapes[output]) if size != grown[output][axis]]
             if len(differing) < 2:
@@ -52,7 +57,7 @@ def with_free_sizes(model: ir.Model, batch: int) -> ir.Model:
 def _is_baked(node: ir.Node, shapes: _Shapes, grown: _Shapes) -> bool:
     if node.op_type != "Reshape" or _constant(node, 1) is None:
         return False
-    data, output = _name(node, 0), node.outputs[0].name or ""
+    data, output = name_of(node.inputs[0]), name_of(node.outputs[0])
     if not (data in shapes and data in grown and output in shapes) or shapes[data] == grown[data]:
         return False
     axis = _batch_entry(shapes[data], grown[data], shapes[output], 1)
@@ -69,9 +74,10 @@ def _batch_entry(data: Sequence[int], grown: Sequence[int], target: Sequence[int
 
 
 def _free_resize(model: ir.Model, node: ir.Node, shapes: _Shapes) -> None:
-    sizes = _constant(node, 3) if node.op_type == "Resize" else None
-    data, target = shapes.get(_name(node, 0)), shapes.get(node.outputs[0].name or "")
-    if sizes is None or "axes" in node.attributes or data is None or target is None:
+    if node.op_type != "Resize" or _constant(node, 3) is None:
+        return
+    data, target = shapes.get(name_of(node.inputs[0])), shapes.get(name_of(node.outputs[0]))
+    if "axes" in node.attributes or data is None or target is None:
         return
     axes = [axis for axis, (before, after) in enumerate(zip(data, target, strict=True)) if before != after]
     if axes and axes[0] > 0:
@@ -80,7 +86,7 @@ def _free_resize(model: ir.Model, node: ir.Node, shapes: _Shapes) -> None:
 
 
 def _shapes(model: ir.Model, batch: int) -> _Shapes:
-    """Sizes of the values whose shape is known all through, with every free size of an input set to `batch`."""
+    """Shapes of the values for which inference finds every size, with each free size of an input set to `batch`."""
     pinned = model.clone()
     for value in pinned.graph.inputs:
         if value.shape:
@@ -90,15 +96,10 @@ def _shapes(model: ir.Model, batch: int) -> _Shapes:
     infer_shapes(pinned, strict=False)
     values = [*pinned.graph.inputs, *(value for node in pinned.graph for value in node.outputs)]
     return {
-        value.name or "": list(value.shape.numpy())
+        name_of(value): list(value.shape.numpy())
         for value in values
         if value.shape is not None and value.shape.is_static()
     }
-
-
-def _name(node: ir.Node, index: int) -> str:
-    value = node.inputs[index] if index < len(node.inputs) else None
-    return (value.name or "") if value is not None else ""
 
 
 def _constant(node: ir.Node, index: int) -> NDArray[np.generic] | None:
@@ -113,7 +114,7 @@ def _replace_target(model: ir.Model, node: ir.Node, target: Sequence[int], axis:
 
 
 def _replace_constant(model: ir.Model, node: ir.Node, index: int, sizes: Sequence[int], what: str) -> None:
-    """A new initializer for this node alone: the old one may serve others."""
+    """Gives the node an initializer of its own: others may read the old one."""
     name = f"{node.outputs[0].name}/{what}"
     tensor = ir.tensor(np.array(sizes, np.int64), name=name)
     value = ir.Value(name=name, shape=ir.Shape([len(sizes)]), type=ir.TensorType(tensor.dtype), const_value=tensor)

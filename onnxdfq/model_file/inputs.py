@@ -1,4 +1,4 @@
-"""What a model wants as input."""
+"""The inputs of a model: their shapes and types, which one takes images, and what the others are fed."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxdfq.errors import ShapeError
+from passes.graph.editing import name_of
 
 FREE_BATCH = "batch"
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
@@ -15,7 +16,7 @@ _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.Data
 
 @dataclass(frozen=True, kw_only=True)
 class InputSpec:
-    """One graph input. `shape[0]` is None where any batch runs; a number there is the only batch that runs."""
+    """One graph input. `shape[0]` is None where the batch is free; a number there is the only batch that runs."""
 
     name: str
     shape: tuple[int | None, ...]
@@ -31,20 +32,23 @@ class InputSpec:
 
 
 def inputs(model: ir.Model) -> tuple[InputSpec, ...]:
-    """The inputs that the caller must feed, in graph order (initializers that are also inputs are not among them)."""
+    """The inputs that the caller has to feed, in graph order, without initializers that are inputs as well."""
     specs = []
     for value in model.graph.inputs:
         if value.name in model.graph.initializers:
             continue
         shape = tuple(dim if isinstance(dim, int) else None for dim in value.shape or ())
-        specs.append(InputSpec(name=value.name or "", shape=shape, dtype=value.dtype or ir.DataType.UNDEFINED))
+        specs.append(InputSpec(name=name_of(value), shape=shape, dtype=value.dtype or ir.DataType.UNDEFINED))
     return tuple(specs)
 
 
 def image_input(model: ir.Model) -> InputSpec:
     """The input that takes the images: the only float input of rank 4, else the only float input.
 
-    Every other input gets `constant_input`. Raises ShapeError when no input or several fit.
+    Every other input is fed `constant_input`.
+
+    Raises:
+        ShapeError: No input is of this kind, or several are.
     """
     specs = inputs(model)
     floats = [spec for spec in specs if spec.is_float]
@@ -60,18 +64,29 @@ def image_input(model: ir.Model) -> InputSpec:
 
 
 def constant_input(spec: InputSpec, batch: int) -> NDArray[np.generic]:
-    """What an input that takes no images is fed: zeros for floats and booleans, ones for integers.
+    """The array for an input that takes no images: zeros for floats and booleans, ones for integers.
 
-    Integers at a detector's or transformer's door are sizes, scales or masks, where one is harmless and zero is not.
+    The integer inputs of detectors and transformers are sizes, scales or masks, where 1 is harmless and 0 is not.
+
+    Args:
+        spec: Of the input.
+        batch: Its leading size, where that is free.
+
+    Returns:
+        Of the input's shape and type.
     """
     shape, dtype = spec.with_batch(batch), spec.dtype.numpy()
     return np.ones(shape, dtype) if np.issubdtype(dtype, np.integer) else np.zeros(shape, dtype)
 
 
 def parse_input_shapes(texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
-    """`["x=1,3,224,224"]` or `["1,3,224,224"]` (key "": the image input) as a mapping from input name to shape.
+    """The shapes of `--input-shape`: `["x=1,3,224,224"]`, or `["1,3,224,224"]` for the image input.
 
-    Raises ShapeError for anything else.
+    Returns:
+        By input name, "" for the image input.
+
+    Raises:
+        ShapeError: A text has another form, or a size below 1.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     for text in texts:
@@ -86,23 +101,27 @@ def parse_input_shapes(texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def fix_input_shapes(model: ir.Model, given: Mapping[str, Sequence[int]] | None) -> None:
-    """Writes known sizes into the graph inputs; afterwards only the batch (axis 0) may be unknown.
+def fix_input_shapes(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None) -> None:
+    """Writes sizes into the graph inputs, in place; afterwards only the batch (axis 0) may be free.
 
-    `given` maps input names ("" for the image input) to shapes. A given batch is ignored where the batch is free.
-    Raises ShapeError that says which `--input-shape` to give for which input.
+    Args:
+        model: Its inputs change.
+        shapes: By input name, "" for the image input. Their batch is ignored where the model's is free.
+
+    Raises:
+        ShapeError: A size stays open or contradicts the model; says which `--input-shape` to give for which input.
     """
-    shapes = {name: tuple(shape) for name, shape in (given or {}).items()}
-    if "" in shapes:
+    sizes = {name: tuple(shape) for name, shape in (shapes or {}).items()}
+    if "" in sizes:
         specs = inputs(model)
-        shapes.setdefault((specs[0] if len(specs) == 1 else image_input(model)).name, shapes.pop(""))
-    values = {value.name or "": value for value in model.graph.inputs}
-    for name in shapes:
+        sizes.setdefault((specs[0] if len(specs) == 1 else image_input(model)).name, sizes.pop(""))
+    values = {name_of(value): value for value in model.graph.inputs}
+    for name in sizes:
         if name not in values:
             known = ", ".join(map(repr, values))
             raise ShapeError(f"--input-shape names the input {name!r}, which the model lacks; it has {known}.")
     for name, value in values.items():
-        _fix(name, value, shapes.get(name))
+        _fix(name, value, sizes.get(name))
 
 
 def _fix(name: str, value: ir.Value, given: tuple[int, ...] | None) -> None:

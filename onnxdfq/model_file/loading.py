@@ -1,4 +1,4 @@
-"""The way in: from an untrusted file to a float model of opset 21 to 25 that runs at any batch."""
+"""Loading: from an untrusted file to a float model of opset 21 to 25 that runs at any batch."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +15,7 @@ from onnxdfq.model_file.inputs import fix_input_shapes
 from onnxdfq.model_file.through_proto import CARRIED_INLINE, infer_shapes
 from onnxdfq.model_file.untrusted import read_proto, refuse_ill_formed
 from onnxdfq.model_file.writing import is_large
+from passes.graph.editing import name_of
 
 OLDEST_OPSET, OPSET, NEWEST_OPSET = 7, 21, 25
 
@@ -23,14 +24,20 @@ _IR_VERSION = {21: 10, 22: 10, 23: 11, 24: 12, 25: 13}
 
 
 def load_model(path: Path | str, *, input_shape: Mapping[str, Sequence[int]] | None = None) -> ir.Model:
-    """A float model to compress: checked, opset 21 to 25, simplified once with BatchNormalization kept, batch freed.
+    """A float model to compress: checked, opset 21 to 25, simplified once with BatchNormalization kept, batch free.
 
-    `input_shape` maps input names ("" for the image input) to shapes, for inputs whose sizes the file leaves open.
-    Names of values and nodes that remain are those of the file. Weights above 2 GB in all stay on the disk until used,
-    and such a model is neither simplified nor is its batch freed, for both need the whole model in one protobuf.
+    Values and nodes that remain keep the file's names. Where weights exceed 2 GB they stay on the disk until used, and
+    the model is neither simplified nor its batch freed, for both need the whole model in one protobuf.
 
-    Raises ModelFileError, AlreadyQuantized, UnsupportedOperator (an operator that ONNX itself does not know) and
-    ShapeError.
+    Args:
+        path: Of the file.
+        input_shape: By input name ("" for the image input), for inputs whose sizes the file leaves open.
+
+    Raises:
+        ModelFileError: The file cannot be read, is damaged, or is of an opset that is not read.
+        AlreadyQuantized: It holds quantized operators.
+        UnsupportedOperator: It holds an operator that ONNX itself lacks.
+        ShapeError: An input's sizes stay open, or `input_shape` contradicts them.
     """
     path = Path(path)
     proto = read_proto(path)
@@ -55,9 +62,11 @@ def load_model(path: Path | str, *, input_shape: Mapping[str, Sequence[int]] | N
 
 
 def read_model(path: Path | str) -> ir.Model:
-    """Any model as it is, quantized ones too, for `inspect` and `evaluate`: safety checks, and nothing is changed.
+    """Any model unchanged, quantized ones too, after the safety checks: for `inspect`, `lint` and `evaluate`.
 
-    Raises ModelFileError.
+    Raises:
+        ModelFileError: The file cannot be read or is damaged.
+        UnsupportedOperator: It holds an operator that ONNX itself lacks.
     """
     path = Path(path)
     model = _parsed(read_proto(path), path)
@@ -66,14 +75,14 @@ def read_model(path: Path | str) -> ir.Model:
 
 
 def _tell_nodes_apart(model: ir.Model) -> None:
-    """Of several nodes of one name all but the first get another: onnx allows it, onnxruntime refuses the file."""
+    """Renames all but the first of several nodes of one name: onnx allows these, onnxruntime refuses the file."""
     seen: set[str] = set()
     for node in model.graph.all_nodes():
-        name, count = node.name or "", 0
+        name, count = name_of(node), 0
         while node.name and node.name in seen:
             count += 1
             node.name = f"{name}_{count}"
-        seen.add(node.name or "")
+        seen.add(name_of(node))
 
 
 def _parsed(proto: onnx.ModelProto, path: Path) -> ir.Model:
@@ -87,7 +96,7 @@ def _parsed(proto: onnx.ModelProto, path: Path) -> ir.Model:
 
 
 def _load_external_data(model: ir.Model, *, keep_large: bool) -> None:
-    """Into memory, but for weights of the main graph that `through_proto` carries around protobuf, if `keep_large`."""
+    """Loads external data into memory; with `keep_large` not the weights that `through_proto` keeps out of protobuf."""
     for graph in model.graphs():
         for value in graph.initializers.values():
             tensor = value.const_value

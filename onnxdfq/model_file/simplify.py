@@ -1,4 +1,4 @@
-"""onnxsim, with what it drops put back."""
+"""onnxsim, with the metadata and the declared shapes that it drops restored."""
 
 import onnx
 import onnx_ir as ir
@@ -8,7 +8,11 @@ from onnxdfq.model_file.through_proto import infer_shapes, through_proto
 
 
 def simplify(model: ir.Model) -> ir.Model:
-    """onnxsim's result with BatchNormalization kept, or `model` where onnxsim fails, each CastLike in it a Cast."""
+    """The model simplified by onnxsim, BatchNormalization kept; `model` itself where onnxsim fails.
+
+    Args:
+        model: Each CastLike in it becomes a Cast where its type can be inferred.
+    """
     import onnxsim  # takes over a second
 
     _name_types(model)
@@ -31,7 +35,10 @@ def simplify(model: ir.Model) -> ir.Model:
 
 
 def _name_types(model: ir.Model) -> None:
-    """CastLike of a known type becomes Cast, which, of a constant, is one: torch writes attention's scale with it."""
+    """Each CastLike whose type can be inferred becomes a Cast, in place.
+
+    A Cast of a constant is constant, a CastLike is not: torch writes the scale of attention with it.
+    """
     infer_shapes(model, strict=False)
     for node in model.graph.all_nodes():
         like = node.inputs[1] if node.op_type == "CastLike" and node.domain in ("", "ai.onnx") else None
@@ -42,7 +49,7 @@ def _name_types(model: ir.Model) -> None:
 
 
 def _adopt_boundary(source: ir.Model, target: ir.Model) -> None:
-    """Inputs and outputs as declared, and no inner shapes: onnxsim's own inference has called a free batch a 2."""
+    """Inputs and outputs as declared, and no inner shapes: onnxsim's own inference has written a free batch as 2."""
     declared = {value.name: value for value in (*source.graph.inputs, *source.graph.outputs)}
     for value in (*target.graph.inputs, *target.graph.outputs):
         known = declared[value.name]

@@ -1,11 +1,13 @@
-"""onnx's C++ tools work on protobuf, which drops metadata and ends at 2 GB: carry both around them."""
+"""onnx's C++ tools on an onnx-ir model. They drop metadata and end at 2 GB: metadata and weights go around them."""
 
 from collections.abc import Callable
 
 import onnx
 import onnx_ir as ir
 
-# Adapters and data propagation read small constants (shapes, scales, axes); nothing reads a weight.
+from passes.graph.editing import name_of
+
+# Bytes. Adapters and data propagation read small constants (shapes, scales, axes); nothing reads a weight.
 CARRIED_INLINE = 1024
 
 
@@ -22,25 +24,32 @@ def weight_bytes(model: ir.Model) -> int:
 def through_proto(
     model: ir.Model, change: Callable[[onnx.ModelProto], onnx.ModelProto], *, with_weights: bool = False
 ) -> ir.Model:
-    """`change` applied to the model's protobuf. `model` itself stays as it was; weights are shared, not copied.
+    """The model that `change` makes of the protobuf.
 
-    Unless `with_weights`, initializers above 1 KB are graph inputs during `change` and come back unseen.
-    Metadata and doc strings come back by name: of the model, of the graph, of nodes by their first output.
+    Metadata and doc strings are restored by name: of the model, of the graph, of nodes by their first output.
+
+    Args:
+        model: Read only; its weights are shared with the result, not copied.
+        change: From protobuf to protobuf.
+        with_weights: Whether `change` gets the weights; else initializers above 1 KB are graph inputs to it.
     """
     proto, weights = without_weights(model) if not with_weights else (ir.to_proto(model), {})
     result = ir.from_proto(change(proto))
     for value in [value for value in result.graph.inputs if value.name in weights]:
         result.graph.inputs.remove(value)
-        value.const_value = weights[value.name or ""]
+        value.const_value = weights[name_of(value)]
         result.graph.register_initializer(value)
     _restore_metadata(model, result)
     return result
 
 
 def infer_shapes(model: ir.Model, *, strict: bool) -> None:
-    """Fills types and shapes of all values from the inputs on; what the model says of its outputs yields to it.
+    """Infers types and shapes of all values, in place, from those of the inputs.
 
-    Raises onnx.shape_inference.InferenceError only when `strict`.
+    Inferred shapes of outputs replace the declared ones.
+
+    Raises:
+        onnx.shape_inference.InferenceError: Where `strict`, a node contradicts its inputs.
     """
     proto, _ = without_weights(model)
     for output in proto.graph.output:
@@ -59,7 +68,7 @@ def infer_shapes(model: ir.Model, *, strict: bool) -> None:
 
 
 def _merged(found: ir.Shape, declared: ir.Shape | None) -> ir.Shape:
-    """The inferred shape without the names that onnx makes up for sizes which it does not know."""
+    """The inferred shape; sizes that onnx could not infer, to which it gives names of its own, stay as declared."""
     if declared is None or len(declared) != len(found):
         declared = ir.Shape([None] * len(found))
     made_up = [isinstance(dim, ir.SymbolicDim) and (dim.value or "unk__").startswith("unk__") for dim in found]
@@ -67,6 +76,7 @@ def _merged(found: ir.Shape, declared: ir.Shape | None) -> ir.Shape:
 
 
 def without_weights(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, ir.TensorProtocol]]:
+    """The model's protobuf with weights above 1 KB as graph inputs, and these weights by name."""
     light = model.clone()
     weights: dict[str, ir.TensorProtocol] = {}
     for name, value in list(light.graph.initializers.items()):

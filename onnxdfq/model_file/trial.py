@@ -1,4 +1,4 @@
-"""What a model computes on random input, as onnxruntime sees it: the judge of edits that must not change a model."""
+"""The outputs of a model on random inputs, in onnxruntime: the check of edits that must not change a model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _TRACED_AT = (1, 2, 4, 8, 16, 32)
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """What a model computes on noise, at the one batch size at which it is sure to run."""
+    """The outputs of a model on noise, at one batch size at which it runs; one entry for each run."""
 
     batch: int
     feeds: list[Feeds]
@@ -26,7 +26,10 @@ class Trial:
 
 
 def try_out(model: ir.Model, count: int) -> Trial | None:
-    """`count` runs at the declared batch, or at the first common one that works; None where onnxruntime refuses."""
+    """`count` runs at the declared batch, or where that is free at the first usual one that works.
+
+    None where onnxruntime refuses the model.
+    """
     declared = _declared_batch(model)
     for batch in _TRACED_AT if declared is None else (declared,):
         feeds = [random_feeds(model, batch, seed) for seed in range(count)]
@@ -43,7 +46,7 @@ def _declared_batch(model: ir.Model) -> int | None:
 
 
 def has_batch(spec: InputSpec, batch: int) -> bool:
-    """Whether the leading axis is the batch, rather than, say, the two entries of an image size."""
+    """Whether the leading axis of an input is the batch, rather than, say, the two entries of an image size."""
     return spec.shape[:1] == (None,) or (len(spec.shape) > 1 and spec.shape[0] == batch)
 
 
@@ -58,8 +61,8 @@ def random_feeds(model: ir.Model, batch: int, seed: int) -> Feeds:
     }
 
 
-def run(model: ir.Model, trials: Sequence[Feeds]) -> list[Outputs] | None:
-    """Each trial's outputs, None where onnxruntime cannot load or run the model."""
+def run(model: ir.Model, feeds: Sequence[Feeds]) -> list[Outputs] | None:
+    """The outputs for each entry of `feeds`; None where onnxruntime cannot load or run the model."""
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as failures
 
@@ -69,7 +72,7 @@ def run(model: ir.Model, trials: Sequence[Feeds]) -> list[Outputs] | None:
     try:
         data = ir.to_proto(model).SerializeToString()
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        return [session.run(None, trial) for trial in trials]
+        return [session.run(None, entry) for entry in feeds]
     except (
         failures.Fail,
         failures.InvalidArgument,
@@ -83,9 +86,9 @@ def run(model: ir.Model, trials: Sequence[Feeds]) -> list[Outputs] | None:
         return None
 
 
-def same(found: Sequence[Outputs], expected: Sequence[Outputs]) -> bool:
-    """Equal but for rounding, trial by trial and output by output."""
-    pairs = [pair for ours, theirs in zip(found, expected, strict=True) for pair in zip(ours, theirs, strict=True)]
+def same(outputs: Sequence[Outputs], expected: Sequence[Outputs]) -> bool:
+    """Whether outputs are equal up to rounding, run by run and output by output."""
+    pairs = [pair for ours, theirs in zip(outputs, expected, strict=True) for pair in zip(ours, theirs, strict=True)]
     return all(_close(ours, theirs) for ours, theirs in pairs)
 
 

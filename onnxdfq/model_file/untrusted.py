@@ -1,4 +1,4 @@
-"""Reading a model file that may be broken or hostile: every way out is one clear sentence."""
+"""Reading a model file that may be broken or hostile: each refusal is one sentence."""
 
 import hashlib
 import math
@@ -16,9 +16,10 @@ _MODEL_FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 2
 
 
 def read_proto(path: Path) -> onnx.ModelProto:
-    """The file's ModelProto. External data is checked (inside the model's folder, there, long enough) but not loaded.
+    """The file's ModelProto; external data is checked (`external_file`) and not loaded.
 
-    Raises ModelFileError when the file cannot be read, is not ONNX, is cut off, or its external data is unusable.
+    Raises:
+        ModelFileError: The file cannot be read, is not ONNX, is cut off, or its external data is unusable.
     """
     if not path.exists():
         raise ModelFileError(f"{path}: there is no such file.")
@@ -46,7 +47,11 @@ def read_proto(path: Path) -> onnx.ModelProto:
 
 
 def model_hash(path: Path) -> str:
-    """SHA-256 of the model, in hexadecimal: of the file (as `sha256sum` gives it), then of its external data files."""
+    """SHA-256 in hexadecimal of the file followed by its external data files; without these, what `sha256sum` gives.
+
+    Raises:
+        ModelFileError: As `read_proto` does.
+    """
     proto = read_proto(path)
     files = {external_file(path, tensor) for tensor in _external_tensors(proto)}
     digest = hashlib.sha256()
@@ -58,9 +63,10 @@ def model_hash(path: Path) -> str:
 
 
 def external_file(path: Path, tensor: onnx.TensorProto) -> Path:
-    """The file that holds the external data of `tensor`, proven to lie inside the folder of the model at `path`.
+    """The file that holds the external data of `tensor`.
 
-    Raises ModelFileError that names tensor and file.
+    Raises:
+        ModelFileError: It lies outside the folder of the model at `path`, is missing or too short; names the tensor.
     """
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location: str = entries.get("location", "")
@@ -102,8 +108,11 @@ def _refuse_broken_text(path: Path, proto: onnx.ModelProto) -> None:
 
 
 def refuse_ill_formed(path: Path, proto: onnx.ModelProto) -> None:
-    """Raises UnsupportedOperator for an operator of ONNX's own domain that ONNX does not know at the file's opset, and
-    ModelFileError for anything else that onnx.checker finds.
+    """Refuses a model that onnx.checker refuses.
+
+    Raises:
+        UnsupportedOperator: ONNX's own domain has no such operator at the file's opset.
+        ModelFileError: onnx.checker finds anything else.
     """
     opsets = {entry.domain or "ai.onnx": entry.version for entry in proto.opset_import}
     opset = opsets.get("ai.onnx", 0)
@@ -183,7 +192,7 @@ def _external_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
 
 
 def _why_not_parsed(data: bytes) -> str:
-    """Tells a model that was cut off from a file that never was one, by walking the outermost protobuf fields."""
+    """Tells a truncated model from a file of another kind, by its outermost protobuf fields."""
     position, seen = 0, 0
     while position < len(data):
         key, position = _varint(data, position)

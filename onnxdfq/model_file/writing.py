@@ -21,7 +21,15 @@ _DISK_AT_FAULT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 def check_writable(path: Path, *, force: bool = False) -> None:
-    """Raises OutputError if `path` plainly cannot be written: to be called before the work, not after it."""
+    """Refuses a path that cannot be written; to be called before the work whose result goes there.
+
+    Args:
+        path: Of the file to write.
+        force: Whether an existing file may be replaced.
+
+    Raises:
+        OutputError: `path` exists without `force`, is no ordinary file, or its folder is absent or not writable.
+    """
     if not path.parent.is_dir():
         raise OutputError(f"{path} cannot be written: the folder {path.parent} does not exist; create it first.")
     if not os.access(path.parent, os.W_OK | os.X_OK):
@@ -35,16 +43,22 @@ def check_writable(path: Path, *, force: bool = False) -> None:
 
 
 def is_large(model: ir.Model) -> bool:
-    """Whether the weights are too many for one protobuf and have to lie in a file of their own."""
+    """Whether the weights exceed one protobuf, so that they have to lie in a file of their own."""
     return weight_bytes(model) > INLINE_LIMIT
 
 
 @contextmanager
 def atomic_write(path: Path, *, force: bool = False) -> Iterator[Path]:
-    """Yields a fresh path in the same folder (same suffix) to write to; it becomes `path` when the block ends well.
+    """Yields a temporary path in the same folder, of the same suffix; it is renamed to `path` when the block ends.
 
-    Any exception, KeyboardInterrupt included, removes what was written. Raises OutputError: exit code 2 when `path`
-    is at fault (it exists and `force` is off, its folder is absent or not writable), 1 when the disk is.
+    Any exception, KeyboardInterrupt included, removes the temporary file.
+
+    Args:
+        path: Of the file to write.
+        force: Whether an existing file may be replaced.
+
+    Raises:
+        OutputError: With exit code 2 as `check_writable` does, with 1 where the disk is full or fails.
     """
     check_writable(path, force=force)
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
@@ -61,11 +75,19 @@ def atomic_write(path: Path, *, force: bool = False) -> Iterator[Path]:
 
 
 def save_model(model: ir.Model, path: Path, *, force: bool = False, inner_shapes: bool = True) -> None:
-    """Writes the model with inferred shapes, after onnx.checker (full check) and strict shape inference passed.
+    """Writes the model with inferred shapes, after onnx.checker (full check) and strict shape inference pass.
 
-    inner_shapes: those of values inside too, which viewers show and loaders infer; never left out of a large model.
-    Weights beyond 2 GB go to `<name>.data` beside it. The model gains the inferred shapes and is else unchanged.
-    Raises OutputError as `atomic_write` does, and with exit code 1 when the model is not valid ONNX.
+    Weights beyond 2 GB go to `<name>.data` beside it.
+
+    Args:
+        model: Gains the inferred shapes and stays the same otherwise.
+        path: Of the file to write.
+        force: Whether an existing file may be replaced.
+        inner_shapes: Whether the file holds the shapes of inner values, which viewers show and loaders infer; a large
+            model's file always does.
+
+    Raises:
+        OutputError: As `atomic_write` does, and with exit code 1 where the model is not valid ONNX.
     """
     check_writable(path, force=force)
     try:
@@ -118,7 +140,7 @@ def _as_output_error(path: Path) -> Iterator[None]:
 
 
 def _flush(file: Path) -> None:
-    """On the disk before it is renamed: after a power cut the name must not point at an empty file."""
+    """Forces a file onto the disk before it is renamed: after a power cut the name must not point at an empty file."""
     with file.open("rb") as stream:
         os.fsync(stream.fileno())
 

@@ -57,8 +57,8 @@ def _equalized(model: FloatModel, request: Request, run: Run) -> FloatModel:
     recipe, per_channel = request.recipe, all(target.per_channel_weights for target in request.targets)
     aligned = run.bits.weight if recipe.scheme == "power-of-two" and per_channel else None
     done = equalize(model.graph, model.moments, aligned_bits=aligned)
-    run.tell(Measurement(values={"layers_equalized": done.scaled, "biases_absorbed": done.absorbed}))
-    for name in done.lifted:
+    run.tell(Measurement(values={"layers_equalized": done.equalized_layers, "biases_absorbed": done.absorbed_biases}))
+    for name in done.lifted_clips:
         run.tell(Note(text=f"{name}: the upper bound of its Clip cuts next to nothing, and went."))
     return replace(model, moments=done.moments)
 

@@ -1,1 +1,1 @@
-"""What is told about models and runs."""
+"""Reports for people and scripts: what a model holds, what a target makes of it, which methods and targets exist."""

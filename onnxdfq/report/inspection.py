@@ -1,4 +1,4 @@
-"""What a model file holds, as far as it matters for compression."""
+"""The contents of a model file, as far as they matter for compression."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -11,13 +11,23 @@ from onnxdfq.model_file import inputs, load_model, read_model
 from passes.canonical.canonicalize import Canonicalize
 from passes.dfmpc.layer_pairs import find_layer_pairs
 from passes.graph.batch_norm import folded_batch_norms, read_batch_norms
+from passes.graph.editing import name_of
 from passes.quantize.grid import is_power_of_two
 from passes.write.provenance import read_provenance
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """Plain values only, so that it turns into JSON as it is. `unsupported`: operators that the engine lacks."""
+    """The contents of one file, in plain values that turn into JSON directly.
+
+    inputs, outputs: type and shape in words, by name.
+    parameters: number of elements of all initializers and constants.
+    operators: number of nodes by operator, most frequent first.
+    batch_norms: number of BatchNormalization nodes. folded_batch_norms: where one was folded at export.
+    unsupported: operators that the engine lacks.
+    quantized: numbers of quantized activations and weights, and whether all scales are powers of two; empty for float.
+    provenance: what `compress` or `export` wrote into the file.
+    """
 
     file: str
     bytes: int
@@ -35,7 +45,12 @@ class Inspection:
 
 
 def inspect(path: Path | str) -> Inspection:
-    """Read the model at `path`, float or quantized, and change nothing. Raises ModelFileError."""
+    """Reads the model at `path`, float or quantized.
+
+    Raises:
+        ModelFileError: The file cannot be read or is damaged.
+        UnsupportedOperator: It holds an operator that ONNX itself lacks.
+    """
     from onnxdfq.engine import SUPPORTED_OPERATORS  # torch takes its time to import
 
     path = Path(path)
@@ -54,7 +69,7 @@ def inspect(path: Path | str) -> Inspection:
         opset=model.opset_imports.get("", 0),
         producer=model.producer_name or "",
         inputs={spec.name: _type(spec.dtype, spec.shape) for spec in inputs(model)},
-        outputs={value.name or "": _type(value.dtype, value.shape) for value in model.graph.outputs},
+        outputs={name_of(value): _type(value.dtype, value.shape) for value in model.graph.outputs},
         parameters=sum(int(tensor.size) for tensor in _weights(model)),
         operators=dict(operators.most_common()),
         batch_norms=len(read_batch_norms(model)),
@@ -66,9 +81,14 @@ def inspect(path: Path | str) -> Inspection:
 
 
 def layer_pairs(path: Path) -> dict[str, Any]:
-    """Which layers DF-MPC gives the low bits, who pays for each, and why the others stay high.
+    """The layer pairs of DF-MPC (arXiv 2307.00498): layers of low bits, and those that compensate each.
 
-    Raises InputError and its kin for what cannot be read.
+    Returns:
+        Plain values: "low" by layer name, with the names of its compensating layers and whether they can compensate;
+        "high" by layer name, with the reason why it is not low.
+
+    Raises:
+        InputError: The model cannot be read (`load_model`).
     """
     model = load_model(path)
     Canonicalize()(model)
@@ -78,16 +98,16 @@ def layer_pairs(path: Path) -> dict[str, Any]:
             layer.node.name: {
                 "paid_by": [consumer.node.name for consumer in layer.consumers],
                 "legal": layer in pairs.legal,
-                "why_not": pairs.refused.get(layer.node.name or ""),
+                "why_not": pairs.refused.get(name_of(layer.node)),
             }
             for layer in pairs.low
         },
-        "high": {layer.node.name: pairs.refused.get(layer.node.name or "") for layer in pairs.high},
+        "high": {layer.node.name: pairs.refused.get(name_of(layer.node)) for layer in pairs.high},
     }
 
 
 def _quantized(model: ir.Model, operators: Counter[str]) -> dict[str, int | bool]:
-    """Of QDQ files, and of those with QLinear operators, whose scales and integer weights are inputs of their own."""
+    """`Inspection.quantized`, of QDQ files and of QLinear operators, which read scales and integer weights directly."""
     pairs = [node for node in model.graph if node.op_type == "DequantizeLinear"]
     kernels = [node for node in model.graph if node.op_type.startswith("QLinear")]
     if not pairs and not kernels:

@@ -1,4 +1,4 @@
-"""What a target's runtime will do with a model file, node by node, before anything is deployed."""
+"""What a target's runtime will compute on integers, in float or not at all, node by node, before deployment."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ VERDICTS: tuple[Verdict, ...] = ("integer", "float", "refused")
 
 @dataclass(frozen=True, kw_only=True)
 class Lint:
-    """The findings about one file. quantized: whether it holds anything on integers."""
+    """The findings about one file. quantized: whether it holds Dequantize or integer operators."""
 
     file: str
     target: Target
@@ -34,13 +34,13 @@ class Lint:
 
     @property
     def count(self) -> Mapping[Verdict, int]:
-        """Nodes by verdict; findings about the file itself are none."""
+        """Number of nodes by verdict, without findings about the file as a whole."""
         found = Counter(finding.verdict for finding in self.findings if finding.node)
         return {verdict: found[verdict] for verdict in VERDICTS}
 
     @property
     def basis(self) -> str:
-        """What the rules rest on: for a target that was not run, that it was not."""
+        """A sentence on what the rules rest on: the runtime itself, or documents where the target was never run."""
         rule = self.target.operators.get(WHOLE_FILE)
         if rule is not None and rule.reason:
             return rule.reason
@@ -51,10 +51,15 @@ class Lint:
 
 
 def lint(path: Path | str, *, target: str | None = None) -> Lint:
-    """Judge the model at `path`, float or quantized, and change nothing.
+    """Judges the model at `path`, float or quantized.
 
-    target: a name of `onnxdfq/targets`; by default the one that the file was written for, else "ort".
-    Raises ModelFileError, and InputError for a target that is none.
+    Args:
+        path: Of the file; it is only read.
+        target: A name of `onnxdfq/targets`; by default the one that the file was written for, else "ort".
+
+    Raises:
+        ModelFileError: The file cannot be read or is damaged.
+        InputError: There is no such target.
     """
     if target is not None:
         one_of("target", target, target_names())
@@ -69,12 +74,16 @@ def lint(path: Path | str, *, target: str | None = None) -> Lint:
     return Lint(file=str(path), target=found, quantized=quantized, findings=run(model, found))
 
 
-def falling_short(findings: Sequence[Finding], requirement: str) -> tuple[Finding, ...]:
-    """What does not meet `requirement`: "integer" for every node, or "integer:Conv,Gemm" for those operators alone;
-    "exact" that no integer kernel saturates, on any processor.
+def shortfalls(findings: Sequence[Finding], requirement: str) -> tuple[Finding, ...]:
+    """The findings that do not meet a requirement; those of a refused node or file never do.
 
-    A file that the target refuses meets none. Raises InputError for another requirement, or an operator that is never
-    judged.
+    Args:
+        findings: About one file.
+        requirement: "integer": every node computes on integers; "integer:Conv,Gemm": those operators do; "exact": no
+            integer kernel saturates, on any processor.
+
+    Raises:
+        InputError: There is no such requirement, or lint never judges the operator.
     """
     verdict, _, listed = requirement.partition(":")
     one_of("requirement", verdict, ["integer", "exact"])

@@ -1,4 +1,4 @@
-"""What methods and targets there are, for people."""
+"""Descriptions of the registered methods and targets, for people."""
 
 import inspect
 from dataclasses import MISSING, fields
@@ -18,10 +18,10 @@ def describe_methods() -> list[dict[str, str]]:
 
 
 def describe_method(name: str) -> dict[str, Any]:
-    """What one method is, needs, and can be set.
+    """Summary, needs, description and settings of one method.
 
     Raises:
-        InputError: there is no such method; the message suggests the nearest.
+        InputError: There is no such method; the message suggests the nearest.
     """
     kind = load_method(name)
     hints = get_type_hints(kind)
@@ -41,7 +41,7 @@ def describe_method(name: str) -> dict[str, Any]:
 
 
 def describe_targets() -> list[dict[str, str]]:
-    """Name, title and what the rules rest on, of each registered target, sorted by name."""
+    """Name, title and whether the rules were compared with the runtime, of each registered target, sorted by name."""
     return [
         {
             "name": name,
@@ -53,10 +53,10 @@ def describe_targets() -> list[dict[str, str]]:
 
 
 def describe_target(name: str) -> dict[str, Any]:
-    """All that a target's file says, without its table of operators.
+    """All settings of a target's file; of its table of operators only those that compute on integers.
 
     Raises:
-        InputError: there is no such target or file.
+        InputError: There is no such target or file.
     """
     target = load_target(name)
     found = {field.name: getattr(target, field.name) for field in fields(target) if field.name != "operators"}

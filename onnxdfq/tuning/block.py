@@ -75,7 +75,7 @@ class TunedBlock(nn.Module):
             graph.model,
             inputs=[entry, *roundings],
             outputs=[graph.float_name(block.exit)],
-            replaced={
+            replacements={
                 output: Replacement(source=site.source, function=quantizers[site.key])
                 for output, site in sites.items()
                 if output != entry
@@ -83,7 +83,7 @@ class TunedBlock(nn.Module):
             trainable=biases.values(),
         )
         self.biases = {layer: self._graph.initializers[name] for layer, name in biases.items()}
-        keys = [sites[output].key for output in (entry, *self._graph.replaced_names) if output in sites]
+        keys = [sites[output].key for output in (entry, *self._graph.replacement_names) if output in sites]
         self.quantizers = {key: quantizers[key] for key in keys}
         self._entry_quantizer = quantizers[sites[entry].key] if entry in sites else None
 

@@ -7,23 +7,17 @@ from typing import Literal
 import onnx_ir as ir
 
 from onnxdfq.tuning.flow import Flow, Region
-from passes.graph.editing import is_op, static_dims
+from passes.graph.editing import is_op, name_of, static_dims
+from passes.graph.operators import CURVES, ELEMENTWISE, NORMALIZATIONS, POINTWISE
 from passes.quantize.points import scales_channels, weight_uses
 
 Kind = Literal["residual", "inverted residual", "dense", "plain", "transformer"]
 
 MOST_LAYERS = 10  # an Inception module has that many; more do not fit into one least-squares problem of 1,000 images
-ACTIVATIONS = frozenset({
-    "Celu", "Clip", "Elu", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "PRelu", "Relu", "Selu", "Sigmoid",
-    "Softplus", "Softsign", "Swish", "Tanh", "ThresholdedRelu",
-})  # fmt: skip
-_NORMALIZATIONS = frozenset({
-    "BatchNormalization", "GroupNormalization", "InstanceNormalization", "LayerNormalization", "LpNormalization",
-    "RMSNormalization",
-})  # fmt: skip
-_POINTWISE = ACTIVATIONS | _NORMALIZATIONS | {
-    "Add", "Div", "Erf", "Exp", "Mul", "Neg", "Pow", "Reciprocal", "Sqrt", "Sub",
-}  # fmt: skip
+ACTIVATIONS = CURVES - {"Erf"}  # which is a part of GELU, and no function that a target computes with a layer
+# RMSNormalization and LpNormalization have no row in TRAITS: no target's kernels are known to take them.
+_NORMALIZATIONS = NORMALIZATIONS | {"LpNormalization", "RMSNormalization"}
+_POINTWISE = (POINTWISE - {"Log"}) | ELEMENTWISE | _NORMALIZATIONS  # Log has not been tried behind a block
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,10 +291,10 @@ def _block(flow: Flow, part: _Part) -> Block:
     assert missing is None, missing
     nodes = sorted({*part.nodes, *support}, key=flow.position.__getitem__)
     return Block(
-        entry=part.entry.name or "",
-        exit=part.exit.name or "",
+        entry=name_of(part.entry),
+        exit=name_of(part.exit),
         kind=_kind(part),
-        nodes=tuple(node.name or "" for node in nodes),
+        nodes=tuple(map(name_of, nodes)),
         weights=tuple(use.initializer for node in part.layers for use in weight_uses(node)),
         fallback=part.fallback,
     )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from onnxdfq.calibration.bias_correction import on_accumulator_grid
 from onnxdfq.tuning.rounding import WeightRounding
+from passes.graph.editing import name_of, required_name
 from passes.quantize.pair_sums import bound_of_weight, pairs_beyond
 from passes.quantize.plan import QuantPlan
 from passes.quantize.points import scales_channels, weight_uses
@@ -52,12 +53,12 @@ class QdqGraph:
         self._layer_of = {use.initializer: use.node for node in model.graph for use in weight_uses(node)}
         own = (reference or model).graph
         self._weights = {use.node: own.initializers[use.initializer] for node in own for use in weight_uses(node)}
-        self._layers = {node.name or "": node for node in model.graph}
+        self._layers = {name_of(node): node for node in model.graph}
         self.model = model.clone()
         ShiftNegative(plan.shifts)(self.model)
         plain = replace(target, bias="float", weight_containers={8: "int8"}, static_shapes=False, format="qdq")
         InsertQdq(replace(plan, bias_quants={}), plain)(self.model)
-        self._nodes = {node.name or "": node for node in self.model.graph}
+        self._nodes = {name_of(node): node for node in self.model.graph}
         self.sites = {site.output: site for node in self.model.graph if (site := self._site(node)) is not None}
         self._output_of = {site.source: site.output for site in self.sites.values()}
 
@@ -67,10 +68,10 @@ class QdqGraph:
         last = node
         while last.op_type != "DequantizeLinear":
             last = last.outputs[0].consumers()[0]
-        source, output = _name(node.inputs[0]), _name(last.outputs[0])
+        source, output = required_name(node.inputs[0]), required_name(last.outputs[0])
         name = output if last.outputs[0].is_graph_output() else source
         return QuantizerSite(
-            source=source, output=output, key=self._plan.same_as.get(name, name), scale=_name(node.inputs[1])
+            source=source, output=output, key=self._plan.same_as.get(name, name), scale=required_name(node.inputs[1])
         )
 
     def float_name(self, value: str) -> str:
@@ -91,7 +92,7 @@ class QdqGraph:
         if self._plan.bias_quants:  # on grids of their own, which belong to these very biases
             return {}
         return {
-            node: _name(self._nodes[node].inputs[2])
+            node: required_name(self._nodes[node].inputs[2])
             for node in nodes
             if node in self._plan.biases and not scales_channels(self._layers[node])
         }
@@ -128,7 +129,7 @@ class QdqGraph:
         of_weight = {
             node.outputs[0].name: node.inputs[0] for node in self.model.graph if node.op_type == "DequantizeLinear"
         }
-        arrays: dict[str, NDArray[Any]] = {_name(of_weight[name]): array for name, array in integers.items()}
+        arrays: dict[str, NDArray[Any]] = {required_name(of_weight[name]): array for name, array in integers.items()}
         arrays |= {
             site.scale: np.asarray(scales[site.key], np.float32) for site in self.sites.values() if site.key in scales
         }
@@ -161,15 +162,9 @@ class QdqGraph:
         biases = {}
         for layer, bias in plan.biases.items():
             node = self._layers[layer]
-            source, weight = _name(node.inputs[0]), _name(node.inputs[1])
+            source, weight = required_name(node.inputs[0]), required_name(node.inputs[1])
             read = plan.read_quant(source)
             if read is not None and not plan.bias_quants:
                 bias = on_accumulator_grid(node, bias, read, plan.weights[weight])
             biases[layer] = bias
         return replace(plan, biases=biases)
-
-
-def _name(value: ir.Value | None) -> str:
-    assert value is not None
-    assert value.name
-    return value.name

@@ -17,8 +17,10 @@ def name_of(found: ir.Value | ir.Node | None) -> str:
     return "" if found is None else found.name or ""
 
 
-def required_name(found: ir.Value | ir.Node) -> str:
-    """The name of a value or a node that has to have one. Raises ValueError where it has none."""
+def required_name(found: ir.Value | ir.Node | None) -> str:
+    """The name of a value or a node that has to have one. Raises ValueError where it, or its name, is absent."""
+    if found is None:
+        raise ValueError("an input that has to be there is left out; run Canonicalize first")
     if not found.name:
         raise ValueError(f"a {type(found).__name__.lower()} has no name; run Canonicalize first")
     return found.name

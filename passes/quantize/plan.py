@@ -58,6 +58,11 @@ class TensorQuant:
         return scale_of(self.threshold, self.bits, signed=self.signed)
 
     @property
+    def selection(self) -> "TensorQuant":
+        """The grid of what an operator selects from this tensor (`SELECTIONS`): a border of zeros has to stay zero."""
+        return self if self.clip is None else replace(self, clip=(min(self.clip[0], 0), max(self.clip[1], 0)))
+
+    @property
     def range(self) -> tuple[int, int]:
         """Least and greatest integer that occurs."""
         low, high = (end - self.zero_point for end in integer_range(self.bits, signed=self.signed))
@@ -114,8 +119,10 @@ class QuantPlan:
 
     def read_quant(self, value: str) -> TensorQuant | None:
         """The grid that readers of `value` get, be it shifted or shared with another value; None where it is float."""
-        name = shifted_name(value) if value in self.shifts else self.same_as.get(value, value)
-        return self.activations.get(name)
+        if value in self.shifts:
+            return self.activations.get(shifted_name(value))
+        quant = self.activations.get(self.same_as.get(value, value))
+        return quant.selection if quant is not None and value in self.same_as else quant
 
     def weight_integers(self, name: str, weight: ArrayLike) -> NDArray[np.int64]:
         """The integers that are written for the initializer `name`, whose float array is `weight`; same shape."""

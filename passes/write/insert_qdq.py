@@ -24,7 +24,9 @@ class InsertQdq(ir.passes.InPlacePass):
     4. Below the container's width a Clip on the integers keeps the range (Quantize–Clip–Dequantize, the form that
        integer kernels still accept).
     5. A float Clip that cuts the grid moves onto the integers, which frees its producer for fusion. Rounding is
-       monotone, so rounding the bounds and clipping the integers gives what clipping and then rounding gave.
+       monotone, so rounding the bounds and clipping the integers gives what clipping and then rounding gave. Values
+       that operators select from the clipped one (MaxPool, Reshape) are bounded as it is: a kernel's greatest input
+       is read off the Clip in front of it.
     6. A constant that an element-wise operator combines with activations becomes integers in their container and a
        DequantizeLinear that bears its name.
     7. Biases that the plan corrects are replaced, or added where there was none; where the target wants integers, they
@@ -60,14 +62,15 @@ class InsertQdq(ir.passes.InPlacePass):
         for name, quant in self.plan.constants.items():
             _quantize_constant(graph, names, name, quant, self.target)
         values = {value.name: value for node in graph for value in node.outputs} | {v.name: v for v in graph.inputs}
-        quants = dict(self.plan.activations)
-        quants |= {name: self.plan.activations[source] for name, source in self.plan.same_as.items()}
         parameters: dict[str, tuple[ir.Value, ir.Value]] = {}
-        for name, quant in quants.items():
-            source = self.plan.same_as.get(name, name)
-            if source not in parameters:
-                parameters[source] = _parameters(graph, names, source, quant, self.target)
-            _quantize_activation(graph, names, values[name], quant, parameters[source])
+        for name, quant in self.plan.activations.items():
+            parameters[name] = _parameters(graph, names, name, quant, self.target)
+            value = values[name] if quant.clip is None else _drop_clip(graph, values[name])
+            _quantize_activation(graph, names, value, quant, parameters[name])
+        for name, source in self.plan.same_as.items():
+            _quantize_activation(
+                graph, names, values[name], self.plan.activations[source].selection, parameters[source]
+            )
         if self.target.bias != "float":
             for node in list(graph):
                 quantize_bias(graph, names, node, self.plan.bias_quants.get(name_of(node)))
@@ -122,8 +125,6 @@ def _dequantize(
 def _quantize_activation(
     graph: ir.Graph, names: FreshNames, value: ir.Value, quant: TensorQuant, parameters: tuple[ir.Value, ir.Value]
 ) -> None:
-    if quant.clip is not None:
-        value = _drop_clip(graph, value)
     name, producer = name_of(value), value.producer()
     uses = list(value.uses())
     scale, zero_point = parameters

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 import onnxdfq
 from onnxdfq.evaluation.evaluation import Session, load_evaluation_data
-from onnxdfq.methods.probing import probed_covariances
+from onnxdfq.methods.probing import noise_covariances
 from passes.dfmpc.compensate import Compensation, plan_compensation
 from passes.dfmpc.layer_pairs import find_layer_pairs, has_weight
 from passes.dfmpc.low_bit import weight_rows
@@ -36,7 +36,7 @@ def networks(name: str) -> dict[str, ir.Model]:
     direct = Compensation(
         low_bits=2, high_bits=6, assignment="first", rounding="paper", mean=False, deviation="keep", high_layers=False
     )
-    shown = probed_covariances(model, path, seed=SEED)
+    shown = noise_covariances(model, path, seed=SEED)
     plans = {
         "direct": plan_compensation(model, direct),
         "paper": plan_compensation(model, Compensation.paper(low_bits=2, high_bits=6)),

@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 import onnxdfq
 from onnxdfq.evaluation.evaluation import Session, evaluate, load_evaluation_data
-from onnxdfq.methods.probing import probed_covariances
+from onnxdfq.methods.probing import noise_covariances
 from onnxdfq.progress import TerminalProgress
 from passes.dfmpc.compensate import Compensation, plan_compensation
 from passes.dfmpc.layer_pairs import ASSIGNMENTS, Assignment
@@ -97,7 +97,7 @@ def measure(case: Case, bits: str, form: str, assignment: Assignment) -> dict[st
         settings = Compensation(**given, low_bits=low, high_bits=high, assignment=assignment)
     model = prepared(case.model).clone()
     started = time.monotonic()
-    shown = probed_covariances(model, Path(case.model), seed=SEED) if probed else None
+    shown = noise_covariances(model, Path(case.model), seed=SEED) if probed else None
     try:
         plan = plan_compensation(model, settings, covariances=shown)
     except ValueError as error:

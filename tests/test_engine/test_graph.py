@@ -262,10 +262,10 @@ def test_a_value_may_be_computed_by_something_else(
 ) -> None:
     native = _native(image, arrays)
     half = Replacement(source="normal", function=lambda value: value / 2)
-    graph = TorchGraph(model, outputs=["clipped", "pooled"], replaced={"clipped": half})
+    graph = TorchGraph(model, outputs=["clipped", "pooled"], replacements={"clipped": half})
     clipped, pooled = graph(image)
     torch.testing.assert_close(clipped, native["normal"] / 2)
     torch.testing.assert_close(pooled, (native["normal"] / 2).mean((2, 3), keepdim=True))
     assert not {"zero", "six"} & set(graph.initializers)
-    assert graph.replaced_names == ("clipped",)
-    assert TorchGraph(model, outputs=["normal"], replaced={"clipped": half}).replaced_names == ()
+    assert graph.replacement_names == ("clipped",)
+    assert TorchGraph(model, outputs=["normal"], replacements={"clipped": half}).replacement_names == ()

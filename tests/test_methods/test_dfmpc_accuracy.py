@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from onnxdfq.evaluation.evaluation import Session, evaluate, load_evaluation_data
-from onnxdfq.methods.probing import probed_covariances
+from onnxdfq.methods.probing import noise_covariances
 from onnxdfq.model_file import load_model
 from passes.canonical.canonicalize import Canonicalize
 from passes.dfmpc.compensate import Compensation, plan_compensation
@@ -20,7 +20,7 @@ def accuracy(data: Path, name: str, settings: Compensation | None, *, probe: boo
     model = load_model(path)
     Canonicalize()(model)
     if settings is not None:
-        shown = probed_covariances(model, path, seed=0) if probe else None
+        shown = noise_covariances(model, path, seed=0) if probe else None
         CompensateWeights(plan_compensation(model, settings, covariances=shown))(model)
     session = Session(path, model)
     found = evaluate(session, load_evaluation_data(data / "cifar10_test932.npz", session, "imagenet"))

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxdfq.methods.probing import probed_covariances
+from onnxdfq.methods.probing import noise_covariances
 from onnxdfq.model_file import load_model
 from passes.canonical.canonicalize import Canonicalize
 from passes.dfmpc.layer_pairs import has_weight
@@ -17,7 +17,7 @@ SAMPLE = Path(__file__).resolve().parents[2] / "samples" / "digits" / "digits.on
 def test_the_sample_network_as_noise_shows_it() -> None:
     model = load_model(SAMPLE)
     Canonicalize()(model)
-    shown = probed_covariances(model, SAMPLE, seed=0)
+    shown = noise_covariances(model, SAMPLE, seed=0)
     layers = [node for node in model.graph if has_weight(node)]
     assert set(shown) == {node.name for node in layers}
     moments = activation_moments(model)
@@ -30,7 +30,7 @@ def test_the_sample_network_as_noise_shows_it() -> None:
         variance = np.diagonal(found.matrix[0]).reshape(len(seen.mean), -1).max(axis=1)
         alive = seen.std > 1e-3
         assert np.median(variance[alive] / np.square(seen.std[alive])) == pytest.approx(1, abs=0.25), node.name
-    again = probed_covariances(model, SAMPLE, seed=0)
+    again = noise_covariances(model, SAMPLE, seed=0)
     np.testing.assert_array_equal(shown[layers[2].name or ""].matrix, again[layers[2].name or ""].matrix)
-    other = probed_covariances(model, SAMPLE, seed=1)
+    other = noise_covariances(model, SAMPLE, seed=1)
     assert not np.array_equal(shown[layers[2].name or ""].matrix, other[layers[2].name or ""].matrix)

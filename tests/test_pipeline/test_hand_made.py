@@ -98,6 +98,21 @@ def test_clips_whose_bounds_lie_between_two_steps(bits: str, tmp_path: Path) -> 
     assert found["QLinearConv"] == (0 if bits == "w8a16" else 3)
 
 
+def test_between_a_clip_and_its_readers_every_kernel_is_integer(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    nodes = [
+        conv("x", "w", "a"), helper.make_node("Clip", ["a", "0", "0.6"], ["b"]),
+        helper.make_node("MaxPool", ["b"], ["p"], kernel_shape=[2, 2], strides=[2, 2]),
+        conv("p", "v", "c"), helper.make_node("Clip", ["c", "0.1", "0.6"], ["d"]),
+        helper.make_node("Pad", ["d", "pads"], ["e"]), conv("e", "v", "y", pads=[0, 0, 0, 0]),
+    ]  # fmt: skip
+    weights = {"w": weight(8, 3, 3, 3), "v": weight(8, 8, 3, 3), "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1])}
+    weights |= {"0": np.float32(0), "0.1": np.float32(0.1), "0.6": np.float32(0.6)}
+    write(path, nodes, weights, outputs={"y": ["N", 8, 4, 4]})
+    found = compressed(path, tmp_path)
+    assert (found["QLinearConv"], found["Conv"], found["FusedConv"]) == (3, 0, 0)
+
+
 def test_gemms_with_factors_and_biases_of_any_form(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     nodes = [

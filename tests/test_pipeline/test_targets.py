@@ -100,6 +100,26 @@ def test_each_target_has_its_file(result: Result) -> None:
 
 @pytest.mark.parametrize("name", target_names())
 def test_each_file_is_valid_and_runs_as_it_computes(name: str, result: Result) -> None:
+    check_file(name, result)
+
+
+@pytest.mark.parametrize("bits", ["w8a8", "w4a8"])
+@pytest.mark.parametrize(
+    "case", ["clip_pm1_maxpool", "relu6_channel_shuffle_conv", "relu6_flatten_gemm", "relu6_maxpool",
+             "relu6_transpose_reshape"]
+)  # fmt: skip
+def test_a_clip_in_front_of_what_only_moves_numbers(case: str, bits: str, shared_cases: Path, tmp_path: Path) -> None:
+    names = [name for name in target_names() if int(bits[1]) in load_target(name).weight_bits]
+    source, output = shared_cases / f"{case}.onnx", tmp_path / "q.onnx"
+    settings: dict[str, Any] = {"method": "noise", "images": 8, "tuning": "none", "bits": bits}
+    result = onnxdfq.compress(source, output=output, target=",".join(names), **settings)
+    for name in names:
+        check_file(name, result)
+        assert result.targets[name].metrics["sqnr_db_images"] > (30 if bits == "w8a8" else 15)  # type: ignore[operator]
+
+
+def check_file(name: str, result: Result) -> None:
+    """Valid, and within a step of the output the engine and ONNX Runtime, optimised or not, agree."""
     written, pixels = result.targets[name], result.images.pixels
     assert written.path is not None
     onnx.checker.check_model(written.path, full_check=True)

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 import onnxdfq
 from onnxdfq.cli.main import main
 from onnxdfq.errors import InputError
-from onnxdfq.report.linting import falling_short, lint
+from onnxdfq.report.linting import lint, shortfalls
 from onnxdfq.targets import target_names
 from passes.graph.operators import LINEAR
 from passes.lint.lint import Finding
@@ -151,10 +151,10 @@ def test_the_model_stays_as_it_was(quantized: Path) -> None:
 def test_a_refused_file_meets_nothing() -> None:
     whole = Finding(node="", op_type="", verdict="refused", reason="", advice="")
     conv = Finding(node="c", op_type="Conv", verdict="integer", reason="", advice="")
-    assert falling_short([whole, conv], "integer:Conv") == (whole,)
-    assert falling_short([conv], "integer") == ()
+    assert shortfalls([whole, conv], "integer:Conv") == (whole,)
+    assert shortfalls([conv], "integer") == ()
     with pytest.raises(InputError, match="Unknown requirement"):
-        falling_short([conv], "float")
+        shortfalls([conv], "float")
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
-"""Channels scaled so that the best free scales of their weights come out as powers of two.
+"""Channel scales for which the best threshold of a weight, per output channel, is a power of two.
 
-Cross-layer equalization (`passes.dfq.equalize`) may multiply the channels between two layers with any positive factors.
-Where scales have to be powers of two, the factor 2^k / t turns the threshold t that squared error asks for, of an
-output channel of the first layer, into 2^k: the layer then loses nothing to the restriction. The second layer's weights
-take the inverse, at most a factor sqrt(2), and are aligned in their turn. What feeds a sum or leaves the graph is not.
+Cross-layer equalization (`passes.dfq.equalize`) may multiply the channels between two layers by any positive factors.
+Where scales have to be powers of two, the factor 2^k / t moves the threshold t of least squared error, of an output
+channel of the first layer, to 2^k, so that the restriction costs that layer nothing. The second layer's weights are
+multiplied by the inverse, at most sqrt(2), and are aligned next. Values that feed a sum or leave the graph keep their
+channels, for other nodes read these too.
 """
 
 import numpy as np
@@ -14,14 +15,18 @@ from onnxdfq.calibration.thresholds import weight_thresholds
 from passes.dfq.equalize import scalable_paths
 from passes.graph.affine import scale_outputs
 from passes.graph.channel_paths import layer_weight, scale_inputs
-from passes.graph.editing import is_op
+from passes.graph.editing import is_op, name_of
 
 
 def aligning_scales(model: ir.Model, bits: int) -> dict[str, NDArray[np.float64]]:
-    """What EqualizeChannels is to multiply each value with: by value name, (C,), from 2^-1/2 to 2^1/2 and inverses.
+    """The factors by which EqualizeChannels aligns weights to power-of-two thresholds.
 
-    For a float graph with BatchNormalization folded (and equalized, where that is wanted) whose weights are to have
-    `bits` bits, per output channel, and power-of-two scales.
+    Args:
+        model: Float, BatchNormalization folded, and already equalized where that is wanted; it is only read.
+        bits: Of the weights, whose scales are powers of two, per output channel.
+
+    Returns:
+        By value name, (C,) float64, from 2^-1/2 to 2^1/2.
     """
     paths = list(scalable_paths(model))
     weights = {node: layer_weight(node) for path in paths for node in (path.source, path.target)}
@@ -34,12 +39,12 @@ def aligning_scales(model: ir.Model, bits: int) -> dict[str, NDArray[np.float64]
         weights[path.source] = scale_outputs(path.source, weight, scale)
         weights[path.target] = scale_inputs(path.target, target, 1 / scale)
         for value, repeats in zip(path.values, path.repeats, strict=True):
-            scales[value.name or ""] = np.repeat(scale, repeats)
+            scales[name_of(value)] = np.repeat(scale, repeats)
     return scales
 
 
 def _scale(node: ir.Node, weight: NDArray[np.float64], bits: int) -> NDArray[np.float64]:
-    """(C_out,) 1 where the weights of a channel are all zero."""
+    """(C_out,) the factor of each output channel; 1 where its weights are all zero."""
     if is_op(node, "Conv"):
         axis = 0
     elif is_op(node, "ConvTranspose"):

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class Dfq(Method):
     """Channels equalized across layers; ranges and bias correction from BatchNormalization alone, in seconds.
 
-    No image is looked at: each channel in front of an activation is taken as normal, with the mean and deviation that
-    its BatchNormalization sets (sections 4.2 and 5.1.1 of the paper).
+    It needs no image: each channel in front of an activation function is taken to be normally distributed, with the
+    mean and the standard deviation that its BatchNormalization sets (arXiv 1906.04721, sections 4.2 and 5.1.1).
     """
 
     name: ClassVar[str] = "dfq"
@@ -31,11 +31,15 @@ class Dfq(Method):
     equalizes: ClassVar[bool] = True
 
     def makes_images(self, recipe: Recipe) -> bool:
-        """Never."""
+        """Never: ranges come from BatchNormalization."""
         return False
 
     def rewrite(self, model: FloatModel, images: ImageSource | None, run: Run) -> FloatModel:
-        """Adds what the image input takes. Raises NoBatchNorm where the model has none."""
+        """The model with the distribution of its image input.
+
+        Raises:
+            NoBatchNorm: The model has no BatchNormalization.
+        """
         from onnxdfq.methods.dfq.ranges import with_input_spread
 
         return model if images is not None else with_input_spread(model, self.name)
@@ -48,7 +52,11 @@ class Dfq(Method):
         calibration: Calibration,
         run: Run,
     ) -> Observations:
-        """What images would show, told by BatchNormalization; by images, where the user gave some."""
+        """Ranges and means from BatchNormalization, or from the images that the user gave.
+
+        Raises:
+            InputError: A range does not follow from BatchNormalization; names the value.
+        """
         from onnxdfq.methods.dfq.ranges import observations_from_batch_norm
 
         if images is not None:

@@ -1,9 +1,10 @@
-"""What calibration images would show, told by batch normalization alone (DFQ, arXiv 1906.04721, sections 4.2, 5.1.1).
+"""Histograms and channel means from BatchNormalization alone (DFQ, arXiv 1906.04721, sections 4.2 and 5.1.1).
 
-Each channel in front of an activation is taken as normal with the mean beta and the deviation gamma of its batch
-normalization; activation functions, sums, poolings and layers without normalization follow by `passes.moments`. The
-histograms so made take the place of those that `observe` counts, and everything behind them is shared: with clipping
-"max" the ranges are DFQ's beta ± 6 gamma, and the bias correction is its Eq. (17).
+Each channel in front of an activation function is taken to be normally distributed, with the mean beta and the standard
+deviation |gamma| of its BatchNormalization; `passes.moments` carries the distributions through activation functions,
+sums, poolings and layers without normalization. The histograms take the place of those that `Calibration.observe`
+counts, so the search for thresholds is the same: with clipping "max" the ranges are DFQ's beta ± 6 gamma, and the bias
+correction is its Eq. (17).
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from onnxdfq.model_file import image_input
 from onnxdfq.synthesis.input_range import input_range
 from onnxdfq.synthesis.network import no_batch_norm
 from passes.graph.batch_norm import read_batch_norms
+from passes.graph.editing import name_of
 from passes.moments.moments import Moments, value_spreads
 from passes.moments.moves import LabelledSpread, along_channels
 from passes.moments.spread import ABSCISSAE, WEIGHTS, Spread
@@ -30,23 +32,29 @@ from passes.quantize.points import find_quant_points
 from passes.target.target import Target
 
 FINER = 8  # points between two abscissae, so that the steps of an 8-bit grid do not beat with them
-FULL = 2**24  # counts to a channel
+FULL = 2**24  # counts of each channel in a histogram
 
 
 def observations_from_batch_norm(
     model: ir.Model, moments: Mapping[str, Moments | Spread], targets: Sequence[Target], *, activations: bool = True
 ) -> Observations:
-    """Histograms and means for a float graph with BatchNormalization folded; no image, no random number.
+    """The observations that calibration needs, computed from moments: no image and no random number takes part.
 
-    moments: what `batch_norm_moments` read before folding, scaled and shifted as the graph was since, and the image
-    input's own (`image_spread`). activations: whether these are to be quantized; if not, only the means are told that
-    correct biases. Raises InputError for a value that has to be quantized and of which nothing is known: a guess would
-    not show before the device runs it.
+    Args:
+        model: Float, BatchNormalization folded; it is only read.
+        moments: By value name: `batch_norm_moments` from before the folding, with every later edit of the graph
+            (`moments_after_edit`), and the image input's distribution (`image_spread`).
+        targets: Tell which values are quantized.
+        activations: Whether activations are quantized; if not, only the means that correct biases are computed.
+
+    Raises:
+        InputError: A range or a mean does not follow from the moments; names the first such value. A guess in its
+            place would go unnoticed until the file runs on the device.
     """
     points = [find_quant_points(model, target) for target in targets]
     every = {name for found in points for name in found.activations}
     wanted, fed = every if activations else set(), every | {name for found in points for name in found.same_as}
-    sources = {_name(node.inputs[0]) for node in model.graph if has_bias_to_set(node)} & fed
+    sources = {name_of(node.inputs[0]) for node in model.graph if has_bias_to_set(node)} & fed
     histograms: dict[str, Histogram] = {}
     means: dict[str, ChannelMean] = {}
     for name, found in value_spreads(model, moments):
@@ -60,11 +68,16 @@ def observations_from_batch_norm(
 
 
 def with_input_spread(model: FloatModel, method: str) -> FloatModel:
-    """The model, and what its image input takes: told by the normalization, or by the first layer's
-    BatchNormalization.
+    """The model with the distribution of its image input (`FloatModel.inputs`).
+
+    It follows from the normalization where the user gave one, else from the first layer's BatchNormalization.
+
+    Args:
+        model: With its BatchNormalizations.
+        method: Name that the error message begins with.
 
     Raises:
-        NoBatchNorm: for `method`, where the model has no BatchNormalization.
+        NoBatchNorm: The model has no BatchNormalization.
     """
     if not read_batch_norms(model.graph):
         raise no_batch_norm(model.graph, method)
@@ -82,7 +95,15 @@ def image_spread(
     low: NDArray[np.floating],
     high: NDArray[np.floating],
 ) -> Spread:
-    """Pixels of the image input `name`, all (C,) in the model's units: normal, cut off where a byte ends."""
+    """The distribution of an image input: normal, clipped to the range of pixels.
+
+    Args:
+        name: Of the input.
+        mean: (C,) of all pixels, in the model's input units.
+        std: (C,) standard deviation, in the same units.
+        low: (C,) the value of a black pixel.
+        high: (C,) the value of a white pixel.
+    """
     pixels = Spread.normal(mean.astype(np.float64), std.astype(np.float64), origin=name)
     return pixels.mapped(lambda x: np.minimum(np.maximum(x, low[:, None]), high[:, None]))
 
@@ -94,7 +115,7 @@ def _mean(found: Spread | LabelledSpread) -> ChannelMean:
 
 
 def _histogram(spread: Spread) -> Histogram:
-    """All channels together, each counting as much."""
+    """The histogram of all channels, each with the same weight."""
     fine = np.linspace(0, len(ABSCISSAE) - 1, FINER * (len(ABSCISSAE) - 1) + 1)
     below = np.floor(fine).astype(int).clip(max=len(ABSCISSAE) - 2)
     share = fine - below
@@ -109,7 +130,7 @@ def _histogram(spread: Spread) -> Histogram:
 
 
 def _unknown(model: ir.Model, missing: set[str]) -> str:
-    """The sentence for the first value that is missing, which is where the rest begins."""
+    """The message for the first missing value in graph order: most of the others are missing because it is."""
     for node in model.graph:
         for value in node.outputs:
             if value.name in missing:
@@ -122,7 +143,3 @@ def _unknown(model: ir.Model, missing: set[str]) -> str:
         f"The range of the input {min(missing)!r} is not known; use --method dgh, or --calibration with images of "
         "your own."
     )
-
-
-def _name(value: ir.Value | None) -> str:
-    return "" if value is None or value.name is None else value.name

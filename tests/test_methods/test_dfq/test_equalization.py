@@ -50,7 +50,7 @@ def test_the_function_and_what_is_known_of_it_stay_true(aligned_bits: int | None
     x = torch.from_numpy(RNG.normal(size=(64, 2, 6, 6)).astype("f4"))
     wanted = TorchGraph(model)(x)[0]
     found = equalize(model, known_of(model), aligned_bits=aligned_bits)
-    assert (found.lifted, found.scaled, found.absorbed) == (("Clip_e",), 2, 2)
+    assert (found.lifted_clips, found.equalized_layers, found.absorbed_biases) == (("Clip_e",), 2, 2)
     assert share_of_others(model, x, wanted) < 0.005
     a, d = TorchGraph(model, outputs=["a", "d"])(x)
     for name, value in (("a", a), ("d", d)):
@@ -72,10 +72,10 @@ def test_a_bound_that_cuts_stays_and_ends_the_path() -> None:
     x = torch.from_numpy(RNG.normal(size=(64, 2, 6, 6)).astype("f4"))
     wanted = TorchGraph(model)(x)[0]
     found = equalize(model, known_of(model), aligned_bits=None)
-    assert (found.lifted, found.scaled) == ((), 1)
+    assert (found.lifted_clips, found.equalized_layers) == ((), 1)
     assert share_of_others(model, x, wanted) < 0.005
 
 
 def test_without_moments_only_weights_are_equalized() -> None:
     found = equalize(network(bound=100), {}, aligned_bits=None)
-    assert (found.moments, found.lifted, found.scaled, found.absorbed) == ({}, (), 1, 0)
+    assert (found.moments, found.lifted_clips, found.equalized_layers, found.absorbed_biases) == ({}, (), 1, 0)

@@ -164,6 +164,34 @@ def test_a_clip_on_the_grid_moves_onto_the_integers(build: Build, tmp_path: Path
     assert operators(tmp_path / "moved.onnx")["QLinearConv"] == 1
 
 
+@pytest.mark.parametrize(("clip", "inside"), [((0, 192), (0, 192)), ((16, 192), (0, 192)), ((-64, -8), (-64, 0))])
+def test_what_is_selected_from_a_clipped_value_is_bounded_as_it_is(
+    build: Build, clip: tuple[int, int], inside: tuple[int, int]
+) -> None:
+    """Only zero may come in, as the border of a Pad, and stays zero."""
+    text = """(float[N,3,4,4] x) => (float[N,108] y) {
+        h = Add (x, x)
+        c = Clip (h, low, high)
+        p = Pad (c, pads)
+        y = Flatten (p)
+    }"""
+    grid = quant(8.0, signed=clip[0] < 0, clip=clip)
+    low, high = (np.array(end * grid.scale, "f4") for end in clip)
+    arrays = {"low": low, "high": high, "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1])}
+    x = 8 * np.random.default_rng(1).normal(size=(2, 3, 4, 4)).astype("f4")
+    expected = grid.round_trip(run(build(text, **arrays), x))
+    expected[run(build(text, **arrays), x) == 0] = 0  # the border
+    model = build(text, **arrays)
+    plan = QuantPlan(activations={"c": grid}, weights={}, same_as={"p": "c", "y": "c"})
+    InsertQdq(plan, TARGET)(model)
+    np.testing.assert_array_equal(run(model, x), expected.astype("f4"))
+    ends = [plan.read_quant(name) for name in ("c", "p", "y")]
+    assert [None if found is None else found.range for found in ends] == [clip, inside, inside]
+    bounds = [node.inputs[1:] for node in model.graph if node.op_type == "Clip"]
+    zero = 128 if grid.signed else 0
+    assert [tuple(int(v.const_value.numpy()) - zero for v in found) for found in bounds] == [clip, inside, inside]  # type: ignore[union-attr]
+
+
 def test_the_residual_sum_becomes_integer(build: Build, tmp_path: Path) -> None:
     text = """(float[N,2,4,4] x) => (float[N,2,4,4] y) {
         h = Conv <kernel_shape=[3,3], pads=[1,1,1,1], strides=[1,1], dilations=[1,1], group=1> (x, w, b)
