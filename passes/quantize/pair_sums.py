@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from jaxtyping import Bool, Float32, Int, Int8, Shaped
 from numpy.typing import NDArray
 
 from passes.graph.editing import initializer_array
@@ -42,19 +43,19 @@ class Layout:
     split: tuple[int, ...]
     axes: tuple[int, ...]
     sizes: tuple[int, int, int]
-    channel: NDArray[np.int64]
+    channel: Int[NDArray[np.int64], "r"]
     flat: bool
 
-    def rows(self, weight: Rows) -> Rows:
+    def rows(self, weight: Shaped[Rows, "..."]) -> Shaped[Rows, "r t c"]:
         """The weight in kernel order, (R, T, C); a contiguous copy."""
         return np.array(weight.reshape(self.split).transpose(self.axes), order="C").reshape(self.sizes)
 
-    def weight(self, rows: Rows, shape: tuple[int, ...]) -> Rows:
+    def weight(self, rows: Shaped[Rows, "r t c"], shape: tuple[int, ...]) -> Shaped[Rows, "..."]:
         """The inverse of `rows`; shape: of the weight."""
         moved = rows.reshape([self.split[axis] for axis in self.axes])
         return moved.transpose(np.argsort(self.axes)).reshape(shape)
 
-    def pairs(self, rows: Rows) -> Iterator[tuple[Rows, Rows]]:
+    def pairs(self, rows: Shaped[Rows, "r t c"]) -> Iterator[tuple[Shaped[Rows, "r *half"], Shaped[Rows, "r *half"]]]:
         """The first and the second numbers of all pairs of neighbours, as views into `rows`."""
         if self.flat:
             flat = rows.reshape(len(rows), -1)
@@ -112,7 +113,7 @@ def pair_bound(limit: int, greatest: int) -> int:
     return limit // max(greatest, 1)
 
 
-def greatest_pair_sum(node: ir.Node, integers: NDArray[np.integer]) -> int:
+def greatest_pair_sum(node: ir.Node, integers: Int[NDArray[np.integer], "..."]) -> int:
     """The greatest magnitude of a sum of two neighbours of one sign, or of one alone; 0 where none are added."""
     found = layout(node, integers.shape)
     if found is None:
@@ -121,7 +122,9 @@ def greatest_pair_sum(node: ir.Node, integers: NDArray[np.integer]) -> int:
     return max((int(_sums(*pair).max(initial=0)) for pair in found.pairs(rows)), default=0)
 
 
-def pairs_beyond(node: ir.Node, integers: NDArray[np.integer], bound: int) -> NDArray[np.bool_]:
+def pairs_beyond(
+    node: ir.Node, integers: Int[NDArray[np.integer], "*shape"], bound: int
+) -> Bool[NDArray[np.bool_], "*shape"]:
     """Which of the integers are in a pair whose sum is beyond `bound`; same shape."""
     found = layout(node, integers.shape)
     if found is None:
@@ -181,8 +184,12 @@ def within_pair_sums(model: ir.Model, plan: QuantPlan, target: Target) -> QuantP
 
 
 def _within(
-    node: ir.Node, array: NDArray[np.float32], quant: TensorQuant, integers: NDArray[np.int64], bound: int
-) -> tuple[TensorQuant, NDArray[np.int8] | None] | None:
+    node: ir.Node,
+    array: Float32[NDArray[np.float32], "*shape"],
+    quant: TensorQuant,
+    integers: Int[NDArray[np.int64], "*shape"],
+    bound: int,
+) -> tuple[TensorQuant, Int8[NDArray[np.int8], "*shape"] | None] | None:
     """A new grid, and integers where they are not the nearest on it; None where `integers` are within the bound."""
     place = layout(node, array.shape)
     if place is None:
@@ -212,10 +219,10 @@ def _within(
 
 def _coarser(
     quant: TensorQuant,
-    array: NDArray[np.float32],
+    array: Float32[NDArray[np.float32], "..."],
     place: Layout,
-    channel: NDArray[np.int64],
-    over: NDArray[np.bool_],
+    channel: Int[NDArray[np.int64], "r"],
+    over: Bool[NDArray[np.bool_], "channels"],
     bound: int,
 ) -> TensorQuant:
     """The grid with scales of the channels `over` so large that the nearest integers are within the bound."""
@@ -232,7 +239,9 @@ def _coarser(
     return quant
 
 
-def _moved(place: Layout, rows: Rows, exact: Rows, bound: int) -> Rows:
+def _moved(
+    place: Layout, rows: Shaped[Rows, "r t c"], exact: Shaped[Rows, "r t c"], bound: int
+) -> Shaped[Rows, "r t c"]:
     """The integers with every pair beyond the bound moved onto it, as near to `exact` (weight / scale) as possible.
 
     Numbers only move towards zero, so no pair that is within the bound leaves it.
@@ -248,8 +257,8 @@ def _moved(place: Layout, rows: Rows, exact: Rows, bound: int) -> Rows:
 
 
 def _channels_beyond(
-    place: Layout, rows: Rows, channel: NDArray[np.int64], channels: int, bound: int
-) -> NDArray[np.bool_]:
+    place: Layout, rows: Shaped[Rows, "r t c"], channel: Int[NDArray[np.int64], "r"], channels: int, bound: int
+) -> Bool[NDArray[np.bool_], "{channels}"]:
     over = np.zeros(channels, bool)
     for pair in place.pairs(rows):
         row = (_sums(*pair) > bound).reshape(len(rows), -1).any(axis=1)
@@ -257,7 +266,7 @@ def _channels_beyond(
     return over
 
 
-def _sums(first: Rows, second: Rows) -> NDArray[np.int64]:
+def _sums(first: Shaped[Rows, "*half"], second: Shaped[Rows, "*half"]) -> Int[NDArray[np.int64], "*half"]:
     """Of each pair the larger magnitude of the sum of its positive and of its negative numbers."""
     positive = np.maximum(first, 0) + np.maximum(second, 0)
     negative = np.minimum(first, 0) + np.minimum(second, 0)
