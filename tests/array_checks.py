@@ -1,7 +1,8 @@
 """Shapes that annotations state are checked in every call that tests make; at run time they are words only.
 
 jaxtyping's own import hook wraps every function, also the many without an array, and checks arguments twice: the tests
-of `passes` took a sixth longer. Here a function is wrapped once, and only where it names an array. Functions within functions stay unchecked.
+of `passes` took a sixth longer. Here a function is wrapped once, and only where it names an array. Functions within
+functions stay unchecked.
 """
 
 import inspect
