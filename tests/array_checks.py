@@ -1,8 +1,8 @@
 """Shapes that annotations state are checked in every call that tests make; at run time they are words only.
 
 jaxtyping's own import hook wraps every function, also the many without an array, and checks arguments twice: the tests
-of `passes` took a sixth longer. Here a function is wrapped once, and only where it names an array. Functions within
-functions stay unchecked.
+of `passes` took a sixth longer. Here a function is wrapped once, and only where it names an array. Properties,
+which are read often, and functions within functions stay unchecked.
 """
 
 import inspect
@@ -55,14 +55,12 @@ class _Loader(SourceFileLoader):
 
 
 def _check_class(owner: type) -> None:
-    """Its methods and properties; of a dataclass the fields too, as arguments of `__init__`."""
+    """Its methods; of a dataclass the fields too, as arguments of `__init__`."""
     for name, found in list(vars(owner).items()):
         if isinstance(found, FunctionType):
             setattr(owner, name, checked(found))
         elif isinstance(found, staticmethod | classmethod):
             setattr(owner, name, type(found)(checked(found.__func__)))
-        elif isinstance(found, property) and found.fset is None and found.fget is not None:
-            setattr(owner, name, property(checked(found.fget)))
 
 
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:

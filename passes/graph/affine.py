@@ -60,7 +60,7 @@ def elementwise_affine(node: ir.Node, data: ir.Value, rank: int, channels: int) 
     return ChannelAffine(scale=vector if is_op(node, "Mul") else 1 / vector, shift=zero)
 
 
-def output_channels(node: ir.Node, weight: Shaped[NDArray[Any], "_ _ ..."]) -> int:
+def output_channels(node: ir.Node, weight: NDArray[Any]) -> int:
     """Size of axis 1 of the output of Conv, ConvTranspose, Gemm or a MatMul of two axes."""
     if is_op(node, "Conv"):
         return int(weight.shape[0])
