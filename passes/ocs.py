@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
+from jaxtyping import Float64, Int
 from numpy.typing import NDArray
 
 from passes.graph.affine import Array, write_layer
@@ -36,11 +37,11 @@ class ChannelSplit:
     scale: () or (C_out,) of the grid that the weights will be rounded to; copies differ by fractions of it.
     """
 
-    copies: NDArray[np.int64]
+    copies: Int[NDArray[np.int64], "c"]
     scale: NDArray[np.float64]
 
     @property
-    def sources(self) -> NDArray[np.int64]:
+    def sources(self) -> Int[NDArray[np.int64], "_"]:
         """(C',) the old channel of each new one."""
         return np.repeat(np.arange(len(self.copies)), self.copies)
 
@@ -114,7 +115,7 @@ class SplitChannels(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=any((split.copies > 1).any() for split in self.splits.values()))
 
 
-def widened_values(model: ir.Model, splits: Mapping[str, ChannelSplit]) -> dict[str, NDArray[np.int64]]:
+def widened_values(model: ir.Model, splits: Mapping[str, ChannelSplit]) -> dict[str, Int[NDArray[np.int64], "_"]]:
     """The values to which SplitChannels will add channels: by name, (C',) the old channel of each new one.
 
     Compute it before the pass; `moments_after_edit` takes it.
@@ -127,7 +128,7 @@ def widened_values(model: ir.Model, splits: Mapping[str, ChannelSplit]) -> dict[
     }
 
 
-def _copies(table: Array, count: int) -> NDArray[np.int64]:
+def _copies(table: Float64[Array, "rows c"], count: int) -> Int[NDArray[np.int64], "c"]:
     """(C,) after `count` splits; table: (rows, C) magnitudes, each row with a grid of its own."""
     copies = np.ones(table.shape[1], np.int64)
     rows = np.arange(len(table))
@@ -175,7 +176,7 @@ def _input_axis(node: ir.Node) -> int:
     return 1 if is_op(node, "Conv") or node.attributes.get_int("transB", 0) != 0 else 0
 
 
-def _gather_copies(node: ir.Node, sources: NDArray[np.int64], names: FreshNames) -> None:
+def _gather_copies(node: ir.Node, sources: Int[NDArray[np.int64], "c"], names: FreshNames) -> None:
     data = node.inputs[0]
     assert data is not None and isinstance(node.graph, ir.Graph)
     indices = add_initializer(node.graph, names(f"{node.name}.channels"), sources)
@@ -187,7 +188,7 @@ def _gather_copies(node: ir.Node, sources: NDArray[np.int64], names: FreshNames)
     node.replace_input_with(0, result)
 
 
-def _widen(path: ChannelPath, sources: NDArray[np.int64], names: FreshNames) -> None:
+def _widen(path: ChannelPath, sources: Int[NDArray[np.int64], "c"], names: FreshNames) -> None:
     layer = path.source
     weight, bias = layer_weight(layer), layer_bias(layer)
     assert weight is not None and bias is not None

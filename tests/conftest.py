@@ -7,11 +7,15 @@ from types import ModuleType
 import onnx_ir as ir
 import pytest
 
-from passes.lint.lint import lint
-from passes.write.write_for_target import WriteForTarget
+from . import array_checks
 
-from . import graphs
-from .graphs import REPOSITORY
+array_checks.install()  # before anything that it checks is imported
+
+from passes.lint.lint import lint  # noqa: E402
+from passes.write.write_for_target import WriteForTarget  # noqa: E402
+
+from . import graphs  # noqa: E402
+from .graphs import REPOSITORY  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """ACIQ (Banner et al., arXiv 1810.05723): where to clip a normal or a Laplace distribution, in closed form."""
 
 import numpy as np
+from jaxtyping import Float, Float64, Real
 from numpy.typing import NDArray
 
 # Clipping values for 2 to 9 bits on a grid with sign: times the mean absolute deviation of a Laplace distribution, and
@@ -11,21 +12,25 @@ NORMAL = {2: 1.71, 3: 2.15, 4: 2.55, 5: 2.93, 6: 3.28, 7: 3.61, 8: 3.92, 9: 4.2}
 
 
 def clipping_values(
-    points: NDArray[np.floating], weights: NDArray[np.floating], bits: int, *, signed: bool
-) -> NDArray[np.float64] | None:
+    points: Float[NDArray[np.floating], "*rows k"],
+    weights: Real[NDArray[np.floating | np.integer], "*rows k"],
+    bits: int,
+    *,
+    signed: bool,
+) -> Float64[NDArray[np.float64], "2 *rows"] | None:
     """The thresholds that suit a Laplace and a normal distribution of the same deviation.
 
     Grids with sign are symmetric about zero here, so the mean comes on top. One without sign holds what Relu leaves of
     a distribution about zero: half of it, at the scale that one bit more would give the whole.
 
     Args:
-        points: (..., K) numbers.
-        weights: Same shape, how often each occurs.
+        points: Rows of numbers.
+        weights: How often each occurs.
         bits: Of the grid.
         signed: Whether it has a sign.
 
     Returns:
-        (2, ...) float64 in the unit of the points; None for bits that the tables lack (at 16 nothing is clipped).
+        For each row, in the unit of the points; None for bits that the tables lack (at 16 nothing is clipped).
     """
     if bits + (not signed) not in LAPLACE:
         return None

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
+from jaxtyping import Float32, Float64
 from numpy.typing import NDArray
 
 from passes.graph.editing import constant_value
@@ -29,17 +30,16 @@ def has_bias_to_set(node: ir.Node) -> bool:
     return len(node.inputs) < 3 or node.inputs[2] is None or constant_value(node.inputs[2]) is not None
 
 
-def corrected_bias(node: ir.Node, rounded: Vector, mean: Vector, *, shift: float = 0.0) -> NDArray[np.float32]:
+def corrected_bias(
+    node: ir.Node, rounded: Float64[Vector, "_ _ ..."], mean: Float64[Vector, "i"], *, shift: float = 0.0
+) -> Float32[NDArray[np.float32], "o"]:
     """The bias of a layer that takes back what rounding its weight does to the mean of its output.
 
     Args:
         node: A layer for which `has_bias_to_set`.
-        rounded: Its weight after quantization, in the weight's shape, float64.
-        mean: (C_in,) expectation of the node's input per channel, over images and positions; borders are neglected.
+        rounded: Its weight after quantization, in the weight's shape.
+        mean: Expectation of the node's input per channel, over images and positions; borders are neglected.
         shift: A constant that is added to the whole input, border included, and that the bias has to take back.
-
-    Returns:
-        (C_out,) float32.
 
     Source: b' = b - sum over (channel m, tap) of (Q(W) - W) * E[x_m]; HPTQ, arXiv 2109.09113; DFQ, arXiv 1906.04721,
     Eq. 17.
@@ -52,7 +52,9 @@ def corrected_bias(node: ir.Node, rounded: Vector, mean: Vector, *, shift: float
     return corrected
 
 
-def with_room_for_bias(weight: TensorQuant, bias: NDArray[np.float32], source: TensorQuant) -> TensorQuant:
+def with_room_for_bias(
+    weight: TensorQuant, bias: Float32[NDArray[np.float32], "o"], source: TensorQuant
+) -> TensorQuant:
     """The weight's grid, made coarser by powers of two until the bias fits the accumulator's integer.
 
     A channel whose weights are all but zero has a tiny scale, and runtimes would wrap or clamp its bias without a word.
@@ -60,7 +62,7 @@ def with_room_for_bias(weight: TensorQuant, bias: NDArray[np.float32], source: T
 
     Args:
         weight: Per tensor or per output channel.
-        bias: (C_out,) float32.
+        bias: Of the layer.
         source: Of the layer's input.
 
     Returns:
@@ -76,8 +78,8 @@ def with_room_for_bias(weight: TensorQuant, bias: NDArray[np.float32], source: T
 
 
 def on_accumulator_grid(
-    node: ir.Node, bias: NDArray[np.float32], source: TensorQuant, weight: TensorQuant
-) -> NDArray[np.float32]:
+    node: ir.Node, bias: Float32[NDArray[np.float32], "*o"], source: TensorQuant, weight: TensorQuant
+) -> Float32[NDArray[np.float32], "*o"]:
     """The bias rounded to what an integer kernel adds: multiples of input scale times weight scale.
 
     Runtimes round a float bias so by themselves. Rounded here, the file computes what the kernel computes, and engine
@@ -85,12 +87,12 @@ def on_accumulator_grid(
 
     Args:
         node: The layer.
-        bias: (C_out,) float32.
+        bias: (C_out,).
         source: Grid of the layer's input.
         weight: Grid of its weight.
 
     Returns:
-        (C_out,) float32; `bias` itself where the sums are scaled before the bias is added.
+        (C_out,); `bias` itself where the sums are scaled before the bias is added.
     """
     scale = accumulator_scale(node, source.scale, weight.scale, bias.size) if bias.ndim == 1 else None
     if scale is None:
@@ -98,8 +100,10 @@ def on_accumulator_grid(
     return np.asarray(np.rint(bias / scale) * scale, np.float32)
 
 
-def _response(node: ir.Node, weight: Vector, constant: Vector) -> Vector:
-    """(C_out,) what the layer without bias makes of an input of `constant` (C_in,) everywhere, in units of its bias."""
+def _response(
+    node: ir.Node, weight: Float64[Vector, "_ _ ..."], constant: Float64[Vector, "i"]
+) -> Float64[Vector, "o"]:
+    """What the layer without bias makes of an input of `constant` everywhere, in units of its bias."""
     if node.op_type == "Gemm":
         alpha, beta = node.attributes.get_float("alpha", 1.0), node.attributes.get_float("beta", 1.0)
         return alpha / beta * np.asarray(constant @ (weight.T if node.attributes.get_int("transB", 0) else weight))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
+from jaxtyping import Float32
 from numpy.typing import NDArray
 
 from onnxdfq.calibration.bias_correction import (
@@ -41,8 +42,8 @@ class BiasCorrection:
     means: Mapping[str, ChannelMean]
     enabled: bool
 
-    def bias(self, node: ir.Node, plan: QuantPlan) -> NDArray[np.float32]:
-        """(C_out,) the bias of a layer whose weight is rounded as the plan has it."""
+    def bias(self, node: ir.Node, plan: QuantPlan) -> Float32[NDArray[np.float32], "o"]:
+        """The bias of a layer whose weight is rounded as the plan has it."""
         source, weight = name_of(node.inputs[0]), constant_value(node.inputs[1])
         assert weight is not None
         rounded = plan.rounded_weight(name_of(node.inputs[1]), weight)

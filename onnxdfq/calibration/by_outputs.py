@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
+from jaxtyping import Float32
 from numpy.typing import NDArray
 
 from onnxdfq.calibration.saturation import function_behind, saturation_zero_point
@@ -36,7 +37,7 @@ BATCH_SIZE = 64
 def thresholds_by_outputs(
     model: ir.Model,
     plan: QuantPlan,
-    pixels: NDArray[np.float32],
+    pixels: Float32[NDArray[np.float32], "n ..."],
     *,
     scheme: Scheme = "power-of-two",
     zero_points: bool = False,
@@ -51,7 +52,7 @@ def thresholds_by_outputs(
     Args:
         model: Float, BatchNormalization folded.
         plan: Of that model, by this scheme.
-        pixels: (N, C, H, W) float32 in the model's input units, of which the first are taken (at most 256).
+        pixels: (N, C, H, W) in the model's input units, of which the first are taken (at most 256).
         scheme: Which thresholds there are.
         zero_points: Whether a grid without sign may begin below zero. What only an activation function reads then
             tries such grids too, begun where the function saturates.
@@ -96,7 +97,7 @@ def thresholds_by_outputs(
 def _losses(
     model: ir.Model,
     plan: QuantPlan,
-    pixels: NDArray[np.float32],
+    pixels: Float32[NDArray[np.float32], "n ..."],
     candidates: Mapping[str, list[TensorQuant]],
     *,
     device: str,

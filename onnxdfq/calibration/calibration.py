@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 import numpy as np
 import onnx_ir as ir
+from jaxtyping import Float32
 from numpy.typing import NDArray
 
 from onnxdfq.calibration.activations import IMAGE_BITS, ActivationGrids
@@ -56,7 +57,7 @@ class Calibration:
     def plan(
         self,
         model: ir.Model,
-        pixels: NDArray[np.float32],
+        pixels: Float32[NDArray[np.float32], "n ..."],
         target: Target,
         *,
         device: str = "cpu",
@@ -69,7 +70,7 @@ class Calibration:
     def observe(
         self,
         model: ir.Model,
-        pixels: NDArray[np.float32],
+        pixels: Float32[NDArray[np.float32], "n ..."],
         targets: Sequence[Target],
         *,
         device: str = "cpu",
@@ -79,7 +80,7 @@ class Calibration:
 
         Args:
             model: Float, BatchNormalization folded.
-            pixels: (N, C, H, W) float32 in the model's input units.
+            pixels: (N, C, H, W) in the model's input units.
             targets: Those that `decide` will be called for.
             device: Where the network runs.
             progress: Called after each batch.

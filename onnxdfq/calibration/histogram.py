@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64, Int64
 from numpy.typing import NDArray
 
 from passes.quantize.grid import covering_power_of_two
@@ -22,7 +23,7 @@ class Histogram:
         self.least = np.inf
         self.greatest = -np.inf
 
-    def add(self, values: torch.Tensor) -> None:
+    def add(self, values: Float[torch.Tensor, "..."]) -> None:
         """Count values of any shape and floating type. Raises ValueError when one is not finite."""
         if values.numel() == 0:
             return
@@ -39,8 +40,8 @@ class Histogram:
         counts = torch.histc(values, BINS, -self.bound, self.bound)
         self.counts += counts.cpu().numpy().astype(np.int64)
 
-    def points(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Where the K bins that are not empty lie, in the tensor's own unit, and their counts: (K,), (K,).
+    def points(self) -> tuple[Float64[NDArray[np.float64], "k"], Int64[NDArray[np.int64], "k"]]:
+        """Where the K bins that are not empty lie, in the tensor's own unit, and their counts.
 
         The bin that begins at zero stands for zero itself: after a Relu nearly all of it is.
         """

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 import torch
+from jaxtyping import Float, Float32, Float64
 from numpy.typing import NDArray
 
 from onnxdfq.calibration.histogram import Histogram
@@ -22,15 +23,15 @@ class ChannelMean:
         self.total = np.zeros(())
         self.count = 0
 
-    def add(self, values: torch.Tensor) -> None:
+    def add(self, values: Float[torch.Tensor, "..."]) -> None:
         """Take in one batch, of any shape that has the axis."""
         rows = values.detach().movedim(self.axis, -1).flatten(0, -2)  # (K, C)
         self.total = self.total + rows.sum(dim=0, dtype=torch.float64).cpu().numpy()
         self.count += rows.shape[0]
 
     @property
-    def mean(self) -> NDArray[np.float64]:
-        """(C,) float64, in the tensor's own unit."""
+    def mean(self) -> Float64[NDArray[np.float64], "c"]:
+        """In the tensor's own unit."""
         return np.asarray(self.total / self.count)
 
 
@@ -47,7 +48,7 @@ class Observations:
 
 def observe(
     model: ir.Model,
-    pixels: NDArray[np.float32],
+    pixels: Float32[NDArray[np.float32], "n ..."],
     *,
     values: tuple[str, ...],
     mean_axes: Mapping[str, int],
@@ -59,7 +60,7 @@ def observe(
 
     Args:
         model: Float.
-        pixels: (N, C, H, W) float32 in the model's input units.
+        pixels: (N, C, H, W) in the model's input units.
         values: Names of what to take histograms of.
         mean_axes: Value name → channel axis, of what to take means of.
         batch_size: Images at once, where the model leaves it open.

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import onnx_ir as ir
 import torch
+from jaxtyping import Float, Float32
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -35,7 +36,7 @@ class Sensitivity:
 
 def measure_sensitivity(
     model: ir.Model,
-    pixels: NDArray[np.float32],
+    pixels: Float32[NDArray[np.float32], "n ..."],
     *,
     weights: Mapping[str, Mapping[int, QuantPlan]],
     activations: Mapping[str, Mapping[int, QuantPlan]],
@@ -49,7 +50,7 @@ def measure_sensitivity(
 
     Args:
         model: Float, BatchNormalization folded; it is only read.
-        pixels: (N, C, H, W) float32 in the model's input units.
+        pixels: (N, C, H, W) in the model's input units.
         weights: Node name → bits → the plan whose weight and bias that layer takes.
         activations: Value name → bits → the plan whose grid the value takes. (Any number that tells plans apart will
             do for bits, here and above.)
@@ -92,7 +93,9 @@ def _with_biases(model: ir.Model, weights: Mapping[str, Mapping[int, QuantPlan]]
 class _Sweep:
     """The values of all images at one point of the graph, which moves forward only; kept is what later nodes read."""
 
-    def __init__(self, model: ir.Model, pixels: NDArray[np.float32], batch_size: int, device: str) -> None:
+    def __init__(
+        self, model: ir.Model, pixels: Float32[NDArray[np.float32], "n ..."], batch_size: int, device: str
+    ) -> None:
         self._model, self._device = model, device
         self.nodes = {node.name or "": node for node in model.graph}
         self._outputs = [value.name or "" for value in model.graph.outputs if value.dtype == ir.DataType.FLOAT]
@@ -135,7 +138,7 @@ class _Sweep:
         shares = [noise[name] / self._signal[name] for name in self._outputs if self._signal[name] > 0]
         return sum(shares) / max(len(shares), 1)
 
-    def tensor(self, array: NDArray[np.floating]) -> Tensor:
+    def tensor(self, array: Float[NDArray[np.floating], "*shape"]) -> Float32[Tensor, "*shape"]:
         """As an initializer that is given."""
         return torch.from_numpy(array.astype(np.float32)).to(self._device)
 

@@ -12,6 +12,7 @@ Power-of-two schemes round them: aciq's to the nearest power of two (by ratio), 
 
 import numpy as np
 import torch
+from jaxtyping import Float32, Float64, Int64
 from numpy.typing import NDArray
 
 from onnxdfq.calibration.aciq import clipping_values
@@ -27,13 +28,15 @@ FREE_RATIOS = np.arange(1, 101) / 100  # of the threshold that clips nothing
 LEAST_WEIGHT_RATIO = 0.2
 
 
-def activation_candidates(points: NDArray[np.float64], bits: int, scheme: Scheme) -> NDArray[np.float64]:
-    """The thresholds that are compared for an activation: (K,) float64 in the activation's own unit.
+def activation_candidates(
+    points: Float64[NDArray[np.float64], "n"], bits: int, scheme: Scheme
+) -> Float64[NDArray[np.float64], "k"]:
+    """The thresholds that are compared for an activation, in the activation's own unit.
 
     Powers of two from the greatest down, free ones from the least up.
 
     Args:
-        points: (N,) where its values lie, in its own unit.
+        points: Where its values lie, in its own unit.
         bits: Of the grid.
         scheme: Which thresholds there are.
     """
@@ -46,8 +49,10 @@ def activation_candidates(points: NDArray[np.float64], bits: int, scheme: Scheme
     return np.maximum(candidates, SMALLEST_THRESHOLD)
 
 
-def squared_error(points: NDArray[np.float64], counts: NDArray[np.int64], quant: TensorQuant) -> float:
-    """Sum of the squared rounding and clipping errors over a histogram: points (K,) and their counts (K,)."""
+def squared_error(
+    points: Float64[NDArray[np.float64], "k"], counts: Int64[NDArray[np.int64], "k"], quant: TensorQuant
+) -> float:
+    """Sum of the squared rounding and clipping errors over a histogram: points and their counts."""
     return float(np.square(quant.round_trip(points) - points) @ counts)
 
 
@@ -86,18 +91,18 @@ def activation_threshold(
 
 
 def weight_thresholds(
-    weight: NDArray[np.float32],
+    weight: Float32[NDArray[np.float32], "..."],
     bits: int,
     scheme: Scheme,
     *,
     axis: int | None,
     narrow: bool = False,
     clipping: Clipping = "mse",
-) -> NDArray[np.float64]:
+) -> Float64[NDArray[np.float64], "*channels"] | np.float64:
     """The thresholds of a weight with the least squared error, of the clipping's candidates; on a grid with sign.
 
     Args:
-        weight: Any shape, float32.
+        weight: Of any shape.
         bits: Of the grid.
         scheme: Which thresholds there are.
         axis: Of the C channels that get a threshold each; None for one in all.
@@ -141,7 +146,9 @@ def weight_thresholds(
     return best[0] if axis is None else best
 
 
-def _as_scheme(thresholds: NDArray[np.float64], *, rounds: bool) -> NDArray[np.float64]:
+def _as_scheme(
+    thresholds: Float64[NDArray[np.float64], "*shape"], *, rounds: bool
+) -> Float64[NDArray[np.float64], "*shape"]:
     """Positive thresholds, as they are or as the nearest powers of two by ratio; same shape."""
     positive = np.maximum(thresholds, SMALLEST_THRESHOLD)
     return np.exp2(np.rint(np.log2(positive))) if rounds else positive

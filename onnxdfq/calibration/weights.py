@@ -4,6 +4,7 @@ import logging
 
 import numpy as np
 import torch
+from jaxtyping import Float32
 from numpy.typing import NDArray
 
 from onnxdfq.calibration.histogram import Histogram
@@ -18,12 +19,18 @@ CONSTANT_BITS = 8  # of what scales or shifts a whole channel; there is little o
 
 
 def weight_quant(
-    weight: NDArray[np.float32], bits: int, scheme: Scheme, clipping: Clipping, *, axis: int | None, narrow: bool
+    weight: Float32[NDArray[np.float32], "..."],
+    bits: int,
+    scheme: Scheme,
+    clipping: Clipping,
+    *,
+    axis: int | None,
+    narrow: bool,
 ) -> TensorQuant:
     """The grid of a weight, with sign.
 
     Args:
-        weight: Any shape, float32.
+        weight: Of any shape.
         bits: Its width.
         scheme: Which thresholds there are.
         clipping: How they are found (see `thresholds`).
@@ -40,7 +47,9 @@ def weight_quant(
     )
 
 
-def constant_quant(constant: NDArray[np.float32], bits: int, scheme: Scheme, *, only_signed: bool) -> TensorQuant:
+def constant_quant(
+    constant: Float32[NDArray[np.float32], "..."], bits: int, scheme: Scheme, *, only_signed: bool
+) -> TensorQuant:
     """The one grid of a constant of any shape, 8 bits at least; without sign where it may be and has none."""
     histogram, bits = Histogram(), max(bits, CONSTANT_BITS)
     histogram.add(torch.tensor(constant))

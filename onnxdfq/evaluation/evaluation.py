@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float32, Int
 from numpy.typing import NDArray
 
 from onnxdfq.errors import DataError
@@ -104,11 +105,11 @@ class _Score:
 
     def add(
         self,
-        outputs: Sequence[NDArray[np.float32]],
-        expected: Sequence[NDArray[np.float32]] | None,
-        labels: NDArray[np.integer[Any]] | None,
+        outputs: Sequence[Float32[NDArray[np.float32], "..."]],
+        expected: Sequence[Float32[NDArray[np.float32], "..."]] | None,
+        labels: Int[NDArray[np.integer[Any]], "_"] | None,
     ) -> None:
-        """Take in one batch. expected: the float model's outputs, each (N, ...). labels: (N,)."""
+        """Take in one batch. expected: the float model's outputs, each (N, ...). labels: of these images."""
         chosen = _arg_max(outputs[0])
         self.classifies = chosen.ndim == 1
         if labels is not None and self.classifies:
@@ -139,7 +140,10 @@ class _Score:
 
 
 def _check_same_network(
-    session: Session, outputs: Sequence[NDArray[np.float32]], other: Session, others: Sequence[NDArray[np.float32]]
+    session: Session,
+    outputs: Sequence[Float32[NDArray[np.float32], "..."]],
+    other: Session,
+    others: Sequence[Float32[NDArray[np.float32], "..."]],
 ) -> None:
     """Raises DataError unless the outputs have equal shapes, but for sizes that the model itself leaves open."""
     if len(outputs) == len(others):
@@ -155,7 +159,7 @@ def _fits(shape: tuple[int, ...], other: tuple[int, ...], declared: Sequence[int
     return all(size == given or free is None for size, given, free in zip(shape, other, declared, strict=True))
 
 
-def _arg_max(output: NDArray[np.float32]) -> NDArray[np.int64]:
+def _arg_max(output: Float32[NDArray[np.float32], "..."]) -> Int[NDArray[np.int64], "..."]:
     """(N, K, ...) → (N, ...); trailing axes of size 1 are dropped, so that (N, K, 1, 1) classifies too."""
     while output.ndim > 2 and output.shape[-1] == 1:
         output = output[..., 0]

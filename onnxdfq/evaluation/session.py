@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
+from jaxtyping import Float32
 from numpy.typing import NDArray
 
 from onnxdfq.errors import DataError, ModelFileError
@@ -73,7 +74,7 @@ class Session:
         """The model's fixed batch, or a good one."""
         return self.image.shape[0] or BATCH_SIZE
 
-    def run(self, pixels: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    def run(self, pixels: Float32[NDArray[np.float32], "n ..."]) -> list[Float32[NDArray[np.float32], "..."]]:
         """pixels (N, C, H, W) in the model's input units → its float outputs, each (N, ...)."""
         batch = self.image.shape[0]
         padded = pixels

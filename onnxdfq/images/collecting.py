@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int, Shaped
 from numpy.typing import NDArray
 
 from onnxdfq.errors import DataError
@@ -15,7 +16,9 @@ ACCEPTED = (
 )
 
 
-def collect(source: Any, *, limit: int | None = None) -> tuple[NDArray[np.generic], Labels | None]:
+def collect(
+    source: Any, *, limit: int | None = None
+) -> tuple[Shaped[NDArray[np.generic], "..."], Int[Labels, "n"] | None]:
     """Images (N, ...) and labels (N,), if any, from an array, a dataset of single images, or an iterable of batches.
 
     Args:

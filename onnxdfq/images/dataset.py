@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float32, UInt8
 from numpy.typing import NDArray
 
 from onnxdfq.errors import DataError
@@ -35,7 +36,7 @@ class ImageFolder:
     def shape(self) -> tuple[int, int, int, int]:
         return len(self.files), self.height, self.width, self.channels
 
-    def __getitem__(self, rows: slice) -> NDArray[np.uint8]:
+    def __getitem__(self, rows: slice) -> UInt8[NDArray[np.uint8], "n {self.height} {self.width} {self.channels}"]:
         from PIL import Image, ImageOps
 
         stack = np.empty((len(self.files[rows]), self.height, self.width, self.channels), np.uint8)
@@ -67,7 +68,7 @@ class Dataset:
     def __len__(self) -> int:
         return int(self.images.shape[0])
 
-    def batches(self, size: int) -> Iterator[NDArray[np.float32]]:
+    def batches(self, size: int) -> Iterator[Float32[NDArray[np.float32], "n ..."]]:
         """The images in order as the model takes them, `size` at a time; the last batch may be smaller."""
         for start in range(0, len(self), size):
             images = self.images[start : start + size]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+from jaxtyping import Float32, UInt8
 from numpy.typing import NDArray
 
 from onnxdfq.errors import DataError
@@ -45,8 +46,8 @@ class Normalization:
         text = "/".join(",".join(map(repr, numbers)) for numbers in (self.mean, self.std))
         return next((name for name, preset in PRESETS.items() if preset == text), text)
 
-    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(N, H, W, C) bytes to (N, C, H, W) in the model's unit. Raises DataError when the channels do not fit."""
+    def __call__(self, images: UInt8[NDArray[np.uint8], "n h w c"]) -> Float32[NDArray[np.float32], "n c h w"]:
+        """Bytes to numbers in the model's unit. Raises DataError when the channels do not fit."""
         for numbers in (self.mean, self.std):
             if len(numbers) not in (1, images.shape[3]):
                 raise DataError(f"The normalization {self} has {len(numbers)} channels, the images {images.shape[3]}.")

@@ -3,7 +3,6 @@
 No other module names a method: they are found by their entry points, see `onnxdfq.methods.method`.
 """
 
-from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
 from importlib import import_module

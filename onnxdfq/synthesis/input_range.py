@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 import torch
+from jaxtyping import Float, Float32, Float64
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -29,21 +30,21 @@ SURROGATE_PIXELS = 2**17  # drawn in all: neighbours agree, so a small image cou
 class InputRange:
     """The map from standardised pixels z to a model's units, and where images are clamped.
 
-    mean, std: (C,) float32 in the model's units. low, high: (C,) float32 in z. source: where these numbers come from.
+    mean, std: in the model's units. low, high: in z. source: where these numbers come from.
     """
 
-    mean: NDArray[np.float32]
-    std: NDArray[np.float32]
-    low: NDArray[np.float32]
-    high: NDArray[np.float32]
+    mean: Float32[NDArray[np.float32], "c"]
+    std: Float32[NDArray[np.float32], "c"]
+    low: Float32[NDArray[np.float32], "c"]
+    high: Float32[NDArray[np.float32], "c"]
     source: str
 
-    def limits(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """low and high, each (C, 1, 1) float32 on a device."""
+    def limits(self, device: torch.device) -> tuple[Float32[Tensor, "c 1 1"], Float32[Tensor, "c 1 1"]]:
+        """low and high on a device."""
         return tuple(torch.from_numpy(limit).to(device)[:, None, None] for limit in (self.low, self.high))  # type: ignore[return-value]
 
-    def to_model(self, standardised: Tensor) -> Tensor:
-        """z (N, C, H, W) -> x, same shape."""
+    def to_model(self, standardised: Float32[Tensor, "n c h w"]) -> Float32[Tensor, "n c h w"]:
+        """z -> x."""
         mean, std = (torch.from_numpy(part).to(standardised.device)[:, None, None] for part in (self.mean, self.std))
         return mean + std * standardised
 
@@ -80,7 +81,7 @@ def _from_normalization(normalization: Normalization, channels: int) -> InputRan
 
 
 def _input_range(
-    mean: NDArray[np.floating], std: NDArray[np.floating], low: float, high: float, source: str
+    mean: Float[NDArray[np.floating], "c"], std: Float[NDArray[np.floating], "c"], low: float, high: float, source: str
 ) -> InputRange:
     def whole(value: float) -> NDArray[np.float32]:
         return np.full(len(mean), value, dtype=np.float32)
@@ -90,8 +91,8 @@ def _input_range(
     )
 
 
-def _estimate(model: ir.Model, stats: BatchNormStats) -> tuple[NDArray[np.float64], float] | None:
-    """Mean (C,) and common deviation of the images behind these statistics; None when the way there is not affine.
+def _estimate(model: ir.Model, stats: BatchNormStats) -> tuple[Float64[NDArray[np.float64], "c"], float] | None:
+    """Mean and common deviation of the images behind these statistics; None when the way there is not affine.
 
     The map from image to statistics is measured, not derived: uniform images give the response A (C_out, C) to the mean
     with all borders, paddings and preceding operators in it; Gaussian images with the correlations of natural ones
@@ -134,8 +135,12 @@ def _estimate(model: ir.Model, stats: BatchNormStats) -> tuple[NDArray[np.float6
     return mean, float(np.exp(0.5 * np.median(np.log(share))))
 
 
-def _solve_mean(a: NDArray[np.float64], wanted: NDArray[np.float32], var: NDArray[np.float32]) -> NDArray[np.float64]:
-    """m (C,) with A m = wanted, rows in units of their deviation: a (C_out, C), wanted and var (C_out,)."""
+def _solve_mean(
+    a: Float64[NDArray[np.float64], "o c"],
+    wanted: Float[NDArray[np.floating], "o"],
+    var: Float32[NDArray[np.float32], "o"],
+) -> Float64[NDArray[np.float64], "c"]:
+    """m with A m = wanted, rows in units of their deviation."""
     weight = 1 / np.sqrt(var.astype(np.float64))
     a, target = a * weight[:, None], wanted * weight
     # First one grey for all channels, then what colour adds: filters see little of it, so it is held back (ridge).
@@ -146,8 +151,8 @@ def _solve_mean(a: NDArray[np.float64], wanted: NDArray[np.float32], var: NDArra
     return colour + float(level)
 
 
-def _natural_noise(shape: tuple[int, int, int], multiple: int) -> Tensor:
-    """Gaussian images of unit deviation, correlated between neighbours and between channels: (N, C, H, W).
+def _natural_noise(shape: tuple[int, int, int], multiple: int) -> Float32[Tensor, "n {shape[0]} {shape[1]} {shape[2]}"]:
+    """Gaussian images of unit deviation, correlated between neighbours and between channels.
 
     N: enough for SURROGATE_PIXELS, 16 to 1024, and a multiple of `multiple`.
     """
@@ -161,8 +166,8 @@ def _natural_noise(shape: tuple[int, int, int], multiple: int) -> Tensor:
     return images
 
 
-def _root(length: int) -> Tensor:
-    """Cholesky root of the correlation 0.95^distance along one axis: (length, length)."""
+def _root(length: int) -> Float32[Tensor, "{length} {length}"]:
+    """Cholesky root of the correlation 0.95^distance along one axis."""
     place = torch.arange(length, dtype=torch.float64)
     correlation = torch.tensor(NEIGHBOUR_CORRELATION, dtype=torch.float64) ** (place[:, None] - place).abs()
     root: Tensor = torch.linalg.cholesky(correlation)

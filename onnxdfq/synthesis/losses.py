@@ -9,6 +9,7 @@ layer drowns all else in the other two.
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
 from onnxdfq.recipe.choices import LossForm
@@ -23,7 +24,9 @@ CONFIDENCE_LIMIT = 0.99
 STRETCHING: dict[LossForm, float] = {"relative": 3e-3, "public": 1e-4, "paper": 1e-3}
 
 
-def statistics_loss(form: LossForm, targets: Targets, moments: Tensor, pixels: Tensor) -> Tensor:
+def statistics_loss(
+    form: LossForm, targets: Targets, moments: Float32[Tensor, "2 s"], pixels: Float32[Tensor, "2 c"]
+) -> Float32[Tensor, ""]:
     """L_BNS of the image set: a scalar, 0 where its statistics are those of the network.
 
     paper: sum over layers of squared L2 errors of means and *variances*. The others: mean over layers of the mean over
@@ -32,8 +35,8 @@ def statistics_loss(form: LossForm, targets: Targets, moments: Tensor, pixels: T
     Args:
         form: Which of the three.
         targets: The running statistics, S channels in all.
-        moments: (2, S) first and second moments, centred (see statistics.py).
-        pixels: (2, C) the same of the standardised pixels.
+        moments: First and second moments, centred (see statistics.py).
+        pixels: The same of the standardised pixels.
 
     Source: DGH, arXiv 2410.22110, Eq. 4.
     """
@@ -49,21 +52,23 @@ def statistics_loss(form: LossForm, targets: Targets, moments: Tensor, pixels: T
     return (count * layers + image_prior(pixels[0], pixels[1])) / (count + 1)
 
 
-def image_prior(first: Tensor, second: Tensor) -> Tensor:
-    """The error of the image taken as a layer of mean 0 and deviation 1: moments (C,), (C,) -> ().
+def image_prior(first: Float32[Tensor, "c"], second: Float32[Tensor, "c"]) -> Float32[Tensor, ""]:
+    """The error of the image taken as a layer of mean 0 and deviation 1, by its moments.
 
     Summed over channels, not averaged: the public code's target has shape (1, C), so it divides by 1.
     """
     return torch.sum(first.square() + (spread(first, second) - 1).square())
 
 
-def stretching_loss(form: LossForm, outputs: Sequence[Tensor], slack: Tensor) -> Tensor:
+def stretching_loss(
+    form: LossForm, outputs: Sequence[Float[Tensor, "n ..."]], slack: Float32[Tensor, "2 n"]
+) -> Float32[Tensor, ""]:
     """L_ODSL of a batch: a scalar, mean over images, summed over outputs; lower where outputs range wider.
 
     Args:
         form: Which of the three.
-        outputs: Each (N, *), of any shape.
-        slack: (2, N) [e - delta]_+ of Eq. (7), e the squared distance of an image's own mean and variance at the last
+        outputs: Of any shape.
+        slack: [e - delta]_+ of Eq. (7), e the squared distance of an image's own mean and variance at the last
             BN from the running ones; only the paper's form reads it.
 
     Source: DGH, arXiv 2410.22110, Eq. 7.
@@ -78,8 +83,8 @@ def stretching_loss(form: LossForm, outputs: Sequence[Tensor], slack: Tensor) ->
 
 
 @torch.no_grad()
-def _confident(outputs: Sequence[Tensor]) -> Tensor:
-    """(len(outputs), N) bool: whether an output, if it is a classifier's, gives its class more than the limit."""
+def _confident(outputs: Sequence[Float[Tensor, "n ..."]]) -> Bool[Tensor, "outputs n"]:
+    """Whether an output, if it is a classifier's, gives its class more than the limit."""
     tops = [top_probability(output) for output in outputs]
     return torch.stack(
         [
@@ -89,7 +94,7 @@ def _confident(outputs: Sequence[Tensor]) -> Tensor:
     )
 
 
-def top_probability(output: Tensor) -> Tensor | None:
+def top_probability(output: Float[Tensor, "n ..."]) -> Float32[Tensor, "n"] | None:
     """The largest class probability (N,) of logits or probabilities (N, K, 1, ...), None for any other output."""
     rows = output.flatten(1).float()
     if output.dim() < 2 or rows.shape[1] != output.shape[1] or rows.shape[1] < 2:
@@ -98,7 +103,7 @@ def top_probability(output: Tensor) -> Tensor | None:
     return (rows if normalised else rows.softmax(1)).amax(1)
 
 
-def output_ranges(outputs: Sequence[Tensor]) -> Tensor:
-    """max - min over each image's output, flattened: outputs (N, *) -> (len(outputs), N) float32."""
+def output_ranges(outputs: Sequence[Float[Tensor, "n ..."]]) -> Float32[Tensor, "outputs n"]:
+    """max - min over each image's output, flattened."""
     flat = [output.flatten(1).float() for output in outputs]
     return torch.stack([output.amax(1) - output.amin(1) for output in flat])

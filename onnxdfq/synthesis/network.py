@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import torch
+from jaxtyping import Float, Float32
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -100,7 +101,9 @@ class TappedNetwork:
         """What "auto" came to: "float32" or "bfloat16"."""
         return str(self._dtype).removeprefix("torch.")
 
-    def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    def forward(
+        self, images: Float32[Tensor, "n c h w"]
+    ) -> tuple[list[Float[Tensor, "n _ ..."]], list[Float[Tensor, "..."]]]:
         """Run a batch.
 
         Args:
@@ -114,19 +117,21 @@ class TappedNetwork:
             values = self._graph(*self._feeds.of(self._graph.input_names, image))
         return [values[tap] for tap in self._tap_of_layer], [values[slot] for slot in self._output_slots]
 
-    def moments(self, taps: list[Tensor]) -> Tensor:
-        """(2, S) float32: first and second moment of each BatchNormalization's input, centred at its running mean."""
+    def moments(self, taps: list[Float[Tensor, "n _ ..."]]) -> Float32[Tensor, "2 s"]:
+        """First and second moment of each BatchNormalization's input, centred at its running mean."""
         pairs = [centred_moments(tap, centre) for tap, centre in zip(taps, self._centres, strict=True)]
         first, second = (torch.cat(part) for part in zip(*pairs, strict=True))
         return torch.stack([first * self._units, second * self._units.square()])
 
-    def image_moments(self, taps: list[Tensor], layer: int) -> tuple[Tensor, Tensor]:
-        """The same of one layer for each image by itself: each (N, C_l)."""
+    def image_moments(
+        self, taps: list[Float[Tensor, "n _ ..."]], layer: int
+    ) -> tuple[Float32[Tensor, "n c"], Float32[Tensor, "n c"]]:
+        """The same of one layer for each image by itself."""
         first, second = image_moments(taps[layer], self._centres[layer])
         unit = self.targets.layers(self._units)[layer]
         return first * unit, second * unit.square()
 
-    def _vector(self, array: NDArray[np.floating[Any]]) -> Tensor:
+    def _vector(self, array: Float[NDArray[np.floating[Any]], "c"]) -> Float32[Tensor, "c"]:
         return torch.tensor(array, dtype=torch.float32, device=self.device)
 
     def _autocast(self) -> AbstractContextManager[object]:
@@ -138,8 +143,8 @@ class _Tap:
     """(x - running mean) of a BatchNormalization's input x is (`value` - centre) * unit, per channel."""
 
     value: str
-    centre: NDArray[np.floating[Any]]
-    unit: NDArray[np.floating[Any]]
+    centre: Float[NDArray[np.floating[Any]], "c"]
+    unit: Float[NDArray[np.floating[Any]], "c"]
 
 
 def _folded(model: ir.Model, batch_norms: Sequence[BatchNormStats]) -> tuple[ir.Model, list[_Tap]]:

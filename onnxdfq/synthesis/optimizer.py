@@ -3,6 +3,7 @@
 import math
 
 import torch
+from jaxtyping import Float32
 from torch import Tensor
 
 BETA1, BETA2 = 0.9, 0.999
@@ -41,18 +42,18 @@ class FactoredRAdam:
     one second moment per image and channel 0.0045.
     """
 
-    def __init__(self, images: Tensor) -> None:
+    def __init__(self, images: Float32[Tensor, "n c h w"]) -> None:
         self._first = torch.zeros_like(images, dtype=torch.bfloat16)
         self._rows = images.new_zeros(*images.shape[:3], 1)
         self._columns = images.new_zeros(*images.shape[:2], 1, images.shape[3])
         self._step = 0
 
-    def update(self, images: Tensor, grad: Tensor, rate: float) -> None:
+    def update(self, images: Float32[Tensor, "n c h w"], grad: Float32[Tensor, "n c h w"], rate: float) -> None:
         """One iteration, in place.
 
         Args:
-            images: (N, C, H, W) float32, those that the state was made for.
-            grad: Same shape, float32.
+            images: Those that the state was made for.
+            grad: Of the loss.
             rate: The learning rate, in the images' unit.
         """
         self._step += 1

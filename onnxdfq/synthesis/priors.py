@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float32
 from torch import Tensor
 
 SMOOTHING_SIGMA = 1.25
@@ -38,8 +39,8 @@ def draw(generator: torch.Generator, extra: tuple[int, int]) -> Draw:
     return Draw(flip=bool(torch.randint(2, (), generator=generator)), top=top, left=left)
 
 
-def smooth(images: Tensor) -> Tensor:
-    """3x3 Gaussian of sigma 1.25 with zero padding: (N, C, H, W) to the same shape.
+def smooth(images: Float32[Tensor, "n c h w"]) -> Float32[Tensor, "n c h w"]:
+    """3x3 Gaussian of sigma 1.25 with zero padding.
 
     The Gaussian separates, so two passes of three shifted sums stand for a depthwise convolution, which the CPU
     library runs slowly for three channels.
@@ -54,12 +55,20 @@ def smooth(images: Tensor) -> Tensor:
     return images
 
 
-def clamp_straight_through(images: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Clamp values to [low, high] per channel (C, 1, 1); the gradient passes as if nothing had been clamped."""
+def clamp_straight_through(
+    images: Float32[Tensor, "n c h w"], low: Float32[Tensor, "c 1 1"], high: Float32[Tensor, "c 1 1"]
+) -> Float32[Tensor, "n c h w"]:
+    """Clamp values to [low, high] per channel; the gradient passes as if nothing had been clamped."""
     return images + (images.detach().clamp(low, high) - images.detach())
 
 
-def prepare(canvas: Tensor, size: tuple[int, int], low: Tensor, high: Tensor, how: Draw) -> Tensor:
+def prepare(
+    canvas: Float32[Tensor, "n c _ _"],
+    size: tuple[int, int],
+    low: Float32[Tensor, "c 1 1"],
+    high: Float32[Tensor, "c 1 1"],
+    how: Draw,
+) -> Float32[Tensor, "n c {size[0]} {size[1]}"]:
     """The images of one differentiable visit: canvas (N, C, H + extra, W + extra) -> (N, C, H, W)."""
     if how.flip:
         canvas = canvas.flip(3)
@@ -67,7 +76,12 @@ def prepare(canvas: Tensor, size: tuple[int, int], low: Tensor, high: Tensor, ho
     return clamp_straight_through(image, low, high)
 
 
-def finalize(canvas: Tensor, size: tuple[int, int], low: Tensor, high: Tensor) -> Tensor:
+def finalize(
+    canvas: Float32[Tensor, "n c _ _"],
+    size: tuple[int, int],
+    low: Float32[Tensor, "c 1 1"],
+    high: Float32[Tensor, "c 1 1"],
+) -> Float32[Tensor, "n c {size[0]} {size[1]}"]:
     """The images that are delivered: canvas (N, C, H + extra, W + extra) -> (N, C, H, W)."""
     top, left = (canvas.shape[2] - size[0]) // 2, (canvas.shape[3] - size[1]) // 2
     return smooth(canvas)[:, :, top : top + size[0], left : left + size[1]].clamp(low, high)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Float32
 from torch import Tensor
 from torch.nn import functional
 
@@ -24,7 +25,9 @@ class _CentredMoments(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx, x: Float[Tensor, "n c ..."], centre: Float32[Tensor, "c"]
+    ) -> tuple[Float32[Tensor, "c"], Float32[Tensor, "c"]]:
         ctx.save_for_backward(x, centre)
         # The kernel that BatchNormalization trains with: two reads of x, float32 sums, nothing of x's size written.
         unused = torch.zeros(2, len(centre), device=x.device)
@@ -44,25 +47,31 @@ class _CentredMoments(torch.autograd.Function):
         return grad.view_as(x), None
 
 
-def _with_positions(x: Tensor) -> Tensor:
+def _with_positions(x: Float[Tensor, "n c ..."]) -> Float[Tensor, "n c _ ..."]:
     """(N, C, *) -> (N, C, 1 or more...)"""
     return x if x.dim() > 2 else x[..., None]
 
 
-def centred_moments(x: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
-    """First and second moment of x (N, C, *) about centre (C,), over batch and space: each (C,) float32."""
+def centred_moments(
+    x: Float[Tensor, "n c ..."], centre: Float32[Tensor, "c"]
+) -> tuple[Float32[Tensor, "c"], Float32[Tensor, "c"]]:
+    """First and second moment of x about the centre, over batch and space."""
     first, second = _CentredMoments.apply(x, centre)  # type: ignore[no-untyped-call]
     return first, second
 
 
-def image_moments(x: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
-    """The same for each image by itself: x (N, C, *) -> each (N, C) float32."""
+def image_moments(
+    x: Float[Tensor, "n c ..."], centre: Float32[Tensor, "c"]
+) -> tuple[Float32[Tensor, "n c"], Float32[Tensor, "n c"]]:
+    """The same for each image by itself."""
     shifted = x.flatten(2).float() - centre[:, None] if x.dim() > 2 else x.float()[..., None] - centre[:, None]
     return shifted.mean(2), shifted.square().mean(2)
 
 
-def spread(first: Tensor, second: Tensor, unit: Tensor | float = 1.0) -> Tensor:
-    """Standard deviation from centred moments, of any one shape; at least 1e-3 of the root of `unit`, a variance."""
+def spread(
+    first: Float32[Tensor, "*shape"], second: Float32[Tensor, "*shape"], unit: Float32[Tensor, "*shape"] | float = 1.0
+) -> Float32[Tensor, "*shape"]:
+    """Standard deviation from centred moments; at least 1e-3 of the root of `unit`, a variance."""
     return (second - first.square()).clamp_min(0).add(VARIANCE_FLOOR * unit).sqrt()
 
 
@@ -70,19 +79,21 @@ def spread(first: Tensor, second: Tensor, unit: Tensor | float = 1.0) -> Tensor:
 class Targets:
     """The running statistics of L layers side by side, which images are to have.
 
-    All tensors (S,) float32 on one device, S = sum of C_l.
+    All tensors on one device, S = sum of C_l.
     """
 
     channels: tuple[int, ...]  # C_l
-    mean: Tensor
-    var: Tensor
-    std: Tensor  # sqrt(var), without epsilon
-    scale: Tensor  # what errors are relative to: var, but at least 1e-2 of its layer's mean: no dead channel rules
-    layer_mean: Tensor  # 1 / (L C_l): weights that turn a sum over S into a mean over layers of means over channels
+    mean: Float32[Tensor, "s"]
+    var: Float32[Tensor, "s"]
+    std: Float32[Tensor, "s"]  # sqrt(var), without epsilon
+    # what errors are relative to: var, but at least 1e-2 of its layer's mean: no dead channel rules
+    scale: Float32[Tensor, "s"]
+    # 1 / (L C_l): weights that turn a sum over S into a mean over layers of means over channels
+    layer_mean: Float32[Tensor, "s"]
 
     @classmethod
-    def of(cls, means: Sequence[Tensor], variances: Sequence[Tensor]) -> "Targets":
-        """From the running means and variances of the layers, each (C_l,)."""
+    def of(cls, means: Sequence[Float32[Tensor, "_"]], variances: Sequence[Float32[Tensor, "_"]]) -> "Targets":
+        """From the running means and variances of the layers."""
         channels = tuple(len(mean) for mean in means)
         weights = [torch.full_like(mean, 1.0 / (len(means) * len(mean))) for mean in means]
         var = torch.cat(list(variances)).clamp_min(0)
@@ -96,14 +107,14 @@ class Targets:
             layer_mean=torch.cat(weights),
         )
 
-    def layers(self, channels: Tensor) -> tuple[Tensor, ...]:
+    def layers(self, channels: Float32[Tensor, "s"]) -> tuple[Float32[Tensor, "_"], ...]:
         """A vector over all channels (S,) layer by layer, each (C_l,)."""
         return torch.split(channels, list(self.channels))
 
-    def distance(self, first: Tensor, second: Tensor) -> Tensor:
+    def distance(self, first: Float32[Tensor, "s"], second: Float32[Tensor, "s"]) -> Float32[Tensor, ""]:
         """Mean over layers of the mean over channels of ((mu - mu_l)^2 + (s - s_l)^2) / s_l^2: no unit, 0 is perfect.
 
-        first, second: (S,). s_l^2 is floored, see `scale`.
+        s_l^2 is floored, see `scale`.
         """
         error = first.square() + (spread(first, second, self.scale) - self.std).square()
         return torch.sum(self.layer_mean * error / self.scale)
@@ -122,18 +133,18 @@ class Aggregate:
         self._batches = torch.zeros(len(sizes), 2, channels, device=device)
         self._sum = torch.zeros(2, channels, dtype=torch.float64, device=device)  # float64: replaced thousands of times
 
-    def store(self, batch: int, moments: Tensor) -> None:
-        """Replace the moments of one batch by these, (2, S)."""
+    def store(self, batch: int, moments: Float32[Tensor, "2 s"]) -> None:
+        """Replace the moments of one batch by these."""
         moments = moments.detach()
         self._sum += self._share[batch] * (moments - self._batches[batch]).double()
         self._batches[batch] = moments
 
-    def with_batch(self, batch: int, moments: Tensor) -> Tensor:
-        """(2, S): moments of the whole set with this batch's taken as given, gradient through them only."""
+    def with_batch(self, batch: int, moments: Float32[Tensor, "2 s"]) -> Float32[Tensor, "2 s"]:
+        """Moments of the whole set with this batch's taken as given, gradient through them only."""
         share = self._share[batch]
         rest = self._sum - share * self._batches[batch].double()
         return rest.float() + share * moments
 
-    def total(self) -> Tensor:
-        """(2, S): moments of the whole set."""
+    def total(self) -> Float32[Tensor, "2 s"]:
+        """Moments of the whole set."""
         return self._sum.float()

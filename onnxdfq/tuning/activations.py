@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from passes.quantize.plan import TensorQuant
@@ -24,7 +25,9 @@ class FakeQuantize(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
+    def forward(
+        ctx: Any, x: Float[Tensor, "*shape"], scale: Float32[Tensor, ""], low: int, high: int
+    ) -> Float[Tensor, "*shape"]:
         scaled = x / scale
         rounded = scaled.round().clamp_(low, high)
         if ctx.needs_input_grad[1]:
@@ -62,7 +65,7 @@ class RandomMasks:
         self._share, self._device, self._dtype = share, device, dtype
         self._row = torch.empty(0)
 
-    def like(self, values: Tensor) -> Tensor:
+    def like(self, values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """A mask of 0 and 1, in the shape and memory order of `values`."""
         count = values.numel()
         if len(self._row) < 2 * count:
@@ -113,12 +116,12 @@ class ActivationQuantizer(nn.Module):
         self.log2_scale.requires_grad_(False)
         self.searched = False
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x on the grid, same shape and type."""
+    def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """x on the grid, same type."""
         return self.mixed(x, x)
 
-    def mixed(self, quantized: Tensor, exact: Tensor) -> Tensor:
-        """`quantized` on the grid; where a mask of `masks` is 0, `exact` instead. All of one shape and type."""
+    def mixed(self, quantized: Float[Tensor, "*shape"], exact: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """`quantized` on the grid; where a mask of `masks` is 0, `exact` instead. All of one type."""
         scale = self.log2_scale.exp2()
         result: Tensor = FakeQuantize.apply(quantized, scale, self.low, self.high)  # type: ignore[no-untyped-call]
         if self.masks is None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 
 from onnxdfq.engine import Replacement, TorchGraph
@@ -19,27 +20,29 @@ ERROR_IMAGES = 256  # that an error is measured on
 class BlockData:
     """What a block is tuned on, over all images.
 
-    entry: (N, *) the block's input before it is quantized, as the tuned network makes it. float_entry, float_exit:
-    (N, *) input and output of the block in the float network. device, dtype: of the batches.
+    entry: the block's input before it is quantized, as the tuned network makes it. float_entry, float_exit:
+    input and output of the block in the float network. device, dtype: of the batches.
     """
 
-    entry: Tensor
-    float_entry: Tensor
-    float_exit: Tensor
+    entry: Float[Tensor, "n ..."]
+    float_entry: Float[Tensor, "n ..."]
+    float_exit: Float[Tensor, "n ..."]
     device: torch.device
     dtype: torch.dtype
 
     def __len__(self) -> int:
         return len(self.entry)
 
-    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor, Tensor]:
+    def batch(
+        self, index: Int64[Tensor, "n"] | slice
+    ) -> tuple[Float[Tensor, "n ..."], Float[Tensor, "n ..."], Float[Tensor, "n ..."]]:
         """entry, float_entry and float_exit of some images, on the device; of rank 4 channels-last in memory."""
         entry, float_entry, float_exit = map(
             self._loaded, (self.entry[index], self.float_entry[index], self.float_exit[index])
         )
         return entry, float_entry, float_exit
 
-    def _loaded(self, values: Tensor) -> Tensor:
+    def _loaded(self, values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         layout = torch.channels_last if values.ndim == 4 else torch.contiguous_format
         return values.to(self.device, self.dtype, memory_format=layout)
 
@@ -87,8 +90,10 @@ class TunedBlock(nn.Module):
         self.quantizers = {key: quantizers[key] for key in keys}
         self._entry_quantizer = quantizers[sites[entry].key] if entry in sites else None
 
-    def forward(self, entry: Tensor, float_entry: Tensor) -> Tensor:
-        """The block's output (N, *) from its input (N, *), tuned and float; all of them before they are quantized."""
+    def forward(
+        self, entry: Float[Tensor, "n *shape"], float_entry: Float[Tensor, "n *shape"]
+    ) -> Float[Tensor, "n ..."]:
+        """The block's output from its input, tuned and float; all of them before they are quantized."""
         if self._entry_quantizer is not None:
             entry = self._entry_quantizer.mixed(entry, float_entry)
         with torch.autocast(entry.device.type, dtype=torch.bfloat16, enabled=self._dtype is torch.bfloat16):
@@ -133,6 +138,8 @@ class TunedBlock(nn.Module):
         return error
 
 
-def reconstruction_error(output: Tensor, target: Tensor) -> Tensor:
-    """Squared error of (N, C, *), summed over channels, mean over images and positions: ()."""
+def reconstruction_error(
+    output: Float[Tensor, "n c *positions"], target: Float[Tensor, "n c *positions"]
+) -> Float32[Tensor, ""]:
+    """Squared error, summed over channels, mean over images and positions."""
     return (output - target).float().square().sum(1).mean()

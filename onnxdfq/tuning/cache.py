@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 
 import torch
+from jaxtyping import BFloat16
 from torch import Tensor
 
 LARGEST_IN_MEMORY = 2**29  # bytes; about five such values live at a time
@@ -32,8 +33,8 @@ class Cache:
     ) -> None:
         self._folder.cleanup()
 
-    def empty(self, shape: tuple[int, ...]) -> Tensor:
-        """(shape) bfloat16 on the CPU, uninitialised."""
+    def empty(self, shape: tuple[int, ...]) -> BFloat16[Tensor, "..."]:
+        """Of this shape, on the CPU, uninitialised."""
         count = math.prod(shape)
         if 2 * count <= self.limit:
             return torch.empty(shape, dtype=torch.bfloat16)

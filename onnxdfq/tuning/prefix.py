@@ -3,6 +3,7 @@
 import numpy as np
 import onnx_ir as ir
 import torch
+from jaxtyping import Float, Float32
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -32,7 +33,9 @@ class Prefix:
         device: Where the network runs.
     """
 
-    def __init__(self, model: ir.Model, pixels: NDArray[np.float32], cache: Cache, device: torch.device) -> None:
+    def __init__(
+        self, model: ir.Model, pixels: Float32[NDArray[np.float32], "n ..."], cache: Cache, device: torch.device
+    ) -> None:
         self._model, self._cache, self._device = model, cache, device
         self._feeds = Feeds(model)
         whole = len(pixels) - len(pixels) % (self._feeds.batch or 1)  # a model of one batch size runs full batches only
@@ -40,12 +43,12 @@ class Prefix:
         self._name: str | None = None
         self._value = self._images
 
-    def keep(self, name: str, value: Tensor) -> None:
+    def keep(self, name: str, value: Float[Tensor, "n ..."]) -> None:
         """Compute what follows from this value (N, *) named `name`."""
         self._name, self._value = (None, self._images) if name == self._feeds.image_name else (name, value)
 
     @torch.no_grad()
-    def value(self, name: str) -> Tensor:
+    def value(self, name: str) -> Float[Tensor, "n ..."]:
         """The value of this name, (N, *) bfloat16 on the CPU; the images themselves as they are.
 
         Raises:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from jaxtyping import Float32, Int8
 from numpy.typing import NDArray
 
 from onnxdfq.calibration.bias_correction import on_accumulator_grid
@@ -114,16 +115,16 @@ class QdqGraph:
 
     def write(
         self,
-        integers: Mapping[str, NDArray[np.int8]],
+        integers: Mapping[str, Int8[NDArray[np.int8], "..."]],
         scales: Mapping[str, float],
-        biases: Mapping[str, NDArray[np.float32]],
+        biases: Mapping[str, Float32[NDArray[np.float32], "_"]],
     ) -> None:
         """Put what was tuned into the graph and into the plan.
 
         Args:
             integers: By weight, in its shape.
             scales: By the activation's name in the plan, in its own unit.
-            biases: By layer, (C_out,) float32.
+            biases: By layer.
         """
         initializers = self.model.graph.initializers
         of_weight = {
@@ -140,9 +141,9 @@ class QdqGraph:
 
     def _with(
         self,
-        integers: Mapping[str, NDArray[np.int8]],
+        integers: Mapping[str, Int8[NDArray[np.int8], "..."]],
         scales: Mapping[str, float],
-        biases: Mapping[str, NDArray[np.float32]],
+        biases: Mapping[str, Float32[NDArray[np.float32], "_"]],
     ) -> QuantPlan:
         plan = self._plan
         activations = dict(plan.activations)

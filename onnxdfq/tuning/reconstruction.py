@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from onnxdfq.tuning.activations import RandomMasks
@@ -99,7 +100,12 @@ class Reconstruction:
         return Outcome(before=before, after=after, steps=step)
 
     def _step(
-        self, block: TunedBlock, data: BlockData, optimizer: torch.optim.Optimizer, share: float, index: Tensor
+        self,
+        block: TunedBlock,
+        data: BlockData,
+        optimizer: torch.optim.Optimizer,
+        share: float,
+        index: Int64[Tensor, "n"],
     ) -> None:
         entry, float_entry, target = data.batch(index)
         loss = reconstruction_error(block(entry, float_entry), target)
@@ -112,12 +118,12 @@ class Reconstruction:
         optimizer.step()
 
 
-def _size(tensor: Tensor) -> float:
+def _size(tensor: Float[Tensor, "..."]) -> float:
     """Root mean square."""
     return float(tensor.detach().square().mean().sqrt())
 
 
 @torch.no_grad()
-def _soft_share(roundings: Sequence[Tensor]) -> float:
+def _soft_share(roundings: Sequence[Float[Tensor, "..."]]) -> float:
     """The share of weights that are not rounded yet, given V: h(V) is 0 or 1 beyond |V| = log(11)."""
     return float((torch.cat([v.flatten() for v in roundings]).abs() <= math.log(11)).float().mean())

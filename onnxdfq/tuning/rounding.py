@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from jaxtyping import Float32, Int8
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -19,7 +20,7 @@ class WeightRounding(nn.Module):
     V starts so that the value is the float weight's.
 
     Args:
-        weight: Any shape, float32.
+        weight: Of any shape.
         quant: Its grid, whose range clips.
         integers: Same shape, to start from instead: each is then one of the two that V decides between, the other is
             its neighbour on the side of the float weight, and V starts half way between integer and float weight.
@@ -31,14 +32,14 @@ class WeightRounding(nn.Module):
     Source: AdaRound, arXiv 2004.10568, Eq. 23 for h.
     """
 
-    floor: Tensor
-    scale: Tensor
+    floor: Float32[Tensor, "..."]
+    scale: Float32[Tensor, "..."]
 
     def __init__(
         self,
-        weight: NDArray[np.float32],
+        weight: Float32[NDArray[np.float32], "*shape"],
         quant: TensorQuant,
-        integers: NDArray[np.int8] | None = None,
+        integers: Int8[NDArray[np.int8], "*shape"] | None = None,
         *,
         saturating: Callable[[NDArray[np.int8]], NDArray[np.bool_]] | None = None,
     ) -> None:
@@ -57,15 +58,15 @@ class WeightRounding(nn.Module):
         self.range = quant.range
         self._saturating = saturating
 
-    def up(self) -> Tensor:
+    def up(self) -> Float32[Tensor, "..."]:
         """h(V), same shape: between 0 and 1."""
         return (STRETCH * torch.sigmoid(self.v) + SHIFT).clamp(0, 1)
 
-    def forward(self) -> Tensor:
+    def forward(self) -> Float32[Tensor, "..."]:
         """The weight with soft rounding, same shape."""
         return self.scale * (self.floor + self.up()).clamp(*self.range)
 
-    def penalty(self, exponent: float) -> Tensor:
+    def penalty(self, exponent: float) -> Float32[Tensor, ""]:
         """Sum over all weights of 1 - |2 h - 1|^b (Eq. 24): 0 once each is rounded."""
         return (1 - (2 * self.up() - 1).abs().pow(exponent)).sum()
 
@@ -79,7 +80,7 @@ class WeightRounding(nn.Module):
         self.v.copy_(torch.where(up, 10.0, -10.0))
 
     @torch.no_grad()
-    def integers(self) -> NDArray[np.int8]:
-        """The integers that the file gets, same shape, int8."""
+    def integers(self) -> Int8[NDArray[np.int8], "..."]:
+        """The integers that the file gets, same shape."""
         rounded: NDArray[np.int8] = (self.floor + (self.v >= 0)).clamp(*self.range).to(torch.int8).cpu().numpy()
         return rounded

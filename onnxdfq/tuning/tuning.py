@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 import torch
+from jaxtyping import Float32
 from numpy.typing import NDArray
 
 from onnxdfq.engine.precision import resolve_precision
@@ -79,7 +80,7 @@ class Tuning:
         model: ir.Model,
         plan: QuantPlan,
         target: Target,
-        pixels: NDArray[np.float32],
+        pixels: Float32[NDArray[np.float32], "n ..."],
         *,
         reference: ir.Model | None = None,
         seed: int = 0,
@@ -93,7 +94,7 @@ class Tuning:
             model: The float graph that the plan is for; it is only read.
             plan: Where tuning starts.
             target: As for `QdqGraph`.
-            pixels: (N, C, H, W) float32 in the model's input units.
+            pixels: (N, C, H, W) in the model's input units.
             reference: The float network that is approximated, where `model` holds integers of the plan already: the
                 same nodes, other numbers.
             seed: Of batches and masks.

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
+from jaxtyping import Float32, Float64
 
 from passes.dfmpc.correlation import Field, fields
 from passes.dfmpc.layer_pairs import Assignment, Layer, LayerPairs, NormSlice, find_layer_pairs, input_count
@@ -217,7 +218,7 @@ class _Planner:
         if not layer.norms and shift.any() and (bias := layer_bias(node)) is not None:
             self.biases[name] = bias - shift
 
-    def _with_gain(self, node: ir.Node, rows: Single) -> Single:
+    def _with_gain(self, node: ir.Node, rows: Float32[Single, "o d"]) -> Float32[Single, "o d"]:
         """(O, D) the rows times the coefficients on their inputs."""
         gain = self._gains.get(node)
         if gain is None:
@@ -227,7 +228,14 @@ class _Planner:
         return np.asarray((split * gain.reshape(group, 1, -1, 1)).reshape(rows.shape), np.float32)
 
     def _recalibrate(
-        self, layer: Layer, norm: NormSlice, rows: Single, found: LowBit, shift: Array, ratio: Array, compensated: bool
+        self,
+        layer: Layer,
+        norm: NormSlice,
+        rows: Float32[Single, "o d"],
+        found: LowBit,
+        shift: Float64[Array, "o"],
+        ratio: Float64[Array, "o"],
+        compensated: bool,
     ) -> None:
         epsilon = norm.node.attributes.get_float("epsilon", 1e-5)
         whole = self.norms.get(norm.node) or _numbers(norm.node)
@@ -284,7 +292,7 @@ def _quantized(node: ir.Node, settings: Compensation, low: bool, inputs: InputSt
     return inputs.rounded(rows, found, bits)
 
 
-def _rows(node: ir.Node) -> tuple[tuple[int, ...], Single]:
+def _rows(node: ir.Node) -> tuple[tuple[int, ...], Float32[Single, "o d"]]:
     """The shape of a layer's weight, and its rows (O, D)."""
     weight = constant_value(node.inputs[1])
     assert weight is not None

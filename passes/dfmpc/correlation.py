@@ -10,6 +10,7 @@ from math import factorial
 
 import numpy as np
 import onnx_ir as ir
+from jaxtyping import Float32, Float64
 from numpy.typing import NDArray
 
 from passes.dfmpc.layer_pairs import has_weight
@@ -41,9 +42,9 @@ class Field:
     """
 
     moments: Moments
-    correlation: Single
+    correlation: Float32[Single, "c s"]
 
-    def blocks(self, kernel: tuple[int, ...], dilations: tuple[int, ...]) -> Single:
+    def blocks(self, kernel: tuple[int, ...], dilations: tuple[int, ...]) -> Float32[Single, "c k k"]:
         """(C, K, K) covariance of the K positions of each channel that a kernel of these sizes (one or two) covers."""
         axes = [np.arange(size) * step for size, step in zip(kernel, dilations, strict=True)]
         grid = np.meshgrid(*axes, indexing="ij") if axes else [np.zeros(1, int)]
@@ -55,7 +56,7 @@ class Field:
         return np.asarray(self.correlation[:, _at(apart[0], apart[1])] * variance[:, None, None])
 
 
-def natural_image_correlation() -> Single:
+def natural_image_correlation() -> Float32[Single, "s"]:
     """(SIDE * SIDE,) correlation of an image whose amplitudes fall as 1 / frequency (D. J. Field, JOSA A 4, 1987)."""
     axis = np.fft.fftfreq(FIELD)
     frequency = np.hypot(axis[:, None], axis)
@@ -101,7 +102,9 @@ def fields(model: ir.Model, moments: Mapping[str, Moments | Spread] | None = Non
                     normal.pop(read, None)
 
 
-def correlation_of_function(points: Array, correlation: Single) -> Single:
+def correlation_of_function(
+    points: Float64[Array, "c k"], correlation: Float32[Single, "c s"]
+) -> Float32[Single, "c s"]:
     """(C, S) correlation of the field f(z) from that of a normal field z: sum of h_n**2 r**n, h_n Hermite coefficients.
 
     Args:
@@ -128,7 +131,7 @@ def correlation_of_function(points: Array, correlation: Single) -> Single:
 
 def _normal_correlation(
     node: ir.Node, value: ir.Value, found: Mapping[ir.Value, Field], normal: Mapping[ir.Value, Single]
-) -> Single | None:
+) -> Float32[Single, "c s"] | None:
     """Correlation of the normal variable whose function the output `value` of `node` is; None where no rule applies."""
     data = [read for read in node.inputs if read is not None and read in found]
     if has_weight(node):
@@ -166,7 +169,7 @@ def _image(node: ir.Node) -> Field | None:
     )
 
 
-def layer_correlation(node: ir.Node, field: Field) -> Single | None:
+def layer_correlation(node: ir.Node, field: Field) -> Float32[Single, "o s"] | None:
     """(C_out, SIDE * SIDE) correlation of the output of a convolution of two axes, whose input is `field`; else None.
 
     The covariance at an offset is the sum over input channels and pairs of taps of w w' cov(x, x').
@@ -209,20 +212,20 @@ def _pair(node: ir.Node, name: str) -> tuple[int, int]:
     return int(numbers[0]), int(numbers[1])
 
 
-def _subsampled(correlation: Single, strides: Sequence[int]) -> Single:
+def _subsampled(correlation: Float32[Single, "c s"], strides: Sequence[int]) -> Float32[Single, "c s"]:
     if len(strides) != 2:
         return correlation
     return np.asarray(correlation[:, _at(ROWS * strides[0], COLUMNS * strides[1])])
 
 
-def _padded(node: ir.Node, correlation: Single) -> Single | None:
+def _padded(node: ir.Node, correlation: Float32[Single, "c s"]) -> Float32[Single, "_ s"] | None:
     amounts = constant_value(node.inputs[1])
     if amounts is None or amounts.size < 4:
         return None
     return np.pad(correlation, ((int(amounts[1]), int(amounts[1 + amounts.size // 2])), (0, 0)), mode="edge")
 
 
-def _moved(node: ir.Node, value: ir.Value, correlation: Single) -> Single | None:
+def _moved(node: ir.Node, value: ir.Value, correlation: Float32[Single, "c s"]) -> Float32[Single, "_ s"] | None:
     """The channels as a movement leaves them; a Slice with steps also leaves out positions."""
     index = list(node.outputs).index(value)
     results = spread_of_move(node, Spread(points=correlation.astype(np.float64), origin=""))

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import numpy as np
 import onnx_ir as ir
+from jaxtyping import Float, Float32, Float64, Int8, Shaped
 from numpy.typing import NDArray
 
 from passes.graph.affine import Array, output_channels
@@ -14,6 +15,7 @@ from passes.graph.editing import is_op
 Number = TypeVar("Number", bound=np.generic)
 Integers = NDArray[np.int8]
 Single = NDArray[np.float32]
+Floats = NDArray[np.floating]
 
 # bits → end of the uniform grid with the least squared error for a normal variable, in its standard deviations.
 LOADING_FACTOR = {2: 1.22, 3: 1.97, 4: 2.68, 5: 3.31, 6: 3.89, 7: 4.42, 8: 4.92}
@@ -30,11 +32,11 @@ class LowBit:
     integers: the weight's rows, (O, D), |integer| < 2**(bits - 1), for DoReFa up to 2**bits - 1. scale: (O,) positive.
     """
 
-    integers: Integers
-    scale: Array
+    integers: Int8[Integers, "o d"]
+    scale: Float64[Array, "o"]
 
     @property
-    def rows(self) -> Single:
+    def rows(self) -> Float32[Single, "o d"]:
         """(O, D) the dequantized weight."""
         return np.multiply(self.integers, self.scale[:, None], dtype=np.float32, casting="same_kind")
 
@@ -44,7 +46,7 @@ def channels_first(node: ir.Node) -> bool:
     return is_op(node, "Conv") or (is_op(node, "Gemm") and node.attributes.get_int("transB", 0) != 0)
 
 
-def weight_rows(node: ir.Node, weight: NDArray[Number]) -> NDArray[Number]:
+def weight_rows(node: ir.Node, weight: Shaped[NDArray[Number], "_ _ ..."]) -> Shaped[NDArray[Number], "o d"]:
     """(O, D) a weight with one row per output channel: of Conv (O, I/g, k...), ConvTranspose (I, O, k...) or Gemm.
 
     D runs over the inputs of the channel's group, taps innermost.
@@ -52,14 +54,16 @@ def weight_rows(node: ir.Node, weight: NDArray[Number]) -> NDArray[Number]:
     return (weight if channels_first(node) else weight.swapaxes(0, 1)).reshape(output_channels(node, weight), -1)
 
 
-def rows_as_weight(node: ir.Node, rows: NDArray[Number], shape: tuple[int, ...]) -> NDArray[Number]:
+def rows_as_weight(
+    node: ir.Node, rows: Shaped[NDArray[Number], "o d"], shape: tuple[int, ...]
+) -> Shaped[NDArray[Number], "_ _ ..."]:
     """The inverse of `weight_rows`; shape: of the weight."""
     if channels_first(node):
         return rows.reshape(shape)
     return np.ascontiguousarray(rows.reshape(shape[1], shape[0], *shape[2:]).swapaxes(0, 1))
 
 
-def ternary_of_layer(rows: Single) -> LowBit:
+def ternary_of_layer(rows: Float[Floats, "o d"]) -> LowBit:
     """DF-MPC Eq. (3)-(4), from Ternary Weight Networks: one threshold 0.7 E|w| and one scale for the whole layer."""
     magnitude = np.abs(rows)
     kept = magnitude > 0.7 * magnitude.mean(dtype=np.float64)
@@ -67,7 +71,7 @@ def ternary_of_layer(rows: Single) -> LowBit:
     return LowBit(integers=(np.sign(rows) * kept).astype(np.int8), scale=np.full(len(rows), scale))
 
 
-def dorefa(rows: Single, bits: int) -> LowBit:
+def dorefa(rows: Float[Floats, "o d"], bits: int) -> LowBit:
     """DF-MPC Eq. (6): 2**bits levels of equal distance from -max|w| to max|w| of the layer; zero is none of them.
 
     The integers are odd, from -(2**bits - 1) to 2**bits - 1. Raises ValueError where these do not fit 8 bits.
@@ -80,7 +84,7 @@ def dorefa(rows: Single, bits: int) -> LowBit:
     return LowBit(integers=integers.astype(np.int8), scale=np.full(len(rows), greatest / intervals))
 
 
-def ternary(rows: Single) -> LowBit:
+def ternary(rows: Float[Floats, "o d"]) -> LowBit:
     """The ternary integers and the scale with the least squared error of each row (O, D), exactly.
 
     The n greatest magnitudes are kept, n so that (sum of them)**2 / n is greatest; the scale is their mean.
@@ -95,7 +99,7 @@ def ternary(rows: Single) -> LowBit:
     return with_best_scale(rows, (np.sign(rows) * kept).astype(np.int8))
 
 
-def uniform(rows: Single, bits: int) -> LowBit:
+def uniform(rows: Float[Floats, "o d"], bits: int) -> LowBit:
     """Symmetric integers, up to 2**(bits - 1) - 1, and a scale per row (O, D), near the least squared error.
 
     Two scales, one for the greatest weight and one for normal weights, are fitted alternately with the integers; each
@@ -108,13 +112,13 @@ def uniform(rows: Single, bits: int) -> LowBit:
     )
 
 
-def row_chunks(rows: Single) -> Iterator[Single]:
+def row_chunks(rows: Float[Floats, "o d"]) -> Iterator[Float[Floats, "_ d"]]:
     """The rows in chunks, so that temporary arrays stay in the cache and small."""
     count = max(WEIGHTS_AT_A_TIME // rows.shape[1], 1)
     return (rows[first : first + count] for first in range(0, len(rows), count))
 
 
-def _uniform(rows: Single, bits: int) -> LowBit:
+def _uniform(rows: Float[Floats, "o d"], bits: int) -> LowBit:
     limit = 2 ** (bits - 1) - 1
     greatest = np.abs(rows).max(axis=1, initial=0)
     ends = (greatest, np.minimum(greatest, LOADING_FACTOR[bits] * np.sqrt(_product(rows, rows) / rows.shape[1])))
@@ -127,7 +131,7 @@ def _uniform(rows: Single, bits: int) -> LowBit:
     )
 
 
-def _fitted(rows: Single, scale: Array, limit: int) -> LowBit:
+def _fitted(rows: Float[Floats, "o d"], scale: Float[Floats, "o"], limit: int) -> LowBit:
     for _ in range(REFITS):
         fitted = with_best_scale(
             rows, np.clip(np.rint(rows / scale[:, None].astype(np.float32)), -limit, limit).astype(np.int8)
@@ -136,19 +140,21 @@ def _fitted(rows: Single, scale: Array, limit: int) -> LowBit:
     return fitted
 
 
-def _product(left: Single, right: Single) -> Array:
+def _product(left: Float[Floats, "o d"], right: Float[Floats, "o d"]) -> Float64[Array, "o"]:
     """(O,) inner products, row by row."""
     return np.asarray(np.einsum("od,od->o", left, right), np.float64)
 
 
-def with_best_scale(rows: Single, integers: Integers) -> LowBit:
+def with_best_scale(rows: Float[Floats, "o d"], integers: Int8[Integers, "o d"]) -> LowBit:
     """These integers with the scale of the least squared error; a row without any keeps scale 1."""
     whole = integers.astype(np.float32)
     square, product = _product(whole, whole), _product(rows, whole)
     return LowBit(integers=integers, scale=np.where(product > 0, product / np.maximum(square, 1.0), 1.0))
 
 
-def round_by_tap_covariance(rows: Single, start: LowBit, blocks: Single, bits: int, sweeps: int) -> LowBit:
+def round_by_tap_covariance(
+    rows: Float[Floats, "o d"], start: LowBit, blocks: Float32[Single, "g i k k"], bits: int, sweeps: int
+) -> LowBit:
     """Integers with a low variance of the error of the layer's output, input channels taken as independent.
 
     Args:
@@ -177,8 +183,13 @@ def round_by_tap_covariance(rows: Single, start: LowBit, blocks: Single, bits: i
 
 
 def _round_by_tap_covariance(
-    weight: Single, integers: Integers, start: Array, matrix: Single, bits: int, sweeps: int
-) -> tuple[Single, Single]:
+    weight: Float[Floats, "g o i k"],
+    integers: Int8[Integers, "g o i k"],
+    start: Float[Floats, "g o 1"],
+    matrix: Float32[Single, "k k g 1 i"],
+    bits: int,
+    sweeps: int,
+) -> tuple[Float[Floats, "g o i k"], Float[Floats, "g o 1"]]:
     limit, taps = np.float32(2 ** (bits - 1) - 1), len(matrix)
     # taps outermost: each iteration then works on whole planes (g, O/g, I/g)
     weight = np.ascontiguousarray(np.moveaxis(weight, 3, 0))
@@ -206,7 +217,9 @@ def _round_by_tap_covariance(
     return np.moveaxis(whole, 0, 3), _best_scale("kgoi,kgoi->go", wanted, present, whole, scale)
 
 
-def round_by_joint_covariance(rows: Single, start: LowBit, matrix: Single, bits: int, sweeps: int) -> LowBit:
+def round_by_joint_covariance(
+    rows: Float[Floats, "o d"], start: LowBit, matrix: Float32[Single, "g d d"], bits: int, sweeps: int
+) -> LowBit:
     """As `round_by_tap_covariance`, with the covariance of all inputs of a filter: matrix (g, D, D).
 
     Input by input, in all filters at once, the integer that is best given the others. A change reaches the other
@@ -241,7 +254,13 @@ def round_by_joint_covariance(rows: Single, start: LowBit, matrix: Single, bits:
     return LowBit(integers=whole.reshape(rows.shape).astype(np.int8), scale=scale.reshape(-1).astype(np.float64))
 
 
-def _best_scale(sums: str, wanted: Single, present: Single, whole: Single, scale: Single) -> Single:
+def _best_scale(
+    sums: str,
+    wanted: Float[Floats, "*rows"],
+    present: Float[Floats, "*rows"],
+    whole: Float[Floats, "*rows"],
+    scale: Float[Floats, "g o 1"],
+) -> Float[Floats, "g o 1"]:
     """(g, O/g, 1) the best scale, w' B q / q' B q, from B w, B q and q; `scale` where that is not positive."""
     product, energy = (np.einsum(sums, part, whole)[:, :, None] for part in (wanted, present))
     return np.where((product > 0) & (energy > 0), product / np.maximum(energy, np.float32(1e-30)), scale)

@@ -15,6 +15,7 @@ from math import inf, prod
 
 import numpy as np
 import onnx_ir as ir
+from jaxtyping import Float32, Float64, Shaped
 from numpy.typing import NDArray
 
 from passes.dfmpc.layer_pairs import has_weight, input_count
@@ -45,8 +46,8 @@ class Covariance:
     mean: (g, I/g * K). matrix: (g, I/g * K, I/g * K).
     """
 
-    mean: Array
-    matrix: Single
+    mean: Float64[Array, "g d"]
+    matrix: Float32[Single, "g d d"]
 
 
 def probe_model(model: ir.Model) -> ir.Model:
@@ -78,13 +79,15 @@ def _return_layer_inputs(graph: ir.Graph, largest: float = inf) -> None:
     drop_unused_initializers(graph)
 
 
-def noise_fields(count: int, channels: int, size: tuple[int, int], seed: int) -> Single:
+def noise_fields(
+    count: int, channels: int, size: tuple[int, int], seed: int
+) -> Float32[Single, "{count} {channels} h w"]:
     """(count, channels, height, width) of noise whose amplitudes fall as 1 / frequency; mean about 0, deviation 1."""
     random = np.random.default_rng(seed)
     frequency = np.hypot(np.fft.fftfreq(size[0])[:, None], np.fft.rfftfreq(size[1]))
     frequency[0, 0] = 1 / max(size)
 
-    def field(number: int) -> Array:
+    def field(number: int) -> Float64[Array, "n {number} h w"]:
         white = random.normal(size=(count, number, *size))
         pink = np.fft.irfft2(np.fft.rfft2(white) / frequency, s=size)
         return np.asarray(pink / pink.std())
@@ -92,7 +95,7 @@ def noise_fields(count: int, channels: int, size: tuple[int, int], seed: int) ->
     return np.asarray(np.sqrt(SHARE_IN_COMMON) * field(1) + np.sqrt(1 - SHARE_IN_COMMON) * field(channels), np.float32)
 
 
-def input_covariances(model: ir.Model, values: Mapping[str, Single]) -> dict[str, Covariance]:
+def input_covariances(model: ir.Model, values: Mapping[str, Float32[Single, "..."]]) -> dict[str, Covariance]:
     """The covariance of the inputs of each layer, by layer name.
 
     Args:
@@ -124,7 +127,7 @@ def filter_size(node: ir.Node) -> int:
     return input_count(node) // node.attributes.get_int("group", 1) * prod(weight.shape[2:])
 
 
-def _patches(node: ir.Node, value: Single) -> Single:
+def _patches(node: ir.Node, value: Float32[Single, "n c ..."]) -> Float32[Single, "p d"]:
     """(P, C * K) the inputs of the layer at P positions, as many as POSITIONS_PER_INPUT asks for, or all."""
     if not is_op(node, "Conv"):
         return value.reshape(len(value), -1)
@@ -156,7 +159,7 @@ def _by_the_batch(node: ir.Node, names: FreshNames) -> None:
     assert scale is not None and bias is not None
     axes = [axis for axis in range(len(value.shape)) if axis != 1]
 
-    def constant(name: str, array: NDArray[np.generic]) -> ir.Value:
+    def constant(name: str, array: Shaped[NDArray[np.generic], "..."]) -> ir.Value:
         return add_initializer(graph, names(f"{node.name}.{name}"), array)
 
     over = constant("axes", np.asarray(axes, np.int64))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from jaxtyping import Float64, Int8, Shaped
 from numpy.typing import NDArray
 
 from passes.dfmpc.low_bit import Integers, channels_first, rows_as_weight, weight_rows
@@ -24,18 +25,18 @@ class LowBitWeight:
     """A weight on its grid: signed integers of `bits` bits in the weight's shape. scale: (O,) per output channel."""
 
     bits: int
-    integers: Integers
-    scale: Array
+    integers: Int8[Integers, "_ _ ..."]
+    scale: Float64[Array, "o"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NormNumbers:
-    """The parameters of a BatchNormalization, (C,) each."""
+    """The parameters of a BatchNormalization."""
 
-    scale: Array
-    bias: Array
-    mean: Array
-    var: Array
+    scale: Float64[Array, "c"]
+    bias: Float64[Array, "c"]
+    mean: Float64[Array, "c"]
+    var: Float64[Array, "c"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,8 +51,8 @@ class CompensationPlan:
 
     weights: Mapping[str, LowBitWeight]
     norms: Mapping[str, NormNumbers]
-    biases: Mapping[str, Array]
-    coefficients: Mapping[str, tuple[Array, ...]] = field(default_factory=dict)
+    biases: Mapping[str, Float64[Array, "_"]]
+    coefficients: Mapping[str, tuple[Float64[Array, "_"], ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -60,7 +61,7 @@ class QuantizedWeight:
     """A weight of the folded model. integers: in the weight's shape. quant: bits, and a scale per output channel."""
 
     quant: TensorQuant
-    integers: Integers
+    integers: Int8[Integers, "_ _ ..."]
 
 
 class CompensateWeights(ir.passes.InPlacePass):
@@ -94,7 +95,7 @@ class CompensateWeights(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=bool(self.plan.weights))
 
 
-def _set(node: ir.Node, index: int, array: NDArray[Any], names: FreshNames, base: str) -> None:
+def _set(node: ir.Node, index: int, array: Shaped[NDArray[Any], "..."], names: FreshNames, base: str) -> None:
     old = constant_value(node.inputs[index])
     assert old is not None
     set_constant_input(node, index, array.astype(old.dtype), names, base)

@@ -6,10 +6,11 @@ from typing import Protocol
 
 import numpy as np
 import onnx_ir as ir
+from jaxtyping import Float, Float32, Float64
 
 from passes.dfmpc.correlation import Field
 from passes.dfmpc.layer_pairs import input_count
-from passes.dfmpc.low_bit import LowBit, Single, round_by_joint_covariance, round_by_tap_covariance, row_chunks
+from passes.dfmpc.low_bit import Floats, LowBit, Single, round_by_joint_covariance, round_by_tap_covariance, row_chunks
 from passes.dfmpc.noise_probe import Covariance
 from passes.graph.affine import Array
 from passes.graph.editing import is_op
@@ -22,13 +23,13 @@ TRUST_IN_COVARIANCE = 0.9  # factor for covariances between positions, which are
 class InputStatistics(Protocol):
     """Mean and covariance of the inputs of a layer. Rows (O, D) of a weight: D runs over I/g channels and K taps."""
 
-    def output_mean(self, rows: Single) -> Array:
+    def output_mean(self, rows: Float32[Single, "o d"]) -> Float64[Array, "o"]:
         """(O,) mean of the layer's output with these rows as its weight, without bias."""
 
-    def output_variance(self, rows: Single) -> Array:
+    def output_variance(self, rows: Float32[Single, "o d"]) -> Float64[Array, "o"]:
         """(O,) variance of the layer's output with these rows as its weight."""
 
-    def rounded(self, rows: Single, start: LowBit, bits: int) -> LowBit:
+    def rounded(self, rows: Float32[Single, "o d"], start: LowBit, bits: int) -> LowBit:
         """Integers of `bits` bits for `rows` with a lower variance of the output's error than those of `start`."""
 
 
@@ -40,17 +41,17 @@ class IndependentChannels:
     share: of the taps that contribute to an output position: 1, or for ConvTranspose 1 / prod(strides).
     """
 
-    means: Array
-    blocks: Single
+    means: Float64[Array, "g i"]
+    blocks: Float32[Single, "g i k k"]
     share: float = 1.0
 
-    def output_mean(self, rows: Single) -> Array:
+    def output_mean(self, rows: Float32[Single, "o d"]) -> Float64[Array, "o"]:
         """(O,) mean of the output; borders are neglected. (DFQ, arXiv 1906.04721, Eq. 17)"""
         group, channels, taps, _ = self.blocks.shape
         summed = rows.reshape(group, -1, channels, taps).sum(axis=3, dtype=np.float64)
         return np.asarray(np.einsum("goi,gi->go", summed, self.means).reshape(-1) * self.share)
 
-    def output_variance(self, rows: Single) -> Array:
+    def output_variance(self, rows: Float32[Single, "o d"]) -> Float64[Array, "o"]:
         """(O,) variance of the output."""
         group, channels, taps, _ = self.blocks.shape
         if group == taps == 1:
@@ -62,7 +63,7 @@ class IndependentChannels:
             variances.append(np.einsum("giok,giok->go", split @ self.blocks, split).reshape(-1))
         return np.concatenate(variances).astype(np.float64)
 
-    def rounded(self, rows: Single, start: LowBit, bits: int) -> LowBit:
+    def rounded(self, rows: Float32[Single, "o d"], start: LowBit, bits: int) -> LowBit:
         """See `round_by_tap_covariance`."""
         return round_by_tap_covariance(rows, start, self.blocks, bits, SWEEPS)
 
@@ -73,17 +74,17 @@ class CorrelatedChannels:
 
     covariance: Covariance
 
-    def output_mean(self, rows: Single) -> Array:
+    def output_mean(self, rows: Float32[Single, "o d"]) -> Float64[Array, "o"]:
         """(O,) mean of the output, borders included."""
         split = rows.reshape(len(self.covariance.mean), -1, rows.shape[1]).astype(np.float64)
         return np.asarray(np.einsum("god,gd->go", split, self.covariance.mean).reshape(-1))
 
-    def output_variance(self, rows: Single) -> Array:
+    def output_variance(self, rows: Float32[Single, "o d"]) -> Float64[Array, "o"]:
         """(O,) variance of the output."""
         split = rows.reshape(len(self.covariance.mean), -1, rows.shape[1])
         return np.asarray(np.einsum("god,god->go", split @ self.covariance.matrix, split).reshape(-1), np.float64)
 
-    def rounded(self, rows: Single, start: LowBit, bits: int) -> LowBit:
+    def rounded(self, rows: Float32[Single, "o d"], start: LowBit, bits: int) -> LowBit:
         """See `round_by_joint_covariance`."""
         return round_by_joint_covariance(rows, start, self.covariance.matrix, bits, SWEEPS)
 
@@ -115,7 +116,9 @@ def input_statistics(node: ir.Node, shape: tuple[int, ...], field: Field) -> Inp
     return IndependentChannels(means=np.repeat(mean, run)[None], blocks=blocks)
 
 
-def deviation_ratio(rows: Single, new: Single, inputs: InputStatistics | None) -> Array:
+def deviation_ratio(
+    rows: Float32[Single, "o d"], new: Float32[Single, "o d"], inputs: InputStatistics | None
+) -> Float64[Array, "o"]:
     """(O,) standard deviation of each output channel with the rows `new` to that with `rows`, both (O, D).
 
     inputs: None stands for independent inputs of one variance: the ratio of the norms of the filters. The ratio is 1
@@ -133,24 +136,24 @@ def deviation_ratio(rows: Single, new: Single, inputs: InputStatistics | None) -
 class NormalizedLayer:
     """A layer and the batch normalization behind it. rows: (O, D), the others (O,); deviation: sqrt(var + epsilon)."""
 
-    rows: Single
-    scale: Array
-    bias: Array
-    mean: Array
-    deviation: Array
+    rows: Float[Floats, "o d"]
+    scale: Float64[Array, "o"]
+    bias: Float64[Array, "o"]
+    mean: Float64[Array, "o"]
+    deviation: Float64[Array, "o"]
 
     @property
-    def slopes(self) -> Array:
+    def slopes(self) -> Float64[Array, "o d"]:
         """(O, D) the linear map from the layer's input to the normalized output."""
         return self.rows * (self.scale / self.deviation)[:, None]
 
     @property
-    def offsets(self) -> Array:
+    def offsets(self) -> Float64[Array, "o"]:
         """(O,) the constant term of that map."""
         return self.bias - self.scale * self.mean / self.deviation
 
 
-def coefficients(old: NormalizedLayer, new: NormalizedLayer, *, lambda1: float, lambda2: float) -> Array:
+def coefficients(old: NormalizedLayer, new: NormalizedLayer, *, lambda1: float, lambda2: float) -> Float64[Array, "o"]:
     """(O,) the coefficients c of Eq. (27) of DF-MPC (arXiv 2307.00498), at least 0; 1 for a dead channel.
 
     Args:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
+from jaxtyping import Float64
 from numpy.typing import NDArray
 
 from passes.graph.affine import ChannelAffine, absorb_inputs, write_layer
@@ -17,7 +18,7 @@ logger = logging.getLogger(__name__)
 DEVIATIONS_KEPT = 3.0  # below the mean; 0.135 % of a normal variable lie further below
 
 
-def high_biases(model: ir.Model, moments: Mapping[str, Moments]) -> dict[str, NDArray[np.float64]]:
+def high_biases(model: ir.Model, moments: Mapping[str, Moments]) -> dict[str, Float64[NDArray[np.float64], "_"]]:
     """The constants for AbsorbHighBias to take from values: by value name, (C,) of its channels, none negative.
 
     Args:
@@ -51,7 +52,7 @@ class AbsorbHighBias(ir.passes.InPlacePass):
     2. A layer whose input loses a constant: its bias gets what the weights make of it.
     """
 
-    def __init__(self, amounts: Mapping[str, NDArray[np.float64]]) -> None:
+    def __init__(self, amounts: Mapping[str, Float64[NDArray[np.float64], "_"]]) -> None:
         self.amounts = amounts
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:

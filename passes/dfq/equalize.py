@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx_ir as ir
+from jaxtyping import Bool, Float64
 from numpy.typing import NDArray
 
 from passes.graph.affine import Array, scale_outputs, write_layer
@@ -28,7 +29,7 @@ TOLERANCE = 1e-4  # of the logarithm of a scale: a hundredth of a percent
 LEAST_SHARE_OF_RANGE = 1e-4  # of the layer's greatest range; below it a channel is dead, and is not equalized
 
 
-def equalizing_scales(model: ir.Model) -> dict[str, NDArray[np.float64]]:
+def equalizing_scales(model: ir.Model) -> dict[str, Float64[Array, "_"]]:
     """The scales of cross-layer equalization, for EqualizeChannels: by value name, (C,) of its channels, all positive.
 
     Eq. (11) of DFQ: s_j = sqrt(r1_j r2_j) / r1_j for output channel j of one layer and input channel j of the next, r1
@@ -76,7 +77,7 @@ class EqualizeChannels(ir.passes.InPlacePass):
     3. What lies between (`equalizing_scales` chooses only such) needs no edit.
     """
 
-    def __init__(self, scales: Mapping[str, NDArray[np.float64]]) -> None:
+    def __init__(self, scales: Mapping[str, Float64[Array, "_"]]) -> None:
         self.scales = scales
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -119,7 +120,7 @@ def _scales_through(node: ir.Node) -> bool:
     return is_op(node, *HOMOGENEOUS)
 
 
-def _magnitudes(node: ir.Node, channels: int | None = None) -> Array:
+def _magnitudes(node: ir.Node, channels: int | None = None) -> Float64[Array, "g o i"]:
     """(g, O/g, I/g), in float64; `channels` of the input, by default as many as the weight takes."""
     weight = layer_weight(node)
     assert weight is not None
@@ -131,7 +132,7 @@ def _ranges(path: ChannelPath, tables: Mapping[ir.Node, Array]) -> tuple[Array, 
     return tables[path.source].max(axis=2).reshape(-1), tables[path.target].max(axis=1).reshape(-1)
 
 
-def _alive(out: Array, into: Array) -> NDArray[np.bool_]:
+def _alive(out: Float64[Array, "c"], into: Float64[Array, "c"]) -> Bool[NDArray[np.bool_], "c"]:
     """(C,) which channels have a range on both sides."""
     least = [LEAST_SHARE_OF_RANGE * ranges.max(initial=0) for ranges in (out, into)]
     return np.asarray((out > least[0]) & (into > least[1]))

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from jaxtyping import Float64, Shaped
 from numpy.typing import NDArray
 
 from passes.graph.editing import FreshNames, as_float64, constant_value, is_op, set_constant_input
@@ -16,11 +17,13 @@ Array = NDArray[np.float64]
 class ChannelAffine:
     """One scale and one shift per channel."""
 
-    scale: Array  # (C,)
-    shift: Array  # (C,)
+    scale: Float64[Array, "c"]
+    shift: Float64[Array, "c"]
 
 
-def channel_vector(constant: NDArray[Any], rank: int, channels: int) -> Array | None:
+def channel_vector(
+    constant: Shaped[NDArray[Any], "..."], rank: int, channels: int
+) -> Float64[Array, "{channels}"] | None:
     """(C,) if adding `constant` to a tensor (N, C, ...) of this rank acts per channel or on all alike, else None."""
     if constant.ndim > rank or rank < 2:
         return None
@@ -66,7 +69,9 @@ def output_channels(node: ir.Node, weight: NDArray[Any]) -> int:
     return int(weight.shape[0 if node.attributes.get_int("transB", 0) else 1])
 
 
-def scale_outputs(node: ir.Node, weight: Array, scale: Array) -> Array:
+def scale_outputs(
+    node: ir.Node, weight: Float64[Array, "*shape"], scale: Float64[Array, "c"]
+) -> Float64[Array, "*shape"]:
     """Weight of the layer followed by `scale` (C,): Conv (O, I/g, k...), ConvTranspose (I, O/g, k...), Gemm."""
     if is_op(node, "Conv"):
         return weight * scale.reshape(-1, *(1,) * (weight.ndim - 1))
@@ -77,7 +82,9 @@ def scale_outputs(node: ir.Node, weight: Array, scale: Array) -> Array:
     return weight * (scale[:, None] if node.attributes.get_int("transB", 0) else scale[None, :])
 
 
-def absorb_inputs(node: ir.Node, weight: Array, affine: ChannelAffine) -> tuple[Array, Array]:
+def absorb_inputs(
+    node: ir.Node, weight: Float64[Array, "*shape"], affine: ChannelAffine
+) -> tuple[Float64[Array, "*shape"], Float64[Array, "o"]]:
     """Weight and additional bias (O,) of a Conv, Gemm or MatMul that absorbs the affine map of its input.
 
     Behind Flatten a Gemm reads each of the C channels as a run of K/C features.
@@ -95,7 +102,7 @@ def absorb_inputs(node: ir.Node, weight: Array, affine: ChannelAffine) -> tuple[
     return (scaled.T if transposed else scaled), shift
 
 
-def constant_bias(layer: ir.Node, channels: int) -> Array | None:
+def constant_bias(layer: ir.Node, channels: int) -> Float64[Array, "{channels}"] | None:
     """(C,) the bias of a layer, zeros where it has none; None where it is no constant per channel. With Gemm's beta."""
     value = layer.inputs[2] if len(layer.inputs) > 2 else None
     if value is None:
@@ -109,7 +116,13 @@ def constant_bias(layer: ir.Node, channels: int) -> Array | None:
     return None if vector is None else vector * layer.attributes.get_float("beta", 1.0)
 
 
-def write_layer(node: ir.Node, names: FreshNames, *, weight: Array | None = None, bias: Array | None = None) -> None:
+def write_layer(
+    node: ir.Node,
+    names: FreshNames,
+    *,
+    weight: Float64[Array, "_ _ ..."] | None = None,
+    bias: Float64[Array, "_"] | None = None,
+) -> None:
     """Gives a layer new parameters, rounded to the dtype of its weight; `bias` as `constant_bias` returns it."""
     old = constant_value(node.inputs[1])
     assert old is not None

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from jaxtyping import Float32
 from numpy.typing import NDArray
 
 from passes.graph.affine import channel_vector
@@ -19,10 +20,10 @@ class BatchNormStats:
 
     node: str
     value: str  # name of the node's input: the value whose batch statistics mean and var describe
-    mean: NDArray[np.float32]  # (C,)
-    var: NDArray[np.float32]  # (C,), biased, without epsilon
-    scale: NDArray[np.float32]  # (C,)
-    bias: NDArray[np.float32]  # (C,)
+    mean: Float32[NDArray[np.float32], "c"]
+    var: Float32[NDArray[np.float32], "c"]  # biased, without epsilon
+    scale: Float32[NDArray[np.float32], "c"]
+    bias: Float32[NDArray[np.float32], "c"]
     epsilon: float
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
+from jaxtyping import Float64
 
 from passes.graph.affine import Array, ChannelAffine, absorb_inputs, constant_bias, output_channels
 from passes.graph.editing import as_float64, constant_value, is_op, name_of, sole_consumer
@@ -55,7 +56,7 @@ def channel_paths(model: ir.Model, passes_on: Callable[[ir.Node], bool]) -> Iter
         )
 
 
-def layer_weight(node: ir.Node) -> Array | None:
+def layer_weight(node: ir.Node) -> Float64[Array, "_ _ ..."] | None:
     """The constant weight of Conv, ConvTranspose or Gemm, in float64; else None."""
     if not is_op(node, *LAYERS) or node.attributes.get_int("transA", 0) != 0:
         return None
@@ -63,7 +64,7 @@ def layer_weight(node: ir.Node) -> Array | None:
     return None if weight is None or weight.dtype.kind != "f" else as_float64(weight)
 
 
-def layer_bias(node: ir.Node) -> Array | None:
+def layer_bias(node: ir.Node) -> Float64[Array, "o"] | None:
     """(C_out,) the bias of a layer, zeros where it has none; None where it is no constant per channel."""
     weight = layer_weight(node)
     if weight is None:
@@ -82,14 +83,16 @@ def input_features(node: ir.Node) -> int | None:
     return int(weight.shape[int(transposed)])
 
 
-def scale_inputs(node: ir.Node, weight: Array, scale: Array) -> Array:
+def scale_inputs(
+    node: ir.Node, weight: Float64[Array, "*shape"], scale: Float64[Array, "c"]
+) -> Float64[Array, "*shape"]:
     """Weight of the layer preceded by `scale` (C,); a Gemm behind Flatten sees each channel as a run of features."""
     if is_op(node, "ConvTranspose"):
         return weight * scale.reshape(-1, *(1,) * (weight.ndim - 1))
     return absorb_inputs(node, weight, ChannelAffine(scale=scale, shift=np.zeros_like(scale)))[0]
 
 
-def magnitudes(node: ir.Node, weight: Array, channels: int) -> Array:
+def magnitudes(node: ir.Node, weight: Float64[Array, "_ _ ..."], channels: int) -> Float64[Array, "g o i"]:
     """(g, O/g, I/g) greatest |w| of the taps between each output and each input channel.
 
     channels: of the input. Behind Flatten a Gemm reads several features of each, which then are its taps.
@@ -104,7 +107,7 @@ def magnitudes(node: ir.Node, weight: Array, channels: int) -> Array:
 
 
 def layers_beside(
-    model: ir.Model, named: Mapping[str, Array]
+    model: ir.Model, named: Mapping[str, Float64[Array, "_"]]
 ) -> Iterator[tuple[ir.Node, Array, Array | None, Array | None]]:
     """The layers whose output or input has an entry in `named`: (layer, weight, output's entry, input's entry)."""
     for node in model.graph:

@@ -5,6 +5,7 @@ from collections import deque
 
 import numpy as np
 import onnx_ir as ir
+from jaxtyping import Float64
 
 from passes.graph.affine import Array, ChannelAffine, absorb_inputs
 from passes.graph.editing import as_float64, constant_value, is_op, name_of
@@ -28,7 +29,7 @@ class LayerSpreads:
     def __init__(self) -> None:
         self._statistics: deque[tuple[ir.Node, Array, Array]] = deque(maxlen=LAYERS_COMPARED)
 
-    def learn(self, node: ir.Node, source: Spread, std: Array) -> None:
+    def learn(self, node: ir.Node, source: Spread, std: Float64[Array, "o"]) -> None:
         """Take in a layer whose output has a batch normalization.
 
         source: the spread of the layer's input. std: (C_out,) of its output, from the running variance.
@@ -60,7 +61,7 @@ class LayerSpreads:
         return float(np.median(exponents)) if exponents else 0.0
 
 
-def _mean(node: ir.Node, mean: Array) -> Array | None:
+def _mean(node: ir.Node, mean: Float64[Array, "i"]) -> Float64[Array, "o"] | None:
     weight, bias = constant_value(node.inputs[1]), node.inputs[2] if len(node.inputs) > 2 else None
     if weight is None or node.attributes.get_int("transA", 0) != 0:
         return None
@@ -73,8 +74,8 @@ def _mean(node: ir.Node, mean: Array) -> Array | None:
     return response + node.attributes.get_float("beta", 1.0) * as_float64(constant).reshape(-1)
 
 
-def _extremes(node: ir.Node, std: Array) -> tuple[Array, Array] | None:
-    """(C_out,) twice: the output's deviation with independent inputs, and with fully correlated ones."""
+def _extremes(node: ir.Node, std: Float64[Array, "i"]) -> tuple[Float64[Array, "o"], Float64[Array, "o"]] | None:
+    """The output's deviation with independent inputs, and with fully correlated ones."""
     weight = constant_value(node.inputs[1])
     if weight is None or node.attributes.get_int("transA", 0) != 0:
         return None
@@ -84,7 +85,9 @@ def _extremes(node: ir.Node, std: Array) -> tuple[Array, Array] | None:
     return independent, np.abs(layer_response(node, np.abs(array), std))
 
 
-def layer_response(node: ir.Node, weight: Array, constant: Array) -> Array:
+def layer_response(
+    node: ir.Node, weight: Float64[Array, "_ _ ..."], constant: Float64[Array, "i"]
+) -> Float64[Array, "o"]:
     """(C_out,) the output of Conv, ConvTranspose or Gemm, without its bias, for an input of constant channels.
 
     weight: in the layer's own layout. constant: (C_in,) the input at every position. The output is that away from

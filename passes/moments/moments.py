@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from jaxtyping import Float64, Int, Shaped
 from numpy.typing import NDArray
 
 from passes.graph.batch_norm import read_batch_norms
@@ -25,25 +26,27 @@ class Moments:
         normal: that two values are independent, or that a pooling changes nothing.
     """
 
-    mean: NDArray[np.float64]  # (C,)
-    std: NDArray[np.float64]  # (C,)
+    mean: Float64[NDArray[np.float64], "c"]
+    std: Float64[NDArray[np.float64], "c"]
     approximate: bool = False
 
-    def scaled(self, factor: NDArray[np.float64]) -> "Moments":
+    def scaled(self, factor: Float64[NDArray[np.float64], "c"]) -> "Moments":
         """The moments of the value times `factor` (C,)."""
         return Moments(mean=self.mean * factor, std=self.std * np.abs(factor), approximate=self.approximate)
 
-    def lowered(self, amount: NDArray[np.float64]) -> "Moments":
+    def lowered(self, amount: Float64[NDArray[np.float64], "c"]) -> "Moments":
         """The moments of the value less `amount` (C,)."""
         return Moments(mean=self.mean - amount, std=self.std, approximate=self.approximate)
 
-    def taken(self, channels: NDArray[np.int64]) -> "Moments":
+    def taken(self, channels: Int[NDArray[np.int64], "c"]) -> "Moments":
         """The moments of a value whose channels are the old ones of these indices, (C',)."""
         return Moments(mean=self.mean[channels], std=self.std[channels], approximate=self.approximate)
 
 
 def moments_after_edit(
-    moments: Mapping[str, Moments], by: Mapping[str, NDArray[Any]], how: Callable[[Moments, NDArray[Any]], Moments]
+    moments: Mapping[str, Moments],
+    by: Mapping[str, Shaped[NDArray[Any], "_"]],
+    how: Callable[[Moments, NDArray[Any]], Moments],
 ) -> dict[str, Moments]:
     """The moments of a model after an edit of its graph that changed some values.
 

@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import onnx.reference
 import onnx_ir as ir
+from jaxtyping import Int
 from numpy.typing import NDArray
 
 from passes.graph.editing import constant_value, name_of, static_dims
@@ -26,7 +27,7 @@ class LabelledSpread:
     """
 
     spread: Spread
-    labels: NDArray[np.int64]
+    labels: Int[NDArray[np.int64], "..."]
 
 
 def spread_of_move(node: ir.Node, source: Spread | LabelledSpread) -> tuple[Spread | LabelledSpread | None, ...]:
@@ -91,7 +92,7 @@ def along_channels(value: LabelledSpread, origin: str) -> Spread:
     return Spread.normal(mean, std, origin=origin, approximate=True)
 
 
-def _labels(value: ir.Value | None, channels: int) -> NDArray[np.int64] | None:
+def _labels(value: ir.Value | None, channels: int) -> Int[NDArray[np.int64], "n {channels} ..."] | None:
     if value is None or value.shape is None or len(value.shape) < 2:
         return None
     batch, rest = value.shape[0], static_dims(value, 2)
@@ -102,7 +103,7 @@ def _labels(value: ir.Value | None, channels: int) -> NDArray[np.int64] | None:
     return np.array(np.broadcast_to(numbers, shape))
 
 
-def _run(node: ir.Node, arrays: list[Any]) -> list[NDArray[np.int64]]:
+def _run(node: ir.Node, arrays: list[Any]) -> list[Int[NDArray[np.int64], "..."]]:
     """The outputs of the node by ONNX's reference evaluator."""
     assert isinstance(node.graph, ir.Graph)
     proto = ir.to_proto(node)

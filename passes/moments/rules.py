@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx_ir as ir
+from jaxtyping import Float64
 
 from passes.graph.affine import batch_norm_affine, channel_vector
 from passes.graph.editing import as_float64, constant_value, is_op, name_of, rank, scalar_value
@@ -25,7 +26,7 @@ def _function(function: Callable[[ir.Node, Array], Array | None]) -> Rule:
     return rule
 
 
-def _clip(node: ir.Node, x: Array) -> Array | None:
+def _clip(node: ir.Node, x: Float64[Array, "c k"]) -> Float64[Array, "c k"] | None:
     bounds = []
     for index, default in ((1, -np.inf), (2, np.inf)):
         value = node.inputs[index] if index < len(node.inputs) else None
@@ -36,28 +37,28 @@ def _clip(node: ir.Node, x: Array) -> Array | None:
     return np.minimum(np.maximum(x, bounds[0]), bounds[1])
 
 
-def _prelu(node: ir.Node, x: Array) -> Array | None:
+def _prelu(node: ir.Node, x: Float64[Array, "c k"]) -> Float64[Array, "c k"] | None:
     slope = constant_value(node.inputs[1])
     if slope is None or slope.size not in (1, len(x)):
         return None
     return np.where(x < 0, as_float64(slope).reshape(-1, 1) * x, x)
 
 
-def _sigmoid(x: Array) -> Array:
+def _sigmoid(x: Float64[Array, "c k"]) -> Float64[Array, "c k"]:
     return 0.5 * (1 + np.tanh(x / 2))
 
 
-def _gelu(node: ir.Node, x: Array) -> Array:
+def _gelu(node: ir.Node, x: Float64[Array, "c k"]) -> Float64[Array, "c k"]:
     if node.attributes.get_string("approximate", "none") == "tanh":
         return np.asarray(0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))))
     return 0.5 * x * (1 + erf(x * math.sqrt(0.5)))
 
 
-def _elu(x: Array, alpha: float) -> Array:
+def _elu(x: Float64[Array, "c k"], alpha: float) -> Float64[Array, "c k"]:
     return np.where(x < 0, alpha * np.expm1(np.minimum(x, 0)), x)
 
 
-def _hard_sigmoid(node: ir.Node, x: Array) -> Array:
+def _hard_sigmoid(node: ir.Node, x: Float64[Array, "c k"]) -> Float64[Array, "c k"]:
     alpha, beta = node.attributes.get_float("alpha", 0.2), node.attributes.get_float("beta", 0.5)
     return np.asarray(np.clip(alpha * x + beta, 0, 1))
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float64
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
@@ -27,31 +28,33 @@ class Spread:
     approximate: whether more was assumed than that each channel in front of an activation function is normal.
     """
 
-    points: Array
+    points: Float64[Array, "c k"]
     origin: str
     approximate: bool = False
 
     @classmethod
-    def normal(cls, mean: Array, std: Array, *, origin: str, approximate: bool = False) -> "Spread":
+    def normal(
+        cls, mean: Float64[Array, "c"], std: Float64[Array, "c"], *, origin: str, approximate: bool = False
+    ) -> "Spread":
         """Normal channels. mean, std: (C,)."""
         points = mean[..., None] + std[..., None] * ABSCISSAE
         return cls(points=points, origin=origin, approximate=approximate)
 
     @property
-    def mean(self) -> Array:
-        """(C,)"""
+    def mean(self) -> Float64[Array, "c"]:
+        """Of each channel."""
         return np.asarray(self.points @ WEIGHTS)
 
     @property
-    def std(self) -> Array:
-        """(C,)"""
+    def std(self) -> Float64[Array, "c"]:
+        """Of each channel."""
         return np.sqrt(np.square(self.points - self.mean[..., None]) @ WEIGHTS)
 
     def mapped(self, function: Callable[[Array], Array]) -> "Spread":
         """`function` of the value, point by point."""
         return Spread(points=function(self.points), origin=self.origin, approximate=self.approximate)
 
-    def reshaped(self, points: Array, *, approximate: bool = False) -> "Spread":
+    def reshaped(self, points: Float64[Array, "c k"], *, approximate: bool = False) -> "Spread":
         """The same variables in another order or number."""
         return Spread(points=points, origin=self.origin, approximate=self.approximate or approximate)
 
@@ -87,7 +90,9 @@ def _alongside(spread: Spread, other: Spread) -> Spread:
     return spread.reshaped(np.where(falls, spread.points[..., ::-1], spread.points))
 
 
-def _with_std(points: Array, mean: Array, std: Array) -> Array:
+def _with_std(
+    points: Float64[Array, "c k"], mean: Float64[Array, "c"], std: Float64[Array, "c"]
+) -> Float64[Array, "c k"]:
     """The points, whose mean is `mean`, scaled about it to the standard deviation `std`."""
     deviations = points - mean[..., None]
     present = np.sqrt(np.square(deviations) @ WEIGHTS)

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
+from jaxtyping import Bool, Float32, Int, Int8, Shaped
 from numpy.typing import NDArray
 
 from passes.graph.editing import initializer_array
@@ -47,19 +48,19 @@ class Layout:
     split: tuple[int, ...]
     axes: tuple[int, ...]
     sizes: tuple[int, int, int]
-    channel: NDArray[np.int64]
+    channel: Int[NDArray[np.int64], "r"]
     flat: bool
 
-    def rows(self, weight: Rows) -> Rows:
+    def rows(self, weight: Shaped[Rows, "..."]) -> Shaped[Rows, "r t c"]:
         """The weight in kernel order, (R, T, C); a contiguous copy."""
         return np.array(weight.reshape(self.split).transpose(self.axes), order="C").reshape(self.sizes)
 
-    def weight(self, rows: Rows, shape: tuple[int, ...]) -> Rows:
+    def weight(self, rows: Shaped[Rows, "r t c"], shape: tuple[int, ...]) -> Shaped[Rows, "..."]:
         """The inverse of `rows`; shape: of the weight."""
         moved = rows.reshape([self.split[axis] for axis in self.axes])
         return moved.transpose(np.argsort(self.axes)).reshape(shape)
 
-    def pairs(self, rows: Rows) -> tuple[Rows, Rows]:
+    def pairs(self, rows: Shaped[Rows, "r t c"]) -> tuple[Shaped[Rows, "r *half"], Shaped[Rows, "r *half"]]:
         """The first and the second numbers of all pairs of neighbours, as views into `rows`."""
         if self.flat:
             flat = rows.reshape(len(rows), -1)
@@ -116,7 +117,7 @@ def pair_bound(limit: int, greatest: int) -> int:
     return limit // max(greatest, 1)
 
 
-def greatest_pair_sum(node: ir.Node, integers: NDArray[np.integer], order: PairOrder) -> int:
+def greatest_pair_sum(node: ir.Node, integers: Int[NDArray[np.integer], "..."], order: PairOrder) -> int:
     """The greatest magnitude of a sum of two neighbours of one sign, or of one alone; 0 where none are added."""
     found = layout(node, integers.shape, order)
     if found is None:
@@ -125,7 +126,9 @@ def greatest_pair_sum(node: ir.Node, integers: NDArray[np.integer], order: PairO
     return int(_sums(*found.pairs(rows)).max(initial=0))
 
 
-def pairs_beyond(node: ir.Node, integers: NDArray[np.integer], bound: int, order: PairOrder) -> NDArray[np.bool_]:
+def pairs_beyond(
+    node: ir.Node, integers: Int[NDArray[np.integer], "*shape"], bound: int, order: PairOrder
+) -> Bool[NDArray[np.bool_], "*shape"]:
     """Which of the integers are in a pair whose sum is beyond `bound`; same shape."""
     found = layout(node, integers.shape, order)
     if found is None:
@@ -186,12 +189,12 @@ def within_pair_sums(model: ir.Model, plan: QuantPlan, target: Target) -> QuantP
 
 def _within(
     node: ir.Node,
-    array: NDArray[np.float32],
+    array: Float32[NDArray[np.float32], "*shape"],
     quant: TensorQuant,
-    integers: NDArray[np.int64],
+    integers: Int[NDArray[np.int64], "*shape"],
     bound: int,
     order: PairOrder,
-) -> tuple[TensorQuant, NDArray[np.int8] | None] | None:
+) -> tuple[TensorQuant, Int8[NDArray[np.int8], "*shape"] | None] | None:
     """A new grid, and integers where they are not the nearest on it; None where `integers` are within the bound."""
     place = layout(node, array.shape, order)
     if place is None:
@@ -224,10 +227,10 @@ def _within(
 
 def _coarser(
     quant: TensorQuant,
-    array: NDArray[np.float32],
+    array: Float32[NDArray[np.float32], "..."],
     place: Layout,
-    channel: NDArray[np.int64],
-    over: NDArray[np.bool_],
+    channel: Int[NDArray[np.int64], "r"],
+    over: Bool[NDArray[np.bool_], "channels"],
     bound: int,
 ) -> TensorQuant:
     """The grid with scales of the channels `over` so large that the nearest integers are within the bound."""
@@ -243,7 +246,9 @@ def _coarser(
     return quant
 
 
-def _moved(place: Layout, rows: Rows, exact: Rows, bound: int) -> Rows:
+def _moved(
+    place: Layout, rows: Shaped[Rows, "r t c"], exact: Shaped[Rows, "r t c"], bound: int
+) -> Shaped[Rows, "r t c"]:
     """The integers with every pair beyond the bound moved onto it, as near to `exact` (weight / scale) as possible.
 
     Numbers only move towards zero, so no pair that is within the bound leaves it.
@@ -259,15 +264,15 @@ def _moved(place: Layout, rows: Rows, exact: Rows, bound: int) -> Rows:
 
 
 def _channels_beyond(
-    place: Layout, rows: Rows, channel: NDArray[np.int64], channels: int, bound: int
-) -> NDArray[np.bool_]:
+    place: Layout, rows: Shaped[Rows, "r t c"], channel: Int[NDArray[np.int64], "r"], channels: int, bound: int
+) -> Bool[NDArray[np.bool_], "{channels}"]:
     over = np.zeros(channels, bool)
     row = (_sums(*place.pairs(rows)) > bound).reshape(len(rows), -1).any(axis=1)
     np.logical_or.at(over, channel, row)
     return over
 
 
-def _sums(first: Rows, second: Rows) -> NDArray[np.int64]:
+def _sums(first: Shaped[Rows, "*half"], second: Shaped[Rows, "*half"]) -> Int[NDArray[np.int64], "*half"]:
     """Of each pair the larger magnitude of the sum of its positive and of its negative numbers."""
     positive = np.maximum(first, 0) + np.maximum(second, 0)
     negative = np.minimum(first, 0) + np.minimum(second, 0)

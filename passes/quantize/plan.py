@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from hashlib import sha256
 
 import numpy as np
+from jaxtyping import Float32, Float64, Int8
 from numpy.typing import ArrayLike, NDArray
 
 from passes.quantize.grid import integer_range, scale_of
@@ -39,7 +40,7 @@ class TensorQuant:
 
     bits: int
     signed: bool
-    threshold: NDArray[np.float64]
+    threshold: Float64[NDArray[np.float64], "*channels"] | np.float64
     axis: int | None = None
     clip: tuple[int, int] | None = None
     zero_point: int = 0
@@ -112,10 +113,10 @@ class QuantPlan:
     weights: Mapping[str, TensorQuant]
     constants: Mapping[str, TensorQuant] = field(default_factory=dict)
     same_as: Mapping[str, str] = field(default_factory=dict)
-    biases: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    biases: Mapping[str, Float32[NDArray[np.float32], "_"]] = field(default_factory=dict)
     bias_quants: Mapping[str, TensorQuant] = field(default_factory=dict)
     shifts: Mapping[str, float] = field(default_factory=dict)
-    integers: Mapping[str, NDArray[np.int8]] = field(default_factory=dict)
+    integers: Mapping[str, Int8[NDArray[np.int8], "..."]] = field(default_factory=dict)
 
     def read_quant(self, value: str) -> TensorQuant | None:
         """The grid that readers of `value` get, be it shifted or shared with another value; None where it is float."""

@@ -4,6 +4,7 @@ import logging
 
 import numpy as np
 import onnx_ir as ir
+from jaxtyping import Float, Float32
 from numpy.typing import NDArray
 
 from passes.graph.editing import FreshNames, add_initializer, constant_value, is_op
@@ -14,8 +15,11 @@ logger = logging.getLogger(__name__)
 
 
 def accumulator_scale(
-    node: ir.Node, source: NDArray[np.floating], weight: NDArray[np.floating], channels: int
-) -> NDArray[np.floating] | None:
+    node: ir.Node,
+    source: Float[NDArray[np.floating], ""] | np.floating,
+    weight: Float[NDArray[np.floating], "*channels"] | np.floating,
+    channels: int,
+) -> Float[NDArray[np.floating], "{channels}"] | None:
     """(channels,) the scale of the integer sums of a layer: that of its input times that of its weight.
 
     Args:
@@ -83,7 +87,7 @@ def quantize_bias(graph: ir.Graph, names: FreshNames, node: ir.Node, quant: Tens
     logger.debug("the bias %s of %s becomes %s", name, node.name, integers.dtype)
 
 
-def _scale(value: ir.Value | None) -> NDArray[np.float32] | None:
+def _scale(value: ir.Value | None) -> Float32[NDArray[np.float32], "..."] | None:
     """The scale of the DequantizeLinear that computes `value`, None where another operator does."""
     producer = None if value is None else value.producer()
     if producer is None or not is_op(producer, "DequantizeLinear"):
