@@ -58,7 +58,7 @@ def sources() -> dict[str, object]:
 
 def test_calibration_takes_what_programs_hold(tmp_path: Path) -> None:
     np.savez(tmp_path / "images.npz", images=ARCHIVE["images"][:24])
-    common = {"normalize": "none", "images": 24, "force": True}
+    common = {"normalize": "none", "force": True}  # of 24 images: an iterable is used up by one reading
     by_path = onnxdfq.compress(MODEL, calibration=tmp_path / "images.npz", output=tmp_path / "p.onnx", **common)  # type: ignore[arg-type]
     for name, source in sources().items():
         found = onnxdfq.compress(MODEL, calibration=source, output=tmp_path / "q.onnx", **common)  # type: ignore[arg-type]

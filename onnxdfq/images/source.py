@@ -29,18 +29,19 @@ class ImageSource(Protocol):
 class FixedImages:
     """A source of so many images and no more: made once, when first asked for.
 
-    make: count → that many images. Streams draw from the images of the last call of `fixed`, each image once before any
-    comes again.
+    make: count → that many images, or as many as there are. Streams draw from the images of the last call of `fixed`,
+    each image once before any comes again.
     """
 
     def __init__(self, make: Callable[[int], Images]) -> None:
         self._make = make
         self._images: Images | None = None
+        self._count = 0  # that was asked for; there may be fewer
 
     def fixed(self, count: int) -> Images:
         """See ImageSource. Raises what making them raises."""
-        if self._images is None or len(self._images) < count:
-            self._images = self._make(count)
+        if self._images is None or count > self._count:
+            self._images, self._count = self._make(count), count
         return self._images.first(count)
 
     def batches(self, size: int, *, seed: int) -> Iterator[Tensor]:

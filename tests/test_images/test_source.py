@@ -26,6 +26,17 @@ def test_images_are_made_once_and_stay_the_same() -> None:
     assert len(source.fixed(9)) == 9 and made == [8, 9]
 
 
+def test_fewer_images_than_asked_for_are_not_made_again() -> None:
+    made: list[int] = []
+
+    def make(count: int) -> Images:
+        made.append(count)
+        return numbered(min(count, 5))
+
+    source = FixedImages(make)
+    assert [len(source.fixed(count)) for count in (8, 8, 3)] == [5, 5, 3] and made == [8]
+
+
 def test_a_stream_takes_each_image_once_before_any_comes_again() -> None:
     source = FixedImages(numbered)
     with pytest.raises(DataError, match="take 4 images"):
