@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import onnx
 from google.protobuf.descriptor import FieldDescriptor
@@ -11,6 +12,7 @@ from google.protobuf.message import DecodeError, Message
 
 from onnxdfq.errors import ModelFileError, UnsupportedOperator
 
+Found = TypeVar("Found", bound=Message)
 # Number and wire type of the fields of onnx.ModelProto (onnx.proto3): 0 is a varint, 2 is length-delimited.
 _MODEL_FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
 
@@ -168,27 +170,29 @@ def _size_in_bytes(tensor: onnx.TensorProto) -> int:
 
 
 def _external_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    nodes = list(proto.graph.node)
-    graphs = [proto.graph]
-    for function in proto.functions:
-        nodes.extend(function.node)
-    tensors: list[onnx.TensorProto] = []
-    for training in proto.training_info:
-        graphs += [training.initialization, training.algorithm]
-        nodes += [*training.initialization.node, *training.algorithm.node]
-    while nodes:
-        for attribute in nodes.pop().attribute:
-            tensors += [attribute.t, *attribute.tensors]
-            for graph in (attribute.g, *attribute.graphs):
-                graphs.append(graph)
-                nodes.extend(graph.node)
-            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
-                tensors += [sparse.values, sparse.indices]
-    for graph in graphs:
-        tensors.extend(graph.initializer)
-        for sparse in graph.sparse_initializer:
-            tensors += [sparse.values, sparse.indices]
-    return (tensor for tensor in tensors if tensor.data_location == onnx.TensorProto.EXTERNAL)
+    """Every tensor with external data, wherever the schema has room for one."""
+    return (tensor for tensor in messages_of(proto, onnx.TensorProto) if tensor.data_location == tensor.EXTERNAL)
+
+
+def messages_of(message: Message, kind: type[Found]) -> Iterator[Found]:
+    """All messages of a kind in `message`, itself included, at any depth, in the order of the file.
+
+    A walk over the fields of the schema and no list of places: one that is forgotten would be a hole.
+    """
+    waiting: list[Message] = [message]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, kind):
+            yield found
+        parts: list[Message] = []
+        for field in found.DESCRIPTOR.fields:
+            if field.type != FieldDescriptor.TYPE_MESSAGE:
+                continue
+            if field.is_repeated:
+                parts.extend(getattr(found, field.name))
+            elif found.HasField(field.name):
+                parts.append(getattr(found, field.name))
+        waiting.extend(reversed(parts))
 
 
 def _why_not_parsed(data: bytes) -> str:

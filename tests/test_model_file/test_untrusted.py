@@ -1,6 +1,7 @@
 """Every bad file is refused in one sentence, and nothing outside the model's folder is read."""
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxdfq.errors import (
@@ -25,6 +27,7 @@ from onnxdfq.model_file import (
     writing,
 )
 from onnxdfq.model_file import loading as loading_module
+from onnxdfq.model_file.untrusted import read_proto
 
 from .conftest import (
     assert_same_function,
@@ -284,3 +287,31 @@ def test_every_refusal_is_one_of_ours(tmp_path: Path) -> None:
         except DfqError:
             refused += 1
     assert refused
+
+
+def places_of_tensors(kind: Descriptor, used: tuple[str, ...] = ()) -> Iterator[tuple[FieldDescriptor, ...]]:
+    """Every way from a message to a tensor that takes no field twice, by the schema of onnx itself."""
+    for field in kind.fields:
+        if field.type != FieldDescriptor.TYPE_MESSAGE or field.full_name in used:
+            continue
+        if field.message_type is TensorProto.DESCRIPTOR:
+            yield (field,)
+        else:
+            for rest in places_of_tensors(field.message_type, (*used, field.full_name)):
+                yield (field, *rest)
+
+
+def test_external_data_outside_the_folder_is_refused_wherever_the_schema_has_room_for_a_tensor(tmp_path: Path) -> None:
+    places = list(places_of_tensors(onnx.ModelProto.DESCRIPTOR))
+    names = {".".join(field.name for field in place) for place in places}
+    assert {"graph.initializer", "functions.attribute_proto.t", "graph.node.attribute.sparse_tensor.values"} <= names
+    for place in places:
+        proto = conv_net()
+        message: Any = proto
+        for field in place:
+            message = getattr(message, field.name)
+            message = message.add() if field.is_repeated else message
+        message.name, message.data_location = "planted", TensorProto.EXTERNAL
+        message.external_data.add(key="location", value="../secret.bin")
+        with pytest.raises(ModelFileError, match=r"tensor 'planted' lies in '\.\./secret\.bin', outside"):
+            read_proto(saved(proto, tmp_path))
