@@ -15,13 +15,13 @@ from onnxdfq.recipe.reading import checked_fields
 from onnxdfq.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
-    from onnxdfq.methods.dfmpc import Dfmpc
+    from onnxdfq.methods.dfmpc.dfmpc import Dfmpc
     from onnxdfq.methods.dfq.dfq import Dfq
     from onnxdfq.methods.dgh.dgh import Dgh
     from onnxdfq.methods.noise import Noise
     from onnxdfq.methods.zeroq import ZeroQ
 
-_HOMES = {"Dfmpc": "dfmpc", "Dfq": "dfq.dfq", "Dgh": "dgh.dgh", "Noise": "noise", "ZeroQ": "zeroq"}
+_HOMES = {"Dfmpc": "dfmpc.dfmpc", "Dfq": "dfq.dfq", "Dgh": "dgh.dgh", "Noise": "noise", "ZeroQ": "zeroq"}
 
 __all__ = [
     "Dfmpc",

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 import onnxdfq
 from onnxdfq.evaluation.evaluation import Session, load_evaluation_data
-from onnxdfq.methods.probing import noise_covariances
+from onnxdfq.methods.dfmpc.probing import noise_covariances
 from passes.dfmpc.compensate import Compensation, plan_compensation
 from passes.dfmpc.layer_pairs import find_layer_pairs, has_weight
 from passes.dfmpc.low_bit import weight_rows

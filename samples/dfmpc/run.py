@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 import onnxdfq
 from onnxdfq.evaluation.evaluation import Session, evaluate, load_evaluation_data
-from onnxdfq.methods.probing import noise_covariances
+from onnxdfq.methods.dfmpc.probing import noise_covariances
 from onnxdfq.progress import TerminalProgress
 from passes.dfmpc.compensate import Compensation, plan_compensation
 from passes.dfmpc.layer_pairs import ASSIGNMENTS, Assignment

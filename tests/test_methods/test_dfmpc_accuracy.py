@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from onnxdfq.evaluation.evaluation import Session, evaluate, load_evaluation_data
-from onnxdfq.methods.probing import noise_covariances
+from onnxdfq.methods.dfmpc.probing import noise_covariances
 from onnxdfq.model_file import load_model
 from passes.canonical.canonicalize import Canonicalize
 from passes.dfmpc.compensate import Compensation, plan_compensation

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxdfq.methods.probing import noise_covariances
+from onnxdfq.methods.dfmpc.probing import noise_covariances
 from onnxdfq.model_file import load_model
 from passes.canonical.canonicalize import Canonicalize
 from passes.dfmpc.layer_pairs import has_weight

@@ -112,7 +112,7 @@ class Dfmpc(Method):
         self, model: FloatModel, images: ImageSource | None, run: Run
     ) -> tuple[Mapping[str, Moments], Mapping[str, Covariance] | None]:
         """Moments of what layers read, where images of the user's own tell them; covariances, but for the paper."""
-        from onnxdfq.methods.probing import channel_moments, layer_inputs_of_images, noise_covariances
+        from onnxdfq.methods.dfmpc.probing import channel_moments, layer_inputs_of_images, noise_covariances
         from onnxdfq.synthesis.network import no_batch_norm
         from passes.dfmpc.noise_probe import input_covariances
         from passes.graph.batch_norm import read_batch_norms
