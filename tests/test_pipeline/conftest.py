@@ -19,9 +19,10 @@ Level = onnxruntime.GraphOptimizationLevel
 
 
 def asks_for_exact_kernels(target: str) -> bool:
-    """Whether files for this target may saturate ONNX Runtime's own; those on int8 QLinear operators never do."""
-    found = load_target(target)
-    return not found.pair_limit and found.format == "qdq"
+    """Whether files for this target may saturate ONNX Runtime's own kernels, whose neighbours are not OpenVINO's; files
+    on int8 QLinear operators never do."""
+    found, ort = load_target(target), load_target("ort")
+    return (found.pair_limit, found.pair_order) != (ort.pair_limit, ort.pair_order) and found.format == "qdq"
 
 
 def run(
