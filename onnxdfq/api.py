@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,7 +135,8 @@ def compress(
                 Output(target=one, path=stem if len(targets) == 1 else for_target(stem, one.name)) for one in targets
             ],
             calibration=calibration,
-            evaluation=evaluate,
+            # looked at before the images are made and again at the end, which would use an iterator up
+            evaluation=list(evaluate) if isinstance(evaluate, Iterator) else evaluate,
             device=where,
             input_shape=input_shape or {},
             save_images=None if save_images is None else Path(save_images),
@@ -230,9 +231,9 @@ def evaluate(
     from onnxdfq.evaluation import evaluate as run
     from onnxdfq.evaluation.saturation import saturation_note
 
-    with _as_file(model) as path, _as_file(against if against is not None else model) as other:
+    with _as_file(model) as path, nullcontext() if against is None else _as_file(against) as other:
         session = Session(path)
-        original = None if against is None else Session(other)
+        original = None if other is None else Session(other)
         images = load_evaluation_data(data, session, normalize)
         found = run(session, images, against=original, progress=progress("evaluating"))
         note = saturation_note(path, exact=session.exact)
@@ -265,13 +266,7 @@ def _recipe(
     own = {field.name: getattr(method, field.name) for field in fields(method)}
     settled = recipe.changed(given, where=where)
     method_of(settled)  # settings of other methods are looked at, too
-    settled = _with_object(settled, method.name, own)
-    return settled, method
-
-
-def _with_object(recipe: Recipe, name: str, own: Mapping[str, Any]) -> Recipe:
-    """The recipe that names a method given as an object, with all of its fields."""
-    return replace(recipe, method=name, settings={**recipe.settings, name: own})
+    return replace(settled, method=method.name, settings={**settled.settings, method.name: own}), method
 
 
 def _target_names(target: str | Target | Sequence[str | Target] | None) -> tuple[str, ...] | str | None:

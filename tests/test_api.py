@@ -98,6 +98,13 @@ def test_none_is_the_default_and_whole_numbers_pass_for_floats(tmp_path: Path) -
     assert refused.value.field == "images"
 
 
+def test_labelled_batches_of_an_iterator_are_read_once(tmp_path: Path) -> None:
+    result = onnxdfq.compress(
+        MODEL, method="noise", images=8, normalize="none", evaluate=batches(), output=tmp_path / "q.onnx"
+    )
+    assert result.metrics["count"] == 24
+
+
 def test_models_are_looked_at_by_path_or_name() -> None:
     assert onnxdfq.inspect(str(MODEL)) == onnxdfq.inspect(MODEL)
     assert onnxdfq.lint(str(MODEL)).count == onnxdfq.lint(MODEL).count

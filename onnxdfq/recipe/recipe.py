@@ -1,7 +1,7 @@
 """What to do to a model: bits, method and the choices around them; frozen, checked, in and out of TOML."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,10 +105,6 @@ class Recipe:
         for name, table in self.settings.items():
             lines += [f"\n[{name}]\n", *(f"{key} = {toml_value(value)}\n" for key, value in table.items())]
         return "".join(lines)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The recipe as plain values."""
-        return asdict(self)
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
