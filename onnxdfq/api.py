@@ -65,6 +65,8 @@ def compress(
     save_plan: Path | str | None = None,
     save_images: Path | str | None = None,
     input_shape: Mapping[str, Sequence[int]] | None = None,
+    inputs: Mapping[str, str] | None = None,
+    dynamic_batch: bool = False,
     device: str | None = None,
     force: bool = False,
     progress: ProgressFactory = silent,
@@ -86,10 +88,13 @@ def compress(
         shift_negative, equalize, split_channels: see `Recipe`. budget: "size=0.5MB" or "bops=1.2G".
         settings: by method, values of its fields.
         calibration: images of the user's own instead of synthesised ones: a path, an array uint8 (N, H, W, C) or
-            float32 (N, C, H, W), a dataset of images or (image, label) pairs, or an iterable of batches.
+            float32 (N, C, H, W), a mapping of arrays by input name, a dataset of images or (image, label) pairs, or an
+            iterable of batches.
         evaluate: labelled images to measure accuracy on, in any of these forms.
         plan: a TOML file that pins the bits of single layers; save_plan: where to write those of all layers.
         save_images: where to keep the images (.npz). input_shape: by input, sizes that the file leaves open.
+        inputs: by input, what it is fed where no data is given: "normal:0:1", "uniform:0:255", "image", or a number.
+        dynamic_batch: let the written file take any batch, whatever the model was declared for.
         device: "auto", "cpu" or "cuda". force: replace files that exist. progress: see `onnxdfq.progress`.
 
     Raises:
@@ -139,6 +144,8 @@ def compress(
             evaluation=list(evaluate) if isinstance(evaluate, Iterator) else evaluate,
             device=where,
             input_shape=input_shape or {},
+            inputs=inputs or {},
+            dynamic_batch=dynamic_batch,
             save_images=None if save_images is None else Path(save_images),
             pins=pins,
             save_plan=None if save_plan is None else Path(save_plan),
@@ -163,6 +170,7 @@ def synthesize(
     normalize: str | None = None,
     settings: Settings | None = None,
     input_shape: Mapping[str, Sequence[int]] | None = None,
+    inputs: Mapping[str, str] | None = None,
     device: str | None = None,
     force: bool = False,
     progress: ProgressFactory = silent,
@@ -201,6 +209,7 @@ def synthesize(
                 method=chosen,
                 device=where,
                 input_shape=input_shape or {},
+                inputs=inputs or {},
                 save_images=None if output is None else Path(output),
                 force=force,
                 progress=progress,

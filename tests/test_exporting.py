@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from onnxdfq.errors import DataError, DfqError, OutputError
 from onnxdfq.exporting import export
-from onnxdfq.model_file import image_input, load_model
+from onnxdfq.model_file import load_model, main_input
 
 pytest.importorskip("onnxscript", reason="exporting needs the extra `export`")
 
@@ -88,7 +88,7 @@ def test_batch_norm_survives(tmp_path: Path, dynamo: bool, batch: int) -> None:
             expected = net(x).numpy()
         np.testing.assert_allclose(run(path, x)[0], expected, rtol=1e-4, atol=1e-5)
     loaded = load_model(path)
-    assert image_input(loaded).shape == (None, 3, 8, 8)
+    assert main_input(loaded).shape == (None, 3, 8, 8)
     assert [node.op_type for node in loaded.graph].count("BatchNormalization") == 5
 
 

@@ -8,7 +8,7 @@ import onnxruntime as ort
 
 from onnxdfq.images.dataset import load_dataset
 from onnxdfq.images.normalization import Normalization
-from onnxdfq.model_file import image_input, load_model
+from onnxdfq.model_file import load_model, main_input
 
 FOLDER = Path(__file__).resolve().parents[1] / "samples" / "digits"
 
@@ -16,7 +16,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "samples" / "digits"
 def test_the_sample_model() -> None:
     proto = onnx.load(FOLDER / "digits.onnx")
     assert [node.op_type for node in proto.graph.node].count("BatchNormalization") == 9
-    assert image_input(load_model(FOLDER / "digits.onnx")).shape == (None, 1, 8, 8)
+    assert main_input(load_model(FOLDER / "digits.onnx")).shape == (None, 1, 8, 8)
 
 
 def test_the_sample_is_small() -> None:
@@ -26,7 +26,7 @@ def test_the_sample_is_small() -> None:
 def test_the_sample_accuracy() -> None:
     model = load_model(FOLDER / "digits.onnx")
     normalization = Normalization.parse(model.metadata_props["dfq.norm"])
-    data = load_dataset(FOLDER / "digits_test.npz", spec=image_input(model), normalization=normalization, classes=10)
+    data = load_dataset(FOLDER / "digits_test.npz", spec=main_input(model), normalization=normalization, classes=10)
     session = ort.InferenceSession(FOLDER / "digits.onnx", providers=["CPUExecutionProvider"])
     predicted = np.concatenate([session.run(None, {"image": batch})[0].argmax(1) for batch in data.batches(128)])
     assert len(data) == 599

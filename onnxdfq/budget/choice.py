@@ -5,9 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 
-import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from onnxdfq.budget.costs import Layer, bit_operations, read_layers, size_bits
 from onnxdfq.budget.search import least_loss, pareto
@@ -16,7 +14,8 @@ from onnxdfq.calibration.calibration import Calibration
 from onnxdfq.calibration.observation import Observations
 from onnxdfq.calibration.sensitivity import Sensitivity, measure_sensitivity
 from onnxdfq.errors import InputError
-from onnxdfq.model_file import image_input
+from onnxdfq.images.samples import SamplesLike
+from onnxdfq.model_file import batch_of
 from onnxdfq.progress import Progress, Steps
 from onnxdfq.recipe.bits import FLOAT_BITS, LayerBits
 from onnxdfq.recipe.budget import Budget
@@ -69,7 +68,7 @@ class _Option:
 
 def choose_bits(
     model: ir.Model,
-    pixels: NDArray[np.float32],
+    pixels: SamplesLike,
     observations: Observations,
     calibration: Calibration,
     target: Target,
@@ -86,7 +85,7 @@ def choose_bits(
 
     Args:
         model: Float, BatchNormalization folded, as it was observed.
-        pixels: (N, C, H, W) float32 in the model's input units, of which the first 64 are used.
+        pixels: In the model's input units, of which the first 64 are used.
         observations: By `calibration`, of that model.
         calibration: How the plans are decided that sensitivities are measured with.
         target: What the plans are for.
@@ -98,7 +97,7 @@ def choose_bits(
         InputError: The budget is below the least that is possible; or as `Calibration.decide` does for pins.
     """
     layers, groups = _read(model, calibration, target, budget)
-    batch_size = image_input(model).shape[0] or calibration.batch_size
+    batch_size = batch_of(model) or calibration.batch_size
     pixels = pixels[: max(IMAGES, batch_size)]
     sensitivity = _measure(model, pixels, observations, calibration, target, groups, batch_size, device, progress)
     options = [_options(group, sensitivity, budget) for group in groups]
@@ -202,7 +201,7 @@ def _allowed(pin: int | None, most: int, of_target: Iterable[int]) -> tuple[int,
 
 def _measure(
     model: ir.Model,
-    pixels: NDArray[np.float32],
+    pixels: SamplesLike,
     observations: Observations,
     calibration: Calibration,
     target: Target,

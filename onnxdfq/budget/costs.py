@@ -8,8 +8,8 @@ import onnx_ir as ir
 import torch
 
 from onnxdfq.engine import TorchGraph
+from onnxdfq.engine.dtypes import from_numpy
 from onnxdfq.engine.feeds import Feeds
-from onnxdfq.model_file import image_input
 from passes.quantize.points import QuantPoints, WeightUse, data_input, find_quant_points
 from passes.target.target import Target
 
@@ -97,10 +97,11 @@ def _numbers_per_image(model: ir.Model, points: QuantPoints) -> dict[str, float]
         if (use := layers.get(node.name or "")) is not None:
             names |= {data_input(node, use): None, node.outputs[0].name or "": None}
     graph = TorchGraph(model, outputs=list(names)).eval()
-    blank = torch.zeros(image_input(model).with_batch(1))
+    feeds = Feeds(model)
+    count = feeds.batch or 1
     with torch.no_grad():
-        values = graph.stream(*Feeds(model).of(graph.input_names, blank))
-        return {name: value.numel() / len(blank) for name, value in values}
+        values = graph.stream(*(from_numpy(feeds.filled(name, count)) for name in graph.input_names))
+        return {name: value.numel() / count for name, value in values}
 
 
 def _macs(node: ir.Node, use: WeightUse, shape: tuple[int, ...], before: float, after: float) -> float:

@@ -11,12 +11,11 @@ from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
-from jaxtyping import Float32
-from numpy.typing import NDArray
 
 from onnxdfq.calibration.saturation import function_behind, saturation_zero_point
 from onnxdfq.calibration.sensitivity import measure_sensitivity
-from onnxdfq.model_file import image_input
+from onnxdfq.images.samples import Samples, SamplesLike
+from onnxdfq.model_file import batch_of
 from onnxdfq.progress import Progress, Steps
 from onnxdfq.recipe.choices import Scheme
 from passes.graph.operators import KNOWN_RANGE
@@ -30,14 +29,14 @@ GREATEST_RATIO = 0.8  # of the errors after and before; a smaller gain would fol
 LEAST_BITS = 8  # with fewer, scales are tuned together with the roundings
 # Of all images together, and images: what is rare has to occur among them. (Of 256 CIFAR-size images, the first 64 lack
 # the tails of the others: thresholds chosen by them lost 8 dB on all.)
-MOST_PIXELS, MOST_IMAGES, LEAST_IMAGES = 2**22, 256, 8
+MOST_NUMBERS, MOST_IMAGES, LEAST_IMAGES = 3 * 2**22, 256, 8
 BATCH_SIZE = 64
 
 
 def thresholds_by_outputs(
     model: ir.Model,
     plan: QuantPlan,
-    pixels: Float32[NDArray[np.float32], "n ..."],
+    pixels: SamplesLike,
     *,
     scheme: Scheme = "power-of-two",
     zero_points: bool = False,
@@ -52,7 +51,7 @@ def thresholds_by_outputs(
     Args:
         model: Float, BatchNormalization folded.
         plan: Of that model, by this scheme.
-        pixels: (N, C, H, W) in the model's input units, of which the first are taken (at most 256).
+        pixels: In the model's input units, of which the first are taken (at most 256).
         scheme: Which thresholds there are.
         zero_points: Whether a grid without sign may begin below zero. What only an activation function reads then
             tries such grids too, begun where the function saturates.
@@ -97,7 +96,7 @@ def thresholds_by_outputs(
 def _losses(
     model: ir.Model,
     plan: QuantPlan,
-    pixels: Float32[NDArray[np.float32], "n ..."],
+    pixels: SamplesLike,
     candidates: Mapping[str, list[TensorQuant]],
     *,
     device: str,
@@ -110,8 +109,8 @@ def _losses(
         }
         for name, quants in candidates.items()
     }
-    fixed = image_input(model).shape[0]
-    count = max(min(MOST_PIXELS // pixels[0, 0].size, MOST_IMAGES), LEAST_IMAGES, fixed or 0)
+    fixed, numbers = batch_of(model), Samples.of(pixels).numbers
+    count = max(min(MOST_NUMBERS // numbers, MOST_IMAGES), LEAST_IMAGES, fixed or 0)
     return measure_sensitivity(
         model,
         pixels[:count],

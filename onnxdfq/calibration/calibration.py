@@ -5,10 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-import numpy as np
 import onnx_ir as ir
-from jaxtyping import Float32
-from numpy.typing import NDArray
 
 from onnxdfq.calibration.activations import IMAGE_BITS, ActivationGrids
 from onnxdfq.calibration.biases import BiasCorrection, layers_with_bias, with_biases, with_short_biases
@@ -16,7 +13,8 @@ from onnxdfq.calibration.observation import Observations, observe
 from onnxdfq.calibration.shift_negative import find_shifts, with_shifts
 from onnxdfq.calibration.weights import CONSTANT_BITS, constant_quant, log_coarser, weight_quant
 from onnxdfq.errors import InputError
-from onnxdfq.model_file import image_input
+from onnxdfq.images.samples import SamplesLike
+from onnxdfq.model_file import batch_of
 from onnxdfq.progress import Progress, Steps
 from onnxdfq.recipe.bits import FLOAT_BITS, LayerBits, check_layers
 from onnxdfq.recipe.choices import Clipping, Scheme
@@ -57,7 +55,7 @@ class Calibration:
     def plan(
         self,
         model: ir.Model,
-        pixels: Float32[NDArray[np.float32], "n ..."],
+        pixels: SamplesLike,
         target: Target,
         *,
         device: str = "cpu",
@@ -70,7 +68,7 @@ class Calibration:
     def observe(
         self,
         model: ir.Model,
-        pixels: Float32[NDArray[np.float32], "n ..."],
+        pixels: SamplesLike,
         targets: Sequence[Target],
         *,
         device: str = "cpu",
@@ -80,7 +78,7 @@ class Calibration:
 
         Args:
             model: Float, BatchNormalization folded.
-            pixels: (N, C, H, W) in the model's input units.
+            pixels: In the model's input units.
             targets: Those that `decide` will be called for.
             device: Where the network runs.
             progress: Called after each batch.
@@ -95,7 +93,7 @@ class Calibration:
                 "The model has no Conv, ConvTranspose, Gemm or MatMul with a constant float32 weight, so there is "
                 "nothing to quantize; a float16 model has to be exported in float32."
             )
-        batch_size = image_input(model).shape[0] or self.batch_size
+        batch_size = batch_of(model) or self.batch_size
         values = dict.fromkeys(name for of_target in points for name in of_target.activations)
         layers = [node for of_target in points for node in layers_with_bias(model, of_target)]
         return observe(

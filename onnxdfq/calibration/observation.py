@@ -6,13 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 import torch
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float, Float64
 from numpy.typing import NDArray
 
 from onnxdfq.calibration.histogram import Histogram
 from onnxdfq.engine import TorchGraph
 from onnxdfq.engine.feeds import Feeds
 from onnxdfq.errors import DataError
+from onnxdfq.images.samples import SamplesLike
 
 
 class ChannelMean:
@@ -48,7 +49,7 @@ class Observations:
 
 def observe(
     model: ir.Model,
-    pixels: Float32[NDArray[np.float32], "n ..."],
+    pixels: SamplesLike,
     *,
     values: tuple[str, ...],
     mean_axes: Mapping[str, int],
@@ -60,7 +61,7 @@ def observe(
 
     Args:
         model: Float.
-        pixels: (N, C, H, W) in the model's input units.
+        pixels: In the model's input units.
         values: Names of what to take histograms of.
         mean_axes: Value name → channel axis, of what to take means of.
         batch_size: Images at once, where the model leaves it open.

@@ -14,6 +14,8 @@ from torch import Tensor
 from onnxdfq.engine import TorchGraph
 from onnxdfq.engine.feeds import Feeds
 from onnxdfq.errors import InputError
+from onnxdfq.images.samples import SamplesLike
+from passes.graph.compared import compared_values
 from passes.graph.editing import FreshNames, set_constant_input
 from passes.quantize.plan import QuantPlan, TensorQuant
 
@@ -36,7 +38,7 @@ class Sensitivity:
 
 def measure_sensitivity(
     model: ir.Model,
-    pixels: Float32[NDArray[np.float32], "n ..."],
+    pixels: SamplesLike,
     *,
     weights: Mapping[str, Mapping[int, QuantPlan]],
     activations: Mapping[str, Mapping[int, QuantPlan]],
@@ -50,7 +52,7 @@ def measure_sensitivity(
 
     Args:
         model: Float, BatchNormalization folded; it is only read.
-        pixels: (N, C, H, W) in the model's input units.
+        pixels: In the model's input units.
         weights: Node name → bits → the plan whose weight and bias that layer takes.
         activations: Value name → bits → the plan whose grid the value takes. (Any number that tells plans apart will
             do for bits, here and above.)
@@ -93,14 +95,14 @@ def _with_biases(model: ir.Model, weights: Mapping[str, Mapping[int, QuantPlan]]
 class _Sweep:
     """The values of all images at one point of the graph, which moves forward only; kept is what later nodes read."""
 
-    def __init__(
-        self, model: ir.Model, pixels: Float32[NDArray[np.float32], "n ..."], batch_size: int, device: str
-    ) -> None:
+    def __init__(self, model: ir.Model, pixels: SamplesLike, batch_size: int, device: str) -> None:
         self._model, self._device = model, device
         self.nodes = {node.name or "": node for node in model.graph}
-        self._outputs = [value.name or "" for value in model.graph.outputs if value.dtype == ir.DataType.FLOAT]
+        compared = compared_values(model.graph)
+        self._outputs = [value.name or "" for value in compared]
+        self._read_last = {*model.graph.outputs, *compared}
         if not self._outputs:
-            raise InputError("The model has no float32 output, so there is nothing to measure a budget's price on.")
+            raise InputError("The model computes no floating-point output, so there is nothing to measure a loss on.")
         feeds = Feeds(model)
         self._point = 0
         self._states: list[Values] = [
@@ -149,7 +151,7 @@ class _Sweep:
         """Values computed before the node at `point` that it, or a later one, or an output of the graph reads."""
         nodes = list(self._model.graph)
         read = {value for node in nodes[point:] for value in node.inputs if value is not None}
-        read |= set(self._model.graph.outputs)
+        read |= self._read_last
         made = [*self._model.graph.inputs, *(value for node in nodes[:point] for value in node.outputs)]
         return [value.name or "" for value in made if value in read]
 

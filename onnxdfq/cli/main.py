@@ -37,8 +37,8 @@ SECTIONS = {
         "recipe",
     ),
     "Targets": ("target",),
-    "Data": ("normalize", "calibration", "evaluate", "input_shape"),
-    "Output": ("output", "save_images", "force", "as_json", "quiet", "verbose", "help"),
+    "Data": ("normalize", "calibration", "evaluate", "input_shape", "inputs"),
+    "Output": ("output", "dynamic_batch", "save_images", "force", "as_json", "quiet", "verbose", "help"),
 }
 
 
@@ -81,7 +81,8 @@ def main() -> None:
 @click.option(
     "--shift-negative", is_flag=True, default=None, help="Shift small negative activations to unsigned (SNC)."
 )
-@click.option("--calibration", type=FILE, metavar="FILE", help="Images of your own instead.")
+@click.option("--calibration", type=FILE, metavar="FILE|FOLDER", help="Photographs, or arrays by input, of your own.")
+@click.option("--dynamic-batch", is_flag=True, help="Let the file take any batch, whatever the model was declared for.")
 @click.option("--save-images", type=FILE, metavar="FILE", help="Keep the images (.npz).")
 @click.option("--budget", metavar="WHAT", help="size=0.5MB or bops=1.2G: each layer gets its own bits, --bits at most.")
 @click.option("--plan", type=FILE, metavar="FILE", help="A TOML file that pins bits of layers.")
@@ -252,7 +253,7 @@ def targets(name: str | None, as_json: bool) -> None:
 
 def _prepared(given: dict[str, Any]) -> dict[str, Any]:
     """Options of the shell as arguments of the Python door."""
-    from onnxdfq.model_file import parse_input_shapes
+    from onnxdfq.model_file import parse_fillings, parse_input_shapes
     from onnxdfq.recipe.recipe import Recipe, parse_settings
 
     quiet, verbose, recipe = given.pop("quiet"), given.pop("verbose"), given.pop("recipe")
@@ -262,6 +263,7 @@ def _prepared(given: dict[str, Any]) -> dict[str, Any]:
         "recipe": None if recipe is None else Recipe.load(recipe),
         "settings": parse_settings(given["settings"]),
         "input_shape": parse_input_shapes(given["input_shape"]),
+        "inputs": parse_fillings(given["inputs"]),
         "progress": silent if quiet else TerminalProgress,
     }
 

@@ -10,7 +10,7 @@ import click
 from onnxdfq.errors import DfqError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-FLAGS = {"settings": "--set", "output": "-o"}
+FLAGS = {"settings": "--set", "output": "-o", "inputs": "--input"}
 """Fields whose flag is not simply their name."""
 
 
@@ -113,6 +113,13 @@ SYNTHESIS = together(
         help="How the network's inputs were normalised: imagenet, cifar10, none (0 to 1) or M1,M2,M3/S1,S2,S3.",
     ),
     click.option("--input-shape", multiple=True, metavar="[NAME=]1,C,H,W", help="Sizes that the file leaves open."),
+    click.option(
+        "--input",
+        "inputs",
+        multiple=True,
+        metavar="NAME=WHAT",
+        help="What an input is fed where no data is given: image, normal:MEAN:STD, uniform:LOW:HIGH, or a number.",
+    ),
     click.option("--recipe", type=FILE, metavar="FILE", help="A TOML file of settings; flags overrule it."),
     click.option("--device", metavar="NAME", help="auto, cpu or cuda.  [default: auto]"),
     click.option("--force", is_flag=True, help="Replace files that exist."),

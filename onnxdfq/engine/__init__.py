@@ -6,6 +6,7 @@ plan.py       one plan per input shape: shape arithmetic is done once, what rema
 host.py       the inputs that torch wants as Python numbers, declared by annotation
 quant.py      QuantizeLinear and DequantizeLinear with straight-through gradients
 runtime.py    operators that ONNX Runtime computes, for the last bits of its results
+fallback.py   nodes that the engine has no function for, run by ONNX Runtime
 feeds.py      tensors for the inputs of a model, from images
 precision.py  the floating-point type to compute in
 dtypes.py     ONNX element types and the torch types that carry them

@@ -52,8 +52,19 @@ def to_torch(tensor: ir.TensorProtocol) -> Tensor:
     Raises:
         UnsupportedOperator: No torch type carries its element type.
     """
-    carrier = torch_dtype(tensor.dtype)
-    array = tensor.numpy()
+    return _carried(tensor.numpy(), torch_dtype(tensor.dtype))
+
+
+def from_numpy(array: np.ndarray) -> Tensor:
+    """A copy of an array on the CPU, same shape, in the type that carries it.
+
+    Raises:
+        UnsupportedOperator: No torch type carries its element type.
+    """
+    return _carried(array, torch_dtype(ir.DataType.from_numpy(array.dtype)))
+
+
+def _carried(array: np.ndarray, carrier: torch.dtype) -> Tensor:
     if carrier is torch.bfloat16:  # numpy has no bfloat16 of its own: hand the bits over
         return torch.from_numpy(np.array(array).view(np.int16)).view(torch.bfloat16)
     wanted = np.dtype(str(carrier).removeprefix("torch."))

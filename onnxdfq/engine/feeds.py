@@ -1,115 +1,62 @@
-"""The inputs of a graph: images for the one that takes them, constants for every other."""
+"""The inputs of a graph as tensors."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
-import onnx_ir as ir
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from onnxdfq.engine.dtypes import torch_dtype
-from onnxdfq.errors import DataError, ShapeError
-from onnxdfq.model_file import constant_input, image_input, inputs
+from onnxdfq.engine.dtypes import from_numpy
+from onnxdfq.images.feeding import Feeding
+from onnxdfq.images.samples import Samples, SamplesLike
 
 
-class Feeds:
-    """Tensors for the inputs of a model, from images.
-
-    Args:
-        model: Read, not kept. A graph that is made from it may have fewer inputs, or the same in another order.
-
-    Raises:
-        ShapeError: No input of the model takes images, or several do (see `image_input`).
-    """
-
-    def __init__(self, model: ir.Model) -> None:
-        self._image = image_input(model)
-        self._specs = {spec.name: spec for spec in inputs(model)}
+class Feeds(Feeding):
+    """Tensors for the inputs of a model. A graph that is made from it may have fewer inputs, or another order."""
 
     @property
     def names(self) -> tuple[str, ...]:
         """All inputs, in graph order."""
-        return tuple(self._specs)
+        return tuple(self.specs)
 
-    @property
-    def image_name(self) -> str:
-        """The input that takes the images."""
-        return self._image.name
-
-    @property
-    def batch(self) -> int | None:
-        """The only batch size that runs, None where any does."""
-        return self._image.shape[0]
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of one image.
-
-        Raises:
-            ShapeError: The image input is not of rank 4, or the model leaves its sizes open.
-        """
-        if len(self._image.shape) != 4:
-            raise ShapeError(
-                f"The image input {self._image.name!r} is of rank {len(self._image.shape)}; images are synthesised for "
-                "an input (N, C, H, W). Calibrate with data of your own: --calibration FILE."
-            )
-        channels, height, width = self._image.shape[1:]
-        if not channels or not height or not width:
-            raise ShapeError(
-                f"The shape of the image input {self._image.name!r} is not known: give --input-shape 1,C,H,W."
-            )
-        return channels, height, width
-
-    def of(self, names: Sequence[str], images: Tensor) -> tuple[Tensor, ...]:
-        """The arguments of a graph with the inputs `names`, on the device of the images.
+    def of(self, names: Sequence[str], given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """The arguments of a graph with the inputs `names`, on the device of what is given.
 
         Args:
             names: Of inputs of the model.
-            images: (N, ...) of any floating type, in the model's input units.
+            given: By input name, (N, *sample_shape) of any type that the graph computes with. Gradients pass.
 
         Returns:
-            In the order of `names`: the images in the input's own type; for other inputs `constant_input` at batch N.
+            In the order of `names`, each as the model has it; inputs that are not given are fed what suits them.
         """
-        return tuple(
-            images.to(torch_dtype(self._image.dtype))
-            if name == self._image.name
-            else torch.from_numpy(constant_input(self._specs[name], len(images))).to(images.device)
-            for name in names
-        )
+        some = next(iter(given.values()))
+
+        def tensor(name: str) -> Tensor:
+            if name not in given:
+                return from_numpy(self.filled(name, len(some))).to(some.device)
+            axis = self.specs[name].batch_axis
+            return given[name][0] if axis is None else given[name].movedim(0, axis)
+
+        return tuple(map(tensor, names))
 
     def batches(
-        self, names: Sequence[str], pixels: NDArray[np.float32], batch_size: int, device: torch.device | str = "cpu"
+        self, names: Sequence[str], samples: SamplesLike, batch_size: int, device: torch.device | str = "cpu"
     ) -> Iterator[tuple[Tensor, ...]]:
-        """Yields `of` for all images, batch by batch.
+        """Yields the arguments of a graph for all samples, batch by batch, each in its input's own type.
 
-        Where the model runs at one batch size only, images that do not fill a last batch are left out.
+        Where the model runs at one batch size only, samples that do not fill a last batch are left out.
 
         Args:
             names: As for `of`.
-            pixels: (N, ...) float32 in the model's input units.
-            batch_size: Images in a batch, where the model leaves it open.
+            samples: In the model's input units.
+            batch_size: Samples in a batch, where the model leaves it open.
             device: Of the tensors.
 
         Raises:
-            DataError: The images are not of the input's shape, or do not fill the one batch that runs.
+            DataError: The samples are not of the inputs' shapes, or do not fill the one batch that runs.
         """
-        self._check(pixels)
-        size = self.batch or batch_size
-        for start in range(0, len(pixels) - (size - 1 if self.batch else 0), size):
-            images = torch.from_numpy(np.ascontiguousarray(pixels[start : start + size])).to(device)
-            yield self.of(names, images)
-
-    def _check(self, pixels: NDArray[np.float32]) -> None:
-        expected = self._image.shape[1:]
-        if pixels.ndim != len(expected) + 1 or any(
-            size not in (None, found) for size, found in zip(expected, pixels.shape[1:], strict=True)
-        ):
-            raise DataError(
-                f"The images are {pixels.shape} and the input {self.image_name!r} takes "
-                f"(N, {', '.join(map(str, expected))})."
-            )
-        if self.batch is not None and len(pixels) < self.batch:
-            raise DataError(
-                f"The model takes {self.batch} images at a time and only {len(pixels)} are there; give more."
-            )
+        samples = Samples.of(samples)
+        self.check(samples)
+        size = self.run_size(samples, batch_size)
+        for start in range(0, len(samples) - (size - 1 if self.batch else 0), size):
+            arrays = self.arrays(samples[start : start + size])
+            yield tuple(from_numpy(arrays[name]).to(device) for name in names)

@@ -19,6 +19,8 @@ Signature: TypeAlias = tuple[tuple[tuple[int, ...], torch.dtype, torch.device], 
 class TorchGraph(nn.Module):
     """An ONNX graph (opset 13 or later) as a differentiable torch module.
 
+    Nodes that the engine has no function for run in ONNX Runtime and let no gradient through (see `fallback`).
+
     Args:
         model: Read, not changed and not kept.
         outputs: Names of the values to return, inner values included (taps); by default the outputs of the graph. Nodes
@@ -37,7 +39,6 @@ class TorchGraph(nn.Module):
         replacement_names: Of the replacements on which the outputs depend.
 
     Raises:
-        UnsupportedOperator: The engine lacks an operator, attribute or element type of a node.
         InputError: A name in `outputs`, `inputs` or `trainable` is not in the graph, or the outputs depend on an input
             of the graph that `inputs` leaves out.
 

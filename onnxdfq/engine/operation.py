@@ -10,6 +10,7 @@ import onnx_ir as ir
 from torch import Tensor
 
 from onnxdfq.engine.dtypes import to_torch, torch_dtype
+from onnxdfq.engine.fallback import OWN_DOMAINS, InRuntime, captured_values, carried
 from onnxdfq.engine.host import Host, host_inputs
 from onnxdfq.engine.ops import OPERATORS
 from onnxdfq.engine.quant import float_carriers
@@ -19,6 +20,10 @@ from passes.graph.editing import name_of
 
 TYPE_ATTRIBUTES = frozenset({"dtype", "output_dtype", "precision", "softmax_precision", "to"})
 """Attributes that hold an ONNX element type."""
+
+
+DATA_DEPENDENT: frozenset[str] = frozenset({"Compress", "NonMaxSuppression", "NonZero", "RoiAlign", "Unique"})
+"""Operators whose output shape depends on data, so that the meta device cannot run them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +36,7 @@ class Operation:
     inputs: tuple[str, ...]  # value names, "" where an optional input is left out
     outputs: tuple[str, ...]
     host: Mapping[int, Host]  # the inputs, by position, that are read as Python numbers
+    foreseeable: bool = True  # whether shapes of its results can be told without computing them
 
     def must_read(self, position: int) -> bool:
         """Whether this input has to be a Python number when the function is called."""
@@ -59,8 +65,6 @@ def read_operations(
         inputs: Names of the values that the caller passes; what computes these is left out.
         replacements: Value name → what computes it instead of its node.
 
-    Raises:
-        UnsupportedOperator: The engine lacks an operator, attribute or element type of a node.
     """
     wanted = set(outputs) - set(inputs)
     nodes: list[ir.Node] = []
@@ -73,11 +77,13 @@ def read_operations(
         if wanted & names - replacements.keys():
             nodes.append(node)
             found.append(None)
-            wanted.update({value.name for value in node.inputs if value is not None and value.name} - set(inputs))
+            read = [value.name for value in (*node.inputs, *captured_values(node)) if value is not None and value.name]
+            wanted.update(set(read) - set(inputs))
     nodes.reverse()
     carriers = float_carriers(nodes, {value_name(value) for value in graph.outputs})
     quantized = any(node.op_type == "QuantizeLinear" for node in nodes)
-    made = (_operation(node, carries_float=node in carriers, as_runtime=quantized) for node in nodes)
+    given = frozenset(inputs)
+    made = (_operation(node, given, carries_float=node in carriers, as_runtime=quantized) for node in nodes)
     return tuple(next(made) if operation is None else operation for operation in reversed(found))
 
 
@@ -103,13 +109,36 @@ def value_name(value: ir.Value) -> str:
     return value.name
 
 
-def _operation(node: ir.Node, *, carries_float: bool, as_runtime: bool) -> Operation:
-    label = f"{node.op_type} node {node.name or value_name(node.outputs[0])!r}"
-    if node.domain not in ("", "ai.onnx") or node.op_type not in OPERATORS:
-        raise UnsupportedOperator(
-            f"{label}: operator {node.op_type!r} of domain {node.domain or 'ai.onnx'!r} is not supported. "
-            "Export the model with standard operators (opset 13 or later), or cut the graph before this node."
-        )
+def _operation(node: ir.Node, given: frozenset[str], *, carries_float: bool, as_runtime: bool) -> Operation:
+    if is_native(node):
+        try:
+            return _native(node, carries_float=carries_float, as_runtime=as_runtime)
+        except UnsupportedOperator:  # an attribute or an element type
+            pass
+    function = InRuntime(node, given)
+    return Operation(
+        label=_label(node),
+        op_type=node.op_type,
+        function=function,
+        inputs=function.inputs,
+        outputs=tuple(map(name_of, node.outputs)),
+        host={},
+        foreseeable=False,
+    )
+
+
+def is_native(node: ir.Node) -> bool:
+    """Whether the engine has a function for a node, which gradients pass; ONNX Runtime computes all others."""
+    return node.domain in OWN_DOMAINS and node.op_type in OPERATORS and carried(node)
+
+
+def _label(node: ir.Node) -> str:
+    name = node.name or next((value.name for value in node.outputs if value.name), "")
+    return f"{node.op_type} node {name!r}"
+
+
+def _native(node: ir.Node, *, carries_float: bool, as_runtime: bool) -> Operation:
+    label = _label(node)
     function = OPERATORS[node.op_type]
     outputs = tuple(map(name_of, node.outputs))
     known_keywords = inspect.signature(function).parameters
@@ -122,10 +151,7 @@ def _operation(node: ir.Node, *, carries_float: bool, as_runtime: bool) -> Opera
     keywords = {name: fact for name, fact in facts.items() if name in known_keywords}
     for attribute in node.attributes.values():
         if attribute.name not in known_keywords:
-            raise UnsupportedOperator(
-                f"{label}: attribute {attribute.name!r} is not supported. "
-                "Convert the model to opset 13 or later, or export it without this attribute."
-            )
+            raise UnsupportedOperator(f"{label}: attribute {attribute.name!r} is not supported.")
         try:
             keywords[attribute.name] = _attribute_value(attribute)
         except UnsupportedOperator as error:
@@ -140,6 +166,7 @@ def _operation(node: ir.Node, *, carries_float: bool, as_runtime: bool) -> Opera
         inputs=tuple(map(name_of, node.inputs)),
         outputs=outputs,
         host=host_inputs(function),
+        foreseeable=node.op_type not in DATA_DEPENDENT,
     )
 
 

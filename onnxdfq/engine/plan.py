@@ -21,9 +21,6 @@ from onnxdfq.engine.operation import Operation
 METADATA_INPUTS: dict[str, tuple[int, ...]] = {"Shape": (0,), "Size": (0,), "CastLike": (1,)}
 """Operators that read only the shape and type of some inputs, by position."""
 
-DATA_DEPENDENT: frozenset[str] = frozenset({"Compress", "NonMaxSuppression", "NonZero", "RoiAlign", "Unique"})
-"""Operators whose output shape depends on data, so that the meta device cannot run them."""
-
 
 Arguments: TypeAlias = tuple[str | HostValue | None, ...]
 """Arguments of a function: a string is the name of a value, anything else is passed as it is."""
@@ -107,7 +104,7 @@ def make_plan(
 
     for position, operation in enumerate(operations):
         arguments = _arguments(operation, known, readable)
-        foreseeable = operation.op_type not in DATA_DEPENDENT
+        foreseeable = operation.foreseeable
         by_shape = METADATA_INPUTS.get(operation.op_type, ())
         if foreseeable and all(
             not isinstance(argument, str) or argument in known or (index in by_shape and argument in shaped)

@@ -1,11 +1,11 @@
 """Running models in ONNX Runtime on given images: accuracy, and how close a compressed model stays to its float one."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import numpy as np
-from jaxtyping import Float32, Int
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
 from onnxdfq.errors import DataError
@@ -14,15 +14,24 @@ from onnxdfq.images.dataset import Dataset, load_data
 from onnxdfq.images.normalization import Normalization
 from onnxdfq.progress import Progress
 
+Outputs: TypeAlias = Float[NDArray[Any], "..."] | Int[NDArray[Any], "..."]
+Classes: TypeAlias = Int[NDArray[np.integer[Any]], "..."]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """Shares are between 0 and 1; what could not be measured is None.
 
-    top1: share of images whose arg-max over axis 1 of the first output is the label. agreement: share of equal arg-max
-    between the model and its float original. sqnr_db: 10 log10 of signal over error energy, all float outputs together.
-    Where the number of rows depends on the image (a detector's boxes) and the two models give different ones, that
-    output of that batch is left out. notes: what to know about these figures, a sentence each.
+    Attributes:
+        count: Of samples.
+        top1: Share of samples whose class is the label: the arg-max over axis 1 of the output that tells classes apart.
+        top1_float: The same of the float original.
+        agreement: Share of equal classes between the model and its float original; None for outputs that are no
+            classes, or scores of them.
+        sqnr_db: 10 log10 of signal over error energy of the worst of the compared values (see
+            `passes.graph.compared`). Where the number of rows depends on the sample (a detector's boxes) and the two
+            models give different ones, that output of that batch is left out.
+        notes: What to know about these figures, a sentence each.
     """
 
     count: int
@@ -44,7 +53,9 @@ def load_evaluation_data(source: Any, session: Session, normalize: str | None) -
     """
     text = normalize or session.normalization
     normalization = None if text is None else Normalization.parse(text)
-    return load_data(source, spec=session.image, normalization=normalization, classes=session.classes)
+    return load_data(
+        source, spec=session.main, others=session.others, normalization=normalization, classes=session.classes
+    )
 
 
 def evaluate(
@@ -76,15 +87,18 @@ def evaluate_all(
     labels, done = data.labels, 0
     scores = {name: _Score() for name in sessions}
     every = [*sessions.values(), *([] if against is None else [against])]
-    for pixels in data.batches(min(session.batch_size for session in every)):
-        wanted = None if labels is None else labels[done : done + len(pixels)]
-        expected = None if against is None else against.run(pixels)
+    size = min(session.batch_size(next(data.samples(2))) for session in every)
+    for samples in data.samples(size):
+        wanted = None if labels is None else labels[done : done + len(samples)]
+        expected, right = (None, None) if against is None else against.run_with_answers(samples)
         for name, session in sessions.items():
-            outputs = session.run(pixels)
+            outputs, answer = session.run_with_answers(samples)
             if against is not None and expected is not None:
                 _check_same_network(session, outputs, against, expected)
-            scores[name].add(outputs, expected, wanted)
-        done += len(pixels)
+            scores[name].add(
+                outputs, expected, _classes(answer, outputs, wanted), _classes(right, expected, wanted), wanted
+            )
+        done += len(samples)
         if progress is not None:
             progress(done, len(data), "evaluating")
     return {name: score.evaluation(done, labelled=labels is not None) for name, score in scores.items()}
@@ -98,52 +112,77 @@ class _Score:
     right_float: int = 0
     equal: int = 0
     positions: int = 0
-    signal: float = 0.0
-    noise: float = 0.0
+    signal: dict[int, float] = field(default_factory=dict)  # by place of the output
+    noise: dict[int, float] = field(default_factory=dict)
     classifies: bool = False
     compared: bool = False
 
     def add(
         self,
-        outputs: Sequence[Float32[NDArray[np.float32], "..."]],
-        expected: Sequence[Float32[NDArray[np.float32], "..."]] | None,
+        outputs: Sequence[Outputs],
+        expected: Sequence[Outputs] | None,
+        chosen: Classes | None,
+        other: Classes | None,
         labels: Int[NDArray[np.integer[Any]], "_"] | None,
     ) -> None:
-        """Take in one batch. expected: the float model's outputs, each (N, ...). labels: of these images."""
-        chosen = _arg_max(outputs[0])
-        self.classifies = chosen.ndim == 1
-        if labels is not None and self.classifies:
+        """Take in one batch.
+
+        Args:
+            outputs: Of the model, each as a rule (N, ...).
+            expected: The float model's.
+            chosen: (N, ...) the model's classes.
+            other: The float model's.
+            labels: Of these samples.
+        """
+        self.classifies = chosen is not None and chosen.ndim == 1
+        if labels is not None and chosen is not None and self.classifies:
             self.right += int((chosen == labels).sum())
         if expected is None:
             return
         self.compared = True
-        other = _arg_max(expected[0])
-        if other.shape == chosen.shape:
+        if chosen is not None and other is not None and other.shape == chosen.shape:
             self.equal, self.positions = self.equal + int((chosen == other).sum()), self.positions + chosen.size
-        if labels is not None and self.classifies:
+        if labels is not None and other is not None and self.classifies:
             self.right_float += int((other == labels).sum())
-        for value, reference in zip(outputs, expected, strict=True):
+        for place, (value, reference) in enumerate(zip(outputs, expected, strict=True)):
             if value.shape == reference.shape:
-                self.signal += float(np.square(reference, dtype=np.float64).sum())
-                self.noise += float(np.square(value - reference, dtype=np.float64).sum())
+                self.signal[place] = self.signal.get(place, 0.0) + _energy(reference)
+                self.noise[place] = self.noise.get(place, 0.0) + _energy(value - reference)
 
     def evaluation(self, count: int, *, labelled: bool) -> Evaluation:
         """What the counts say."""
         scored = labelled and self.classifies
+        found = [_decibel(self.signal[place], self.noise[place]) for place in self.signal]
+        levels = [level for level in found if level is not None]
         return Evaluation(
             count=count,
             top1=self.right / count if scored else None,
             top1_float=self.right_float / count if scored and self.compared else None,
             agreement=self.equal / self.positions if self.positions else None,
-            sqnr_db=_decibel(self.signal, self.noise) if self.compared else None,
+            sqnr_db=min(levels) if levels else None,
         )
+
+
+def _classes(
+    answer: Outputs | None, outputs: Sequence[Outputs] | None, labels: Int[NDArray[np.integer[Any]], "_"] | None
+) -> Classes | None:
+    """(N, ...) classes: the answer itself, or its arg-max; whoever brings labels means the first output by them."""
+    if answer is None and labels is not None and outputs:
+        answer = outputs[0]
+    if answer is None or np.issubdtype(answer.dtype, np.integer):
+        return answer
+    return _arg_max(answer)
+
+
+def _energy(values: Outputs) -> float:
+    return float(np.square(values, dtype=np.float64).sum())
 
 
 def _check_same_network(
     session: Session,
-    outputs: Sequence[Float32[NDArray[np.float32], "..."]],
+    outputs: Sequence[Outputs],
     other: Session,
-    others: Sequence[Float32[NDArray[np.float32], "..."]],
+    others: Sequence[Outputs],
 ) -> None:
     """Raises DataError unless the outputs have equal shapes, but for sizes that the model itself leaves open."""
     if len(outputs) == len(others):
@@ -159,7 +198,7 @@ def _fits(shape: tuple[int, ...], other: tuple[int, ...], declared: Sequence[int
     return all(size == given or free is None for size, given, free in zip(shape, other, declared, strict=True))
 
 
-def _arg_max(output: Float32[NDArray[np.float32], "..."]) -> Int[NDArray[np.int64], "..."]:
+def _arg_max(output: Outputs) -> Classes:
     """(N, K, ...) → (N, ...); trailing axes of size 1 are dropped, so that (N, K, 1, 1) classifies too."""
     while output.ndim > 2 and output.shape[-1] == 1:
         output = output[..., 0]

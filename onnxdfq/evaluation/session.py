@@ -1,51 +1,74 @@
 """A model in ONNX Runtime."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
-from jaxtyping import Float32
+from jaxtyping import Shaped
 from numpy.typing import NDArray
 
 from onnxdfq.errors import DataError, ModelFileError
 from onnxdfq.evaluation.saturation import EXACT
-from onnxdfq.model_file import constant_input, image_input, inputs, is_large, read_model
+from onnxdfq.images.feeding import Feeding
+from onnxdfq.images.samples import Samples, SamplesLike
+from onnxdfq.model_file import is_large, read_model
+from onnxdfq.model_file.through_proto import infer_shapes
+from passes.graph.compared import FLOATS, answer_output, compared_values
 from passes.write.provenance import read_provenance
 
 BATCH_SIZE = 64
 
 
 class Session:
-    """A model in ONNX Runtime, fed with batches of images; other inputs get constants.
+    """A model in ONNX Runtime, fed with batches of samples; inputs that these lack get what suits them.
 
-    model: what `path` holds, if it is at hand already, or a version of it to run in its place. fuse: whether Quantize
-    and Dequantize may become integer kernels; next to int2 weights they never do, for ONNX Runtime then makes kernels
-    that it refuses itself. `fused` tells what came of it. Integer kernels compute exactly, on every processor; `exact`
-    is false where ONNX Runtime cannot (int8 QLinear operators, whose own kernels are exact, in one file with others).
-    Raises ModelFileError.
+    Integer kernels compute exactly, on every processor.
+
+    Args:
+        path: Of the model, for error messages and for weights of more than 2 GB.
+        model: What `path` holds, if it is at hand already, or a version of it to run in its place.
+        fuse: Whether Quantize and Dequantize may become integer kernels; next to int2 weights they never do, for ONNX
+            Runtime then makes kernels that it refuses itself.
+
+    Attributes:
+        main, others: The inputs.
+        fused: What came of `fuse`.
+        exact: False where ONNX Runtime cannot compute exactly (int8 QLinear operators, whose own kernels are exact, in
+            one file with others).
+        classes: How many the model tells apart, None where it is no classifier.
+
+    Raises:
+        ModelFileError: ONNX Runtime refuses the model, or it computes no float.
     """
 
     def __init__(self, path: Path, model: ir.Model | None = None, *, fuse: bool = True) -> None:
         given, model = model, read_model(path) if model is None else model
         self.path = path
-        self.image = image_input(model)
-        self.specs = inputs(model)
+        self._feeding = Feeding(model)
+        self.main, self.others = self._feeding.main, self._feeding.others
         self.normalization = read_provenance(model).get("norm")
-        first = model.graph.outputs[0].shape if model.graph.outputs else None
-        last = first[1] if first is not None and len(first) == 2 else None
-        self.classes = last if isinstance(last, int) else None
-        floats = [value for value in model.graph.outputs if value.dtype == ir.DataType.FLOAT]
-        self.outputs = [value.name or "" for value in floats]
+        outputs = model.graph.outputs
+        if any(value.dtype not in FLOATS for value in outputs):
+            model = model.clone()
+            infer_shapes(model, strict=False)
+        values = compared_values(model.graph)
+        if not values:
+            raise ModelFileError(f"{path} computes no floating-point value, so there is nothing to compress.")
+        place = answer_output(model.graph)
+        answer = None if place is None else model.graph.outputs[place]
+        last = answer.shape[1] if answer is not None and answer.shape is not None and len(answer.shape) > 1 else None
+        self.classes = last if isinstance(last, int) and answer is not None and answer.dtype in FLOATS else None
+        self.outputs = [value.name or "" for value in values]
+        self.answer = None if answer is None else answer.name
         self.output_shapes = [
             None if value.shape is None else [size if isinstance(size, int) else None for size in value.shape]
-            for value in floats
+            for value in values
         ]
-        if not self.outputs:
-            raise ModelFileError(
-                f"{path} has no float32 output, so there is nothing to compare; "
-                "a float16 model has to be exported in float32."
-            )
+        if inner := [value for value in values if value not in model.graph.outputs]:
+            given = model
+            model.graph.outputs.extend(inner)
         source = path if given is None or is_large(given) else ir.to_proto(given).SerializeToString()
         self.fused = fuse and not any(value.dtype == ir.DataType.INT2 for value in model.graph.initializers.values())
         self.exact = True
@@ -69,28 +92,46 @@ class Session:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
-    @property
-    def batch_size(self) -> int:
-        """The model's fixed batch, or a good one."""
-        return self.image.shape[0] or BATCH_SIZE
+    def batch_size(self, samples: SamplesLike) -> int:
+        """The model's fixed batch, or a good one for these samples."""
+        return self._feeding.run_size(samples, BATCH_SIZE)
 
-    def run(self, pixels: Float32[NDArray[np.float32], "n ..."]) -> list[Float32[NDArray[np.float32], "..."]]:
-        """pixels (N, C, H, W) in the model's input units → its float outputs, each (N, ...)."""
-        batch = self.image.shape[0]
-        padded = pixels
-        if batch is not None and len(pixels) < batch:  # the last batch of a model with a fixed one
-            padded = np.concatenate([pixels, np.repeat(pixels[-1:], batch - len(pixels), axis=0)])
-        feeds = {
-            spec.name: padded if spec.name == self.image.name else constant_input(spec, len(padded))
-            for spec in self.specs
-        }
+    def run(self, samples: SamplesLike) -> list[Shaped[NDArray[Any], "..."]]:
+        """The compared values for samples that run together, each as a rule (N, ...).
+
+        Args:
+            samples: In the model's input units; repeated where they do not fill the model's one batch, and cut off
+                again.
+
+        Raises:
+            DataError: The model does not run on them.
+        """
+        return self._run(samples, self.outputs)
+
+    def run_with_answers(
+        self, samples: SamplesLike
+    ) -> tuple[list[Shaped[NDArray[Any], "..."]], Shaped[NDArray[Any], "..."] | None]:
+        """`run`, and the output that tells classes apart: integers (N, ...) or scores (N, K); None where none does."""
+        if self.answer is None or self.answer in self.outputs:
+            values = self.run(samples)
+            return values, None if self.answer is None else values[self.outputs.index(self.answer)]
+        *values, answer = self._run(samples, [*self.outputs, self.answer])
+        return values, answer
+
+    def _run(self, samples: SamplesLike, names: list[str]) -> list[Shaped[NDArray[Any], "..."]]:
+        given, batch = Samples.of(samples), self._feeding.batch
+        count = len(given)
+        short = 0 if batch is None else max(batch - count, 0)
+        if short:  # the last batch of a model with a fixed one
+            rows = np.minimum(np.arange(count + short), count - 1)
+            given = Samples(main=given.main[rows], others={name: array[rows] for name, array in given.others.items()})
         try:
-            results = self._session.run(self.outputs, feeds)
+            results = self._session.run(names, self._feeding.arrays(given))
         except Exception as error:  # as above
-            raise DataError(f"{self.path} does not run on these images: {_first_line(error)}") from error
+            raise DataError(f"{self.path} does not run on these samples: {_first_line(error)}") from error
         arrays = [np.asarray(result) for result in results]
         # only what was padded is cut off: the first axis of an output need not be the batch
-        return arrays if padded is pixels else [array[: len(pixels)] if array.ndim else array for array in arrays]
+        return [array[:count] if array.ndim else array for array in arrays] if short else arrays
 
 
 def _first_line(error: Exception) -> str:

@@ -1,42 +1,42 @@
 """Real images for evaluation or calibration: an .npz file, or a folder of class folders."""
 
-import zipfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Shaped, UInt8
 from numpy.typing import NDArray
 
 from onnxdfq.errors import DataError
+from onnxdfq.images.archive import IMAGES, read_arrays
 from onnxdfq.images.collecting import collect
+from onnxdfq.images.images import PREFIX
 from onnxdfq.images.normalization import Normalization
+from onnxdfq.images.samples import Samples, as_samples
 from onnxdfq.model_file import InputSpec
+from onnxdfq.model_file.inputs import CHANNELS
 
-_CHECKED_AT_ONCE = 1024  # images
-
-# Bytes laid out (N, C, H, W) by mistake would else pass for images of a model that takes its channels last.
-_CHANNELS_OF_BYTES = (1, 3, 4)
-
+_READ = "uint8 (N, H, W, C) or float32 (N, C, H, W) is read"
 _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFolder:
-    """The images of a folder of class folders; indexing by a slice decodes them to (n, H, W, C) bytes."""
+    """Image files; indexing by a slice decodes them to (n, H, W, C) bytes."""
 
     files: tuple[Path, ...]
     height: int
     width: int
     channels: int
+    channels_first: bool = False  # of what is handed out, for a model that takes bytes so
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         return len(self.files), self.height, self.width, self.channels
 
-    def __getitem__(self, rows: slice) -> UInt8[NDArray[np.uint8], "n {self.height} {self.width} {self.channels}"]:
+    def __getitem__(self, rows: slice) -> UInt8[NDArray[np.uint8], "n _ _ _"]:
         from PIL import Image, ImageOps
 
         stack = np.empty((len(self.files[rows]), self.height, self.width, self.channels), np.uint8)
@@ -52,37 +52,56 @@ class ImageFolder:
             except (OSError, ValueError, Image.DecompressionBombError) as error:
                 raise DataError(f"{file} cannot be read as an image: {error}") from error
             target[...] = np.asarray(fitted).reshape(target.shape)
-        return stack
+        return stack.transpose(0, 3, 1, 2) if self.channels_first else stack
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """Images and labels that fit a model. Bytes stay bytes until a batch is asked for."""
+    """Images, or what else a model takes, and labels that fit it. Bytes stay bytes until a batch is asked for.
 
-    images: NDArray[np.uint8] | NDArray[np.float32] | ImageFolder  # (N, H, W, C) bytes or (N, ...) as the model takes
-    labels: NDArray[np.integer[Any]] | None = None  # (N,)
+    Attributes:
+        images: (N, H, W, C) bytes, or (N, ...) as the model's main input takes it.
+        labels: (N,).
+        normalization: Of bytes; None for what is fed as it is.
+        channels_last: Whether the model takes bytes in their own layout.
+        class_names: Of the labels.
+        others: By name, (N, ...) of other inputs.
+        as_it_is: Whether nothing has to be normalised.
+    """
+
+    images: NDArray[Any] | ImageFolder
+    labels: NDArray[np.integer[Any]] | None = None
     normalization: Normalization | None = None
-    channels_last: bool = False  # the model's own layout
+    channels_last: bool = False
     class_names: tuple[str, ...] = ()
+    others: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    as_it_is: bool = False
 
     def __len__(self) -> int:
         return int(self.images.shape[0])
 
-    def batches(self, size: int) -> Iterator[Float32[NDArray[np.float32], "n ..."]]:
-        """The images in order as the model takes them, `size` at a time; the last batch may be smaller."""
+    def batches(self, size: int) -> Iterator[Shaped[NDArray[Any], "n ..."]]:
+        """What the main input takes, in order, `size` at a time; the last batch may be smaller."""
         for start in range(0, len(self), size):
             images = self.images[start : start + size]
             if self.normalization is None:
-                yield images.astype(np.float32, copy=False)
+                yield images
                 continue
             batch = self.normalization(images.astype(np.uint8, copy=False))
             yield np.ascontiguousarray(batch.transpose(0, 2, 3, 1)) if self.channels_last else batch
+
+    def samples(self, size: int) -> Iterator[Samples]:
+        """The same with what the other inputs take."""
+        for number, batch in enumerate(self.batches(size)):
+            rows = slice(number * size, number * size + len(batch))
+            yield Samples(main=batch, others={name: array[rows] for name, array in self.others.items()})
 
 
 def load_data(
     source: Any,
     *,
     spec: InputSpec,
+    others: Sequence[InputSpec] = (),
     normalization: Normalization | None = None,
     classes: int | None = None,
     limit: int | None = None,
@@ -90,34 +109,64 @@ def load_data(
     """Images, and labels where there are some, from whatever holds them.
 
     Args:
-        source: a path (see `load_dataset`); an array or tensor, uint8 (N, H, W, C) or float32 (N, C, H, W); a dataset
-            of images or (image, label) pairs; or an iterable of batches of images, or of (images, labels).
-        limit: images after which an iterable is read no further.
+        source: A path (see `load_dataset`); an array or tensor, uint8 (N, H, W, C) or as the model takes it; a mapping
+            of arrays by input name; a dataset of images or (image, label) pairs; or an iterable of batches of images,
+            or of (images, labels).
+        spec: The model's main input.
+        others: Its other inputs.
+        normalization: Of bytes.
+        classes: How many the model has.
+        limit: Images after which an iterable is read no further.
 
     Raises:
-        DataError: it holds something else, or what does not fit the model's input `spec`.
+        DataError: It holds something else, or what does not fit the inputs.
     """
     if isinstance(source, Dataset):
         return source
     if isinstance(source, str | Path):
-        return load_dataset(source, spec=spec, normalization=normalization, classes=classes)
+        return load_dataset(source, spec=spec, others=others, normalization=normalization, classes=classes)
+    if isinstance(source, Mapping):
+        arrays = {str(name): np.asarray(array) for name, array in source.items()}
+        return _checked(_from_named("the data", arrays, spec, others), "the data", normalization, classes)
     images, labels = collect(source, limit=limit)
     return _checked(_from_arrays("the data", images, labels, spec), "the data", normalization, classes)
 
 
 def load_dataset(
-    path: Path | str, *, spec: InputSpec, normalization: Normalization | None = None, classes: int | None = None
+    path: Path | str,
+    *,
+    spec: InputSpec,
+    others: Sequence[InputSpec] = (),
+    normalization: Normalization | None = None,
+    classes: int | None = None,
 ) -> Dataset:
-    """Images that fit the model input `spec`, with labels below `classes` where both are known.
+    """Images that fit the model's inputs, with labels below `classes` where both are known.
 
-    `.npz`: `images` uint8 (N, H, W, C) or, with one channel, (N, H, W), normalised on load; or float32, taken as is.
-    `labels` (N,) is optional. A folder: one folder per class, whose sorted names give the labels; images are scaled
-    to the model's size (shorter side, then centre).
-    Raises DataError.
+    `.npz`: an array for each input by its name; or `images` for the main input: uint8 (N, H, W, C) or, with one
+    channel, (N, H, W), normalised on load; or as the model takes it. `labels` (N,) is optional. `.npy`: one such array.
+    A folder: photographs, or one folder per class, whose sorted names give the labels; or one image file. Images are
+    scaled to the model's size (shorter side, then centre).
+
+    Raises:
+        DataError: The data cannot be read, or does not fit the model.
     """
     path = Path(path)
-    dataset = _from_folder(path, spec) if path.is_dir() else _from_arrays(str(path), *_read_npz(path), spec)
-    return _checked(dataset, str(path), normalization, classes)
+    if path.is_dir() or path.suffix.lower() in _SUFFIXES:
+        return _checked(_from_folder(path, spec), str(path), normalization, classes)
+    return _checked(_from_named(str(path), read_arrays(path), spec, others), str(path), normalization, classes)
+
+
+def shapes_of_data(source: Any) -> dict[str, tuple[int, ...]]:
+    """By input name, "images" for the main one, the shapes of arrays that are at hand as a file or a mapping.
+
+    Raises:
+        DataError: A file cannot be read.
+    """
+    if isinstance(source, Mapping):
+        return {str(name): np.shape(array) for name, array in source.items()}
+    if isinstance(source, str | Path) and Path(source).is_file() and Path(source).suffix.lower() not in _SUFFIXES:
+        return {name.removeprefix(PREFIX): array.shape for name, array in read_arrays(Path(source)).items()}
+    return {IMAGES: source.shape} if isinstance(source, np.ndarray) else {}
 
 
 def _checked(dataset: Dataset, where: str, normalization: Normalization | None, classes: int | None) -> Dataset:
@@ -125,7 +174,7 @@ def _checked(dataset: Dataset, where: str, normalization: Normalization | None, 
         raise DataError(f"{where} holds no images.")
     if dataset.labels is not None:
         _check_labels(where, dataset.labels, len(dataset), classes)
-    if isinstance(dataset.images, np.ndarray) and dataset.images.dtype == np.float32:
+    if dataset.as_it_is:
         return dataset
     if normalization is None:
         raise DataError(
@@ -138,59 +187,65 @@ def _checked(dataset: Dataset, where: str, normalization: Normalization | None, 
     return replace(dataset, normalization=normalization)
 
 
+def _from_named(path: str, arrays: Mapping[str, NDArray[Any]], spec: InputSpec, others: Sequence[InputSpec]) -> Dataset:
+    """From arrays by name: `images` or the main input's own name, other inputs', and `labels`."""
+    own = next((name for name in (spec.name, PREFIX + spec.name, IMAGES) if name in arrays), None)
+    if own is None and len(arrays) == 1 and not others:
+        own = next(iter(arrays)) if next(iter(arrays)).startswith("arr_") else None
+    if own is None:
+        found = ", ".join(map(repr, arrays)) or "nothing"
+        names = ", ".join(repr(one.name) for one in (spec, *others))
+        wanted = f", and no {spec.name!r}; an array for each input is read: {names}" if others else ""
+        raise DataError(f"{path} has no array {IMAGES!r}{wanted} (it holds {found}).")
+    labels = arrays.get("labels") if "labels" not in (spec.name, *(one.name for one in others)) else None
+    dataset = _from_arrays(path, arrays[own], labels, spec)
+    found_others = {}
+    for one in others:
+        array = arrays.get(one.name, arrays.get(PREFIX + one.name))
+        if array is None:
+            continue
+        samples = as_samples(array, one, path)
+        if len(samples) not in (1, len(dataset)):
+            raise DataError(
+                f"{path} holds {len(dataset)} samples of the input {spec.name!r} and {len(samples)} of {one.name!r}; "
+                "as many are needed, or one that serves all."
+            )
+        shape = (len(dataset), *samples.shape[1:])
+        found_others[one.name] = samples if len(samples) == len(dataset) else np.broadcast_to(samples, shape)
+    return replace(dataset, others=found_others)
+
+
 def _from_arrays(
     path: str, images: NDArray[np.generic], labels: NDArray[np.integer[Any]] | None, spec: InputSpec
 ) -> Dataset:
-    wanted = spec.shape[1:]
-    if images.dtype == np.float32:
-        if images.shape[1:] != wanted:
+    wanted = spec.sample_shape
+    pixels = images.dtype == np.uint8 and spec.image is not None
+    if spec.image is not None and not pixels:
+        if not np.issubdtype(images.dtype, np.floating):
+            raise DataError(f"{path}: images are {images.dtype} {_text(images.shape)}; {_READ}.")
+        if images.ndim == len(spec.shape) and images.shape[1:] != wanted:
             raise DataError(
-                f"{path}: images float32 {_text(images.shape)} do not fit input {spec.name!r} {_text(spec.shape)}."
+                f"{path}: images {images.dtype} {_text(images.shape)} do not fit input {spec.name!r} "
+                f"{_text(spec.shape)}."
             )
-        for start in range(0, len(images), _CHECKED_AT_ONCE):
-            if not np.isfinite(images[start : start + _CHECKED_AT_ONCE]).all():
-                raise DataError(f"{path}: the images hold NaN or infinity.")
-        return Dataset(images=images.astype(np.float32, copy=False), labels=labels)
-    if images.dtype != np.uint8 or images.ndim not in (3, 4):
-        raise DataError(
-            f"{path}: images are {images.dtype} {_text(images.shape)}; "
-            "uint8 (N, H, W, C) or float32 (N, C, H, W) is read."
-        )
-    if images.ndim == 3:  # grey
+    if not pixels:
+        return Dataset(images=as_samples(images, spec, path), labels=labels, as_it_is=True)
+    if images.ndim == len(spec.shape) - 1:  # grey
         images = images[..., np.newaxis]
+    if images.ndim != 4:
+        raise DataError(f"{path}: images are {images.dtype} {_text(images.shape)}; {_READ}.")
     height, width, channels = images.shape[1:]
-    channels_last = channels in _CHANNELS_OF_BYTES and wanted == (height, width, channels)
+    channels_last = channels in CHANNELS and wanted == (height, width, channels)
+    if spec.is_bytes and (channels_last or wanted == images.shape[1:]):
+        return Dataset(images=images, labels=labels, as_it_is=True)
     if not channels_last and wanted != (channels, height, width):
         raise DataError(
             f"{path}: images uint8 {_text(images.shape)} (N, H, W, C) do not fit "
             f"input {spec.name!r} {_text(spec.shape)}."
         )
+    if spec.is_bytes:
+        return Dataset(images=images.transpose(0, 3, 1, 2), labels=labels, as_it_is=True)
     return Dataset(images=images.astype(np.uint8, copy=False), labels=labels, channels_last=channels_last)
-
-
-def _read_npz(path: Path) -> tuple[NDArray[np.generic], NDArray[np.integer[Any]] | None]:
-    if not path.exists():
-        raise DataError(f"{path}: there is no such file or folder.")
-    try:
-        with path.open("rb") as stream:
-            archive = np.load(stream, allow_pickle=False)
-            if isinstance(archive, np.ndarray):
-                raise DataError(
-                    f"{path} holds one array; an .npz with 'images' is needed: numpy.savez(path, images=...)."
-                )
-            if "images" not in archive.files:
-                found = ", ".join(map(repr, archive.files)) or "nothing"
-                raise DataError(f"{path} has no array 'images' (it holds {found}).")
-            return archive["images"], archive["labels"] if "labels" in archive.files else None
-    except ValueError as error:
-        if "pickle" not in str(error).lower():
-            raise DataError(f"{path} cannot be read as .npz: {error}") from error
-        raise DataError(
-            f"{path} would need pickle, which can run code and is refused; save plain arrays: "
-            "images uint8 (N, H, W, C) or float32, labels integers."
-        ) from error
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} cannot be read as .npz: {error}") from error
 
 
 def _from_folder(path: Path, spec: InputSpec) -> Dataset:
@@ -198,25 +253,42 @@ def _from_folder(path: Path, spec: InputSpec) -> Dataset:
         import PIL.Image  # noqa: F401
     except ImportError as error:
         raise DataError(f"{path} is a folder of images, and reading them needs Pillow: pip install pillow.") from error
-    names = tuple(sorted(folder.name for folder in path.iterdir() if folder.is_dir() and folder.name[0] != "."))
-    labelled = [
-        (file, label)
-        for label, name in enumerate(names)
-        for file in sorted((path / name).iterdir())
-        if file.suffix.lower() in _SUFFIXES
-    ]
-    if not labelled:
-        raise DataError(f"{path} holds no images; a folder per class with images in it is needed.")
-    sizes = [size for size in spec.shape[1:] if size is not None]
-    if len(spec.shape) != 4 or len(sizes) != 3 or not {sizes[0], sizes[2]} & {1, 3}:
+    names: tuple[str, ...] = ()
+    if path.is_file():
+        files = [(path, 0)]
+    else:
+        names = tuple(sorted(folder.name for folder in path.iterdir() if folder.is_dir() and folder.name[0] != "."))
+        flat = [(file, 0) for file in sorted(path.iterdir()) if _is_image(file)]
+        labelled = [
+            (file, label)
+            for label, name in enumerate(names)
+            for file in sorted((path / name).iterdir())
+            if _is_image(file)
+        ]
+        files, names = (flat, ()) if flat else (labelled, names)
+    if not files:
+        raise DataError(f"{path} holds no images; photographs, or a folder per class with images in it, are needed.")
+    sizes = [size for size in spec.sample_shape if size is not None]
+    if spec.image is None or len(sizes) != 3 or spec.planes[0] not in (1, 3):
         raise DataError(f"{path}: images in folders are grey or RGB; input {spec.name!r} takes {_text(spec.shape)}.")
-    channels, height, width = sizes if sizes[0] in (1, 3) else (sizes[2], sizes[0], sizes[1])
+    channels, height, width = spec.planes
     return Dataset(
-        images=ImageFolder(files=tuple(file for file, _ in labelled), height=height, width=width, channels=channels),
-        labels=np.array([label for _, label in labelled], np.int64),
-        channels_last=sizes[0] not in (1, 3),
+        images=ImageFolder(
+            files=tuple(file for file, _ in files),
+            height=height,
+            width=width,
+            channels=channels,
+            channels_first=spec.is_bytes and spec.image == "first",
+        ),
+        labels=np.array([label for _, label in files], np.int64) if names else None,
+        channels_last=spec.image == "last",
         class_names=names,
+        as_it_is=spec.is_bytes,
     )
+
+
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() in _SUFFIXES and not file.name.startswith(".") and file.is_file()
 
 
 def _check_labels(path: str, labels: NDArray[np.integer[Any]], count: int, classes: int | None) -> None:

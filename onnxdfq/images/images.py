@@ -1,53 +1,78 @@
 """Images: what a synthesis method delivers, with what is needed to make the same bytes again."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxdfq.errors import DataError
+from onnxdfq.images.samples import Samples
+
+PREFIX = "input:"
+"""In front of an input's name in a file of samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """Calibration images in the model's own input units.
+    """Calibration images, or other samples, in the model's own input units.
 
-    pixels: (N, C, H, W) float32, finite, N >= 1. method: the name of what made them, "file" for images of the user's
-    own. seed: what they were drawn from. provenance: plain strings (model hash, settings, precision, library versions).
-    Raises DataError when the array is no such thing.
+    Attributes:
+        pixels: (N, ...) of the model's main input, in its own layout and type, as a rule float32 (N, C, H, W); finite,
+            N >= 1.
+        others: By input name, (N, ...) of the other inputs.
+        method: The name of what made them, "file" for images of the user's own.
+        seed: What they were drawn from.
+        provenance: Plain strings (model hash, settings, precision, library versions).
+
+    Raises:
+        DataError: The arrays are no such thing.
     """
 
-    pixels: NDArray[np.float32]
+    pixels: NDArray[Any]
     method: str
     seed: int
     provenance: dict[str, str] = field(default_factory=dict)
+    others: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         shape, dtype = self.pixels.shape, self.pixels.dtype
-        if dtype != np.float32 or len(shape) != 4 or 0 in shape:
-            raise DataError(f"images must be float32 (N, C, H, W) with no empty axis; these are {dtype} {shape}")
-        if not np.isfinite(self.pixels).all():
+        if not shape or 0 in shape or (dtype.kind not in "fiub" and dtype.itemsize != 2):
+            raise DataError(f"images must be numbers (N, ...) with no empty axis; these are {dtype} {shape}")
+        if any(len(array) != len(self) for array in self.others.values()):
+            raise DataError("each input needs an array of as many samples")
+        floats = [array for array in (self.pixels, *self.others.values()) if np.issubdtype(array.dtype, np.floating)]
+        if not all(np.isfinite(array).all() for array in floats):
             raise DataError("the images hold NaN or infinity")
 
     def __len__(self) -> int:
         return int(self.pixels.shape[0])
 
+    @property
+    def samples(self) -> Samples:
+        """All inputs, as a network is run on them."""
+        return Samples(main=self.pixels, others=self.others)
+
     def first(self, count: int) -> "Images":
         """The first `count` of them; all, where there are fewer."""
-        return self if count >= len(self) else replace(self, pixels=self.pixels[:count])
+        few = self.samples[:count]
+        return self if count >= len(self) else replace(self, pixels=few.main, others=few.others)
 
     def save(self, path: Path) -> None:
-        """Write an .npz of four plain arrays, `images` among them, so that `evaluate` reads the file as data too."""
+        """Write an .npz of plain arrays: `images`, so that `evaluate` reads the file as data too, and other inputs by
+        their names."""
         with path.open("wb") as stream:  # an open file: given a name, np.savez would add .npz to it
-            np.savez(
-                stream,
-                images=self.pixels,
-                method=np.array(self.method),
-                seed=np.array(self.seed),
-                provenance=np.array(json.dumps(self.provenance, sort_keys=True)),
-            )
+            arrays: dict[str, Any] = {PREFIX + name: array for name, array in self.others.items()}
+            arrays |= {
+                "images": self.pixels,
+                "method": np.array(self.method),
+                "seed": np.array(self.seed),
+                "provenance": np.array(json.dumps(self.provenance, sort_keys=True)),
+            }
+            np.savez(stream, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> "Images":
@@ -60,6 +85,7 @@ class Images:
                     method=str(file["method"]),
                     seed=int(file["seed"]),
                     provenance={str(key): str(value) for key, value in provenance.items()},
+                    others={key.removeprefix(PREFIX): file[key] for key in file.files if key.startswith(PREFIX)},
                 )
         except (OSError, ValueError, KeyError, EOFError, AttributeError, TypeError) as error:
             raise DataError(f"{path} is not a file of synthesised images ({error})") from error

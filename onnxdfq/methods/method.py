@@ -163,7 +163,7 @@ class Method:
         assert images is not None
         return calibration.observe(
             model.graph,
-            images.fixed(run.image_count).pixels,
+            images.fixed(run.image_count).samples,
             targets,
             device=run.device,
             progress=run.progress("calibrating"),

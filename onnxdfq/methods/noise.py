@@ -45,14 +45,15 @@ class Noise(Synthesis):
         """See `Synthesis.synthesize`; needs no BatchNormalization and no gradient."""
         import torch
 
-        from onnxdfq.engine.feeds import Feeds
-        from onnxdfq.synthesis.hyperparameters import batch_generators, describe
+        from onnxdfq.model_file import main_input
+        from onnxdfq.synthesis.hyperparameters import batch_generators, delivered, describe
         from onnxdfq.synthesis.input_range import input_range
 
         at_least("count", count, 1)
         scale = input_range(model, normalization)
         low, high = scale.limits(torch.device("cpu"))
-        shape = Feeds(model).image_shape
+        spec = main_input(model)
+        shape = spec.planes
         pixels = torch.empty(count, *shape)
         generators = batch_generators(seed, -(-count // self.batch_size))
         for batch, generator in zip(torch.split(pixels, self.batch_size), generators, strict=True):
@@ -60,4 +61,5 @@ class Noise(Synthesis):
             batch.copy_(scale.to_model(standardised.clamp(low, high)))
         if progress is not None:
             progress(1, 1, "")
-        return Images(pixels=pixels.numpy(), method="noise", seed=seed, provenance=describe(self, None, scale))
+        found = delivered(spec, pixels.numpy())
+        return Images(pixels=found, method="noise", seed=seed, provenance=describe(self, None, scale))

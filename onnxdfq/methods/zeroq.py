@@ -63,7 +63,7 @@ class ZeroQ(Synthesis):
         import torch
 
         from onnxdfq.images.images import Images
-        from onnxdfq.synthesis.hyperparameters import batch_generators, describe
+        from onnxdfq.synthesis.hyperparameters import batch_generators, delivered, describe
         from onnxdfq.synthesis.input_range import input_range
         from onnxdfq.synthesis.network import TappedNetwork
 
@@ -71,7 +71,7 @@ class ZeroQ(Synthesis):
         network = TappedNetwork(model, method="zeroq", device=device, precision=self.precision)
         scale = input_range(model, normalization)
         sizes = network.batch_sizes(count, self.batch_size)
-        pixels = torch.empty(sum(sizes), *network.image_shape)
+        pixels = torch.empty(sum(sizes), *network.planes)
         done = 0
         for batch, generator in zip(torch.split(pixels, sizes), batch_generators(seed, len(sizes)), strict=True):
             start = (torch.rand(batch.shape, generator=generator) * 2 - 1) * INITIAL_RANGE
@@ -90,7 +90,10 @@ class ZeroQ(Synthesis):
                     progress(done, self.steps * len(sizes), f"loss {float(loss.detach()):.4f}")
             batch.copy_(scale.to_model(images.detach()))
         return Images(
-            pixels=pixels[:count].numpy(), method="zeroq", seed=seed, provenance=describe(self, network, scale)
+            pixels=delivered(network.spec, pixels[:count].numpy()),
+            method="zeroq",
+            seed=seed,
+            provenance=describe(self, network, scale),
         )
 
 
@@ -101,7 +104,7 @@ def _loss(network: TappedNetwork, scale: InputRange, images: Tensor) -> Tensor:
 
     from onnxdfq.synthesis.statistics import image_moments, spread
 
-    taps, _ = network.forward(scale.to_model(images))
+    taps, _ = network.forward(network.given(scale.to_model(images)))
     nought = torch.zeros(images.shape[1], device=images.device)
     pairs = [network.image_moments(taps, layer) for layer in range(len(taps))] + [image_moments(images, nought)]
     total = images.new_zeros(())

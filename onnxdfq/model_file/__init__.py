@@ -5,21 +5,26 @@ free. `read_model` reads any model unchanged, quantized ones too, with the same 
 `atomic_write` never leave a half-written file.
 """
 
-from onnxdfq.model_file.inputs import InputSpec, constant_input, image_input, inputs, parse_input_shapes
+from onnxdfq.model_file.filling import Filling, fillings, parse_fillings
+from onnxdfq.model_file.inputs import InputSpec, batch_of, inputs, main_input
 from onnxdfq.model_file.loading import load_model, read_model
+from onnxdfq.model_file.sizes import parse_input_shapes
 from onnxdfq.model_file.untrusted import model_hash
 from onnxdfq.model_file.writing import atomic_write, check_writable, is_large, save_model
 
 __all__ = [
+    "Filling",
     "InputSpec",
     "atomic_write",
+    "batch_of",
     "check_writable",
-    "constant_input",
-    "image_input",
+    "fillings",
     "inputs",
     "is_large",
     "load_model",
+    "main_input",
     "model_hash",
+    "parse_fillings",
     "parse_input_shapes",
     "read_model",
     "save_model",

@@ -1,6 +1,6 @@
 """A model simplified once that runs at any batch; onnxruntime compares the outputs of either edit with the file's."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -8,7 +8,8 @@ import onnx_ir as ir
 from onnxdfq.model_file.free_sizes import with_free_sizes
 from onnxdfq.model_file.inputs import FREE_BATCH, inputs
 from onnxdfq.model_file.simplify import simplify
-from onnxdfq.model_file.trial import Outputs, has_batch, run, same, try_out
+from onnxdfq.model_file.trial import Outputs, first_row, run, same, stacked, try_out
+from passes.graph.editing import name_of
 
 # Three, not two: exporters write twos of their own (two halves, two boxes) that a batch of two would match by chance.
 _TRIALS = 3
@@ -27,17 +28,19 @@ def free_batch(model: ir.Model) -> ir.Model:
     if trial is None:
         return model
     batch, feeds, expected = trial.batch, trial.feeds, trial.outputs
-    batched = {spec.name for spec in inputs(model) if has_batch(spec, batch)}
-    stacked = feeds[0] | {name: np.concatenate([fed[name] for fed in feeds]) for name in batched}
-    rows = [np.concatenate(parts) if parts[0].ndim else parts[0] for parts in zip(*expected, strict=True)]
-    one_row = stacked | {name: stacked[name][:1] for name in batched}
-    first_row = [output[:1] if output.ndim else output for output in rows]
+    axes = {spec.name: spec.batch_axis for spec in inputs(model) if spec.batch_axis is not None}
+    together = feeds[0] | {name: np.concatenate([fed[name] for fed in feeds], axis) for name, axis in axes.items()}
+    one_row = feeds[0] | {name: feeds[0][name].take([0], axis) for name, axis in axes.items()}
 
     def runs_at_any_batch(candidate: ir.Model) -> bool:
-        found = run(candidate, [stacked, one_row])
-        return found is not None and same(found, [rows, first_row])
+        found = run(candidate, [together, one_row])
+        return (
+            found is not None
+            and all(stacked(*pair) for pair in zip(found[0], zip(*expected, strict=True), strict=True))
+            and all(first_row(*pair) for pair in zip(found[1], expected[0], strict=True))
+        )
 
-    symbolic = _with_symbolic_batch(model, batch)
+    symbolic = _with_symbolic_batch(model, batch, axes)
     simplified = simplify(symbolic)
     candidates: list[Callable[[], ir.Model]] = [
         lambda: with_free_sizes(simplified, batch),
@@ -53,11 +56,15 @@ def free_batch(model: ir.Model) -> ir.Model:
     return fixed if found is not None and same(found, expected) else model
 
 
-def _with_symbolic_batch(model: ir.Model, batch: int) -> ir.Model:
+def _with_symbolic_batch(model: ir.Model, batch: int, axes: Mapping[str, int]) -> ir.Model:
     copy = model.clone()
-    free = [value.shape[0] for value in copy.graph.inputs if value.shape and not isinstance(value.shape[0], int)]
+    free = [dim for value in copy.graph.inputs for dim in value.shape or () if isinstance(dim, ir.SymbolicDim)]
     symbol = free[0] if free else ir.SymbolicDim(FREE_BATCH)
-    for value in (*copy.graph.inputs, *copy.graph.outputs):
+    for value in copy.graph.inputs:
+        axis = axes.get(name_of(value))
+        if axis is not None and value.shape:
+            value.shape = ir.Shape([symbol if at == axis else dim for at, dim in enumerate(value.shape)])
+    for value in copy.graph.outputs:
         if value.shape and len(value.shape) > 1 and value.shape[0] == batch:
             value.shape = ir.Shape([symbol, *value.shape[1:]])
     for node in copy.graph.all_nodes():

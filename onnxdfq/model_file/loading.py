@@ -1,6 +1,7 @@
 """Loading: from an untrusted file to a float model of opset 21 to 25 that runs at any batch."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import onnx
@@ -10,34 +11,49 @@ from onnx_ir.passes import common
 from onnxdfq.errors import ModelFileError
 from onnxdfq.model_file.checks import refuse_not_finite, refuse_quantized
 from onnxdfq.model_file.convert import convert
+from onnxdfq.model_file.declared import declare_shapes, fix_declared_sizes, has_open_sizes, runs_at_other_sizes
+from onnxdfq.model_file.filling import set_fillings
 from onnxdfq.model_file.free_batch import free_batch
-from onnxdfq.model_file.inputs import fix_input_shapes
+from onnxdfq.model_file.sizes import fix_input_shapes
 from onnxdfq.model_file.through_proto import CARRIED_INLINE, infer_shapes
+from onnxdfq.model_file.to_float32 import to_float32
 from onnxdfq.model_file.untrusted import read_proto, refuse_ill_formed
 from onnxdfq.model_file.writing import is_large
 from passes.graph.editing import name_of
 
 OLDEST_OPSET, OPSET, NEWEST_OPSET = 7, 21, 25
+CONVERTED = "onnxdfq.converted_from"
+"""Metadata of a model that was of another float type."""
 
 # The IR version that came with each opset: onnxruntime refuses files whose IR is newer than it knows.
 _IR_VERSION = {21: 10, 22: 10, 23: 11, 24: 12, 25: 13}
 
 
-def load_model(path: Path | str, *, input_shape: Mapping[str, Sequence[int]] | None = None) -> ir.Model:
-    """A float model to compress: checked, opset 21 to 25, simplified once with BatchNormalization kept, batch free.
+def load_model(
+    path: Path | str,
+    *,
+    input_shape: Mapping[str, Sequence[int]] | None = None,
+    data: Mapping[str, Sequence[int]] | None = None,
+    fed: Mapping[str, str] | None = None,
+) -> ir.Model:
+    """A float model to compress: checked, float32, opset 21 to 25, simplified once, batch free.
 
     Values and nodes that remain keep the file's names. Where weights exceed 2 GB they stay on the disk until used, and
     the model is neither simplified nor its batch freed, for both need the whole model in one protobuf.
+    BatchNormalizations are kept. `declared_shapes` tells the boundary of the file.
 
     Args:
         path: Of the file.
-        input_shape: By input name ("" for the image input), for inputs whose sizes the file leaves open.
+        input_shape: By input name ("" for the main input), for inputs whose sizes the file leaves open.
+        data: Shapes of arrays at hand, by input name, from which such sizes follow too.
+        fed: By input name, what inputs are fed where nobody gives data (`--input`).
 
     Raises:
         ModelFileError: The file cannot be read, is damaged, or is of an opset that is not read.
         AlreadyQuantized: It holds quantized operators.
         UnsupportedOperator: It holds an operator that ONNX itself lacks.
         ShapeError: An input's sizes stay open, or `input_shape` contradicts them.
+        InputError: `fed` names no input, or says what none can be fed.
     """
     path = Path(path)
     proto = read_proto(path)
@@ -49,14 +65,23 @@ def load_model(path: Path | str, *, input_shape: Mapping[str, Sequence[int]] | N
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.RemoveInitializersFromInputsPass()(model)
     _tell_nodes_apart(model)
+    _drop_unused_outputs(model)
     large = is_large(model)
     _load_external_data(model, keep_large=large)
+    _write_raw(model)
     refuse_not_finite(model, path)
-    fix_input_shapes(model, input_shape)
+    if (gone := to_float32(model)) is not None:
+        model.metadata_props[CONVERTED] = gone
+    set_fillings(model, fed or {})
+    declare_shapes(model)
+    opened = model.clone() if has_open_sizes(model) else None
+    fix_input_shapes(model, input_shape, data)
     model = convert(model, path, opset=OPSET, compare=not large)
     model.ir_version = _IR_VERSION[model.opset_imports[""]]
     if not large:
         model = free_batch(model)
+    if opened is not None and (large or not runs_at_other_sizes(model, opened)):
+        fix_declared_sizes(model)
     infer_shapes(model, strict=False)
     return model
 
@@ -72,6 +97,16 @@ def read_model(path: Path | str) -> ir.Model:
     model = _parsed(read_proto(path), path)
     _load_external_data(model, keep_large=is_large(model))
     return model
+
+
+def _drop_unused_outputs(model: ir.Model) -> None:
+    """Optional outputs that nothing reads go: onnx's converter stumbles over those of an old BatchNormalization."""
+    for node in model.graph.all_nodes():
+        kept = len(node.outputs)
+        while kept > 1 and not (node.outputs[kept - 1].uses() or node.outputs[kept - 1].is_graph_output()):
+            kept -= 1
+        if node.op_type == "BatchNormalization" and kept < len(node.outputs):
+            node.resize_outputs(kept)
 
 
 def _tell_nodes_apart(model: ir.Model) -> None:
@@ -103,6 +138,16 @@ def _load_external_data(model: ir.Model, *, keep_large: bool) -> None:
             kept = keep_large and graph is model.graph
             if isinstance(tensor, ir.ExternalTensor) and not (kept and tensor.nbytes > CARRIED_INLINE):
                 value.const_value = ir.external_data.convert_tensors_from_external([tensor])[0]
+
+
+def _write_raw(model: ir.Model) -> None:
+    """Numbers that lie in one of protobuf's lists are laid down as bytes, which is all that onnxsim reads of some."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, ir.TensorProtoTensor) and not tensor.raw.HasField("raw_data"):
+                with suppress(ValueError, TypeError):  # a damaged one is refused next, with its name
+                    value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
 
 
 def _check_opset(proto: onnx.ModelProto, path: Path) -> None:

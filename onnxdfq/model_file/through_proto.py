@@ -58,7 +58,8 @@ def infer_shapes(model: ir.Model, *, strict: bool) -> None:
     values = {value.name: value for node in model.graph for value in node.outputs if value.name}
     for info in (*inferred.graph.value_info, *inferred.graph.output):
         value = values.get(info.name)
-        if value is None or not info.type.HasField("tensor_type") or not info.type.tensor_type.elem_type:
+        tensor = info.type.HasField("tensor_type")
+        if value is None or (tensor and not info.type.tensor_type.elem_type) or info.type.WhichOneof("value") is None:
             continue
         found = ir.from_proto(info)
         value.type = found.type

@@ -1,13 +1,15 @@
 """The outputs of a model on random inputs, in onnxruntime: the check of edits that must not change a model."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxdfq.model_file.inputs import InputSpec, constant_input, inputs
+from onnxdfq.model_file.filling import fillings
+from onnxdfq.model_file.inputs import batch_of, inputs
 
 Outputs = list[NDArray[np.generic]]
 Feeds = dict[str, NDArray[np.generic]]
@@ -30,50 +32,72 @@ def try_out(model: ir.Model, count: int) -> Trial | None:
 
     None where onnxruntime refuses the model.
     """
-    declared = _declared_batch(model)
+    declared = batch_of(model)
     for batch in _TRACED_AT if declared is None else (declared,):
-        feeds = [random_feeds(model, batch, seed) for seed in range(count)]
+        feeds = random_feeds(model, batch, count)
         outputs = run(model, feeds)
         if outputs is not None:
             return Trial(batch=batch, feeds=feeds, outputs=outputs)
     return None
 
 
-def _declared_batch(model: ir.Model) -> int | None:
-    """The leading size of the input of highest rank, None if it is free."""
-    shapes = [spec.shape for spec in inputs(model) if spec.shape]
-    return max(shapes, key=len)[0] if shapes else None
-
-
-def has_batch(spec: InputSpec, batch: int) -> bool:
-    """Whether the leading axis of an input is the batch, rather than, say, the two entries of an image size."""
-    return spec.shape[:1] == (None,) or (len(spec.shape) > 1 and spec.shape[0] == batch)
-
-
-def random_feeds(model: ir.Model, batch: int, seed: int) -> Feeds:
-    """Normal noise for float inputs with a batch, `constant_input` for the others."""
-    random = np.random.default_rng(seed)
-    return {
-        spec.name: random.standard_normal(spec.with_batch(batch)).astype(spec.dtype.numpy())
-        if spec.is_float and has_batch(spec, batch)
-        else constant_input(spec, batch)
-        for spec in inputs(model)
-    }
+def random_feeds(model: ir.Model, batch: int, count: int) -> list[Feeds]:
+    """Arrays for all inputs, `count` times, each at this batch: see `filling`."""
+    found = fillings(model)
+    drawn = [(spec, found[spec.name].draw(spec, batch * count, 0)) for spec in inputs(model)]
+    return [
+        {spec.name: spec.joined(samples[start : start + batch]) for spec, samples in drawn}
+        for start in range(0, batch * count, batch)
+    ]
 
 
 def run(model: ir.Model, feeds: Sequence[Feeds]) -> list[Outputs] | None:
     """The outputs for each entry of `feeds`; None where onnxruntime cannot load or run the model."""
+    session = _session(model)
+    if session is None:
+        return None
+    found = [_outputs(session, entry) for entry in feeds]
+    return None if any(outputs is None for outputs in found) else [outputs for outputs in found if outputs is not None]
+
+
+def first_that_runs(model: ir.Model, shapes: Sequence[Mapping[str, tuple[int, ...]]]) -> int | None:
+    """The place of the first shapes, by input name, at which the model runs on noise; None where it does at none."""
+    specs, found = inputs(model), fillings(model)
+    session = _session(model)
+    for place, sizes in enumerate(shapes if session is not None else ()):
+        sized = [replace(spec, shape=sizes[spec.name]) for spec in specs]
+        feeds = {spec.name: spec.joined(found[spec.name].draw(spec, spec.batch or 1, 0)) for spec in sized}
+        if _outputs(session, feeds) is not None:
+            return place
+    return None
+
+
+def _session(model: ir.Model) -> Any:
+    """A session without optimisations, None where onnxruntime refuses the model."""
     import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as failures
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         data = ir.to_proto(model).SerializeToString()
-        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        return [session.run(None, entry) for entry in feeds]
-    except (
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except _failures():
+        return None
+
+
+def _outputs(session: Any, feeds: Feeds) -> Outputs | None:
+    try:
+        outputs: Outputs = session.run(None, feeds)
+    except _failures():
+        return None
+    return outputs
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    from onnxruntime.capi import onnxruntime_pybind11_state as failures
+
+    return (
         failures.Fail,
         failures.InvalidArgument,
         failures.InvalidGraph,
@@ -82,14 +106,26 @@ def run(model: ir.Model, feeds: Sequence[Feeds]) -> list[Outputs] | None:
         failures.RuntimeException,
         RuntimeError,
         ValueError,
-    ):
-        return None
+    )
 
 
 def same(outputs: Sequence[Outputs], expected: Sequence[Outputs]) -> bool:
     """Whether outputs are equal up to rounding, run by run and output by output."""
     pairs = [pair for ours, theirs in zip(outputs, expected, strict=True) for pair in zip(ours, theirs, strict=True)]
     return all(_close(ours, theirs) for ours, theirs in pairs)
+
+
+def stacked(found: NDArray[np.generic], parts: Sequence[NDArray[np.generic]]) -> bool:
+    """Whether an output is that of several runs side by side, along any axis; or the same in all, as a constant is."""
+    joined = [np.concatenate(parts, axis) for axis in range(parts[0].ndim)]
+    if all(_close(part, parts[0]) for part in parts[1:]):
+        joined.append(parts[0])
+    return any(_close(found, expected) for expected in joined)
+
+
+def first_row(found: NDArray[np.generic], whole: NDArray[np.generic]) -> bool:
+    """Whether an output is that of the first row alone of a run, along any axis; or the same, as a constant is."""
+    return _close(found, whole) or any(_close(found, whole.take([0], axis)) for axis in range(whole.ndim))
 
 
 def _close(found: NDArray[np.generic], expected: NDArray[np.generic]) -> bool:

@@ -23,7 +23,7 @@ def compare(request: Request, original: Session, images: Images | None, run: Run
     if images is not None:
         found = evaluate_all(
             sessions,
-            Dataset(images=images.pixels),
+            Dataset(images=images.pixels, others=images.others),
             against=original,
             progress=run.progress("comparing with the float model"),
         )

@@ -43,7 +43,7 @@ def run_compression(request: Request) -> Result:
         )
         plans = plan_all(planning, request.targets, calibration_of(request))
         # then edit, and prove
-        written = {t.name: write(model, plans[t.name], t, method, images, run) for t in request.targets}
+        written = {t.name: write(model, plans[t.name], t, method, images, request, run) for t in request.targets}
         save_all(request, model, plans, written, images, run)
         compare(request, original, images, run)
     targets = {

@@ -7,9 +7,10 @@ import onnx_ir as ir
 from onnxdfq.budget import check_budget
 from onnxdfq.errors import InputError
 from onnxdfq.evaluation import Session, load_evaluation_data
+from onnxdfq.images.dataset import shapes_of_data
 from onnxdfq.images.normalization import Normalization
 from onnxdfq.methods.method import FloatModel
-from onnxdfq.model_file import load_model
+from onnxdfq.model_file import batch_of, load_model
 from onnxdfq.pipeline.checks import calibration_of
 from onnxdfq.pipeline.request import Request
 from onnxdfq.pipeline.rewriting import fold_batch_norms
@@ -30,7 +31,17 @@ def load(request: Request) -> tuple[FloatModel, Session]:
         DataError: the data to evaluate on does not fit it.
         InputError: a target's opset lacks an operator; pins or a budget do not fit the layers.
     """
-    graph = load_model(request.source, input_shape=request.input_shape)
+    graph = load_model(
+        request.source,
+        input_shape=request.input_shape,
+        data=_shapes_at_hand(request),
+        fed=request.inputs,
+    )
+    if request.dynamic_batch and batch_of(graph) is not None:
+        raise InputError(
+            f"{request.source} computes something else at other batches than {batch_of(graph)}; leave --dynamic-batch "
+            "out, or export the model with a dynamic batch."
+        )
     text = request.recipe.normalize or read_provenance(graph).get("norm")
     normalization = None if text is None else Normalization.parse(text)
     session = Session(request.source, graph)
@@ -40,6 +51,14 @@ def load(request: Request) -> tuple[FloatModel, Session]:
     _check_opsets(graph, request.targets)
     _check_layers(graph, request)
     return FloatModel(graph=graph, source=request.source, normalization=normalization), session
+
+
+def _shapes_at_hand(request: Request) -> dict[str, tuple[int, ...]]:
+    """Shapes of the user's arrays, which sizes that the file leaves open follow from."""
+    found: dict[str, tuple[int, ...]] = {}
+    for source in (request.evaluation, request.calibration):
+        found |= {} if source is None else shapes_of_data(source)
+    return found
 
 
 def _check_opsets(graph: ir.Model, targets: Sequence[Target]) -> None:

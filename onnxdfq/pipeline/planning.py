@@ -88,7 +88,7 @@ def widths(case: Case, planning: Planning) -> Case:
         return case
     chosen = choose_bits(
         planning.model.graph,
-        images.pixels,
+        images.samples,
         planning.observations,
         case.calibration,
         case.target,
@@ -125,7 +125,7 @@ def chosen_by_outputs(case: Case, planning: Planning) -> Case:
         lambda: thresholds_by_outputs(
             planning.model.graph,
             case.plan,
-            images.pixels,
+            images.samples,
             scheme=recipe.scheme,
             zero_points=zero_points,
             device=planning.run.device,
@@ -155,7 +155,7 @@ def _tuned(case: Case, planning: Planning) -> Case:
             planning.model.graph,
             case.plan,
             case.target,
-            images.pixels,
+            images.samples,
             reference=planning.model.teacher,
             seed=run.recipe.seed,
             device=run.device,

@@ -30,7 +30,8 @@ class Request:
 
     method: None leaves the choice to the model. calibration, evaluation: images of the user's own, as a path, an array
     or whatever `onnxdfq.images.dataset.load_data` reads. pins: bits of single layers, by node name. save_images,
-    save_plan: files to write beside the models.
+    save_plan: files to write beside the models. input_shape: sizes that the file leaves open; inputs: what inputs are
+    fed where no data is given. dynamic_batch: whether files take any batch, whatever the model was declared for.
     """
 
     source: Path
@@ -44,6 +45,8 @@ class Request:
     save_plan: Path | None = None
     device: str = "cpu"
     input_shape: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    dynamic_batch: bool = False
     force: bool = False
     progress: ProgressFactory = silent
 

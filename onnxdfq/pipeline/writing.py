@@ -9,8 +9,10 @@ import onnx_ir as ir
 from onnxdfq.images.images import Images
 from onnxdfq.methods.method import FloatModel, Measurement, Method, Run
 from onnxdfq.model_file import atomic_write, model_hash, save_model
+from onnxdfq.model_file.declared import restore_shapes
 from onnxdfq.pipeline.request import Request
 from onnxdfq.recipe.bits import bits_of_plan, layer_bits_toml
+from passes.graph.editing import drop_unused_initializers
 from passes.quantize.plan import QuantPlan
 from passes.quantize.points import find_quant_points
 from passes.target.target import Target
@@ -22,11 +24,19 @@ Change a line and give the file back with --plan; layers that it leaves out take
 
 
 def write(
-    model: FloatModel, plan: QuantPlan, target: Target, method: Method, images: Images | None, run: Run
+    model: FloatModel,
+    plan: QuantPlan,
+    target: Target,
+    method: Method,
+    images: Images | None,
+    request: Request,
+    run: Run,
 ) -> ir.Model:
-    """The quantized graph for one target, with the provenance of its numbers."""
+    """The quantized graph for one target, with the provenance of its numbers and the boundary of the file."""
     graph = model.graph.clone()
     WriteForTarget(plan, target)(graph)
+    drop_unused_initializers(graph.graph)
+    restore_shapes(graph, dynamic_batch=request.dynamic_batch, static=target.static_shapes)
     recipe = run.recipe
     entries = {
         "version": version("onnxdfq"),

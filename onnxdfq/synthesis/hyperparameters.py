@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from jaxtyping import Float32, Shaped
+from numpy.typing import NDArray
 
+from onnxdfq.model_file import InputSpec
 from onnxdfq.synthesis.input_range import InputRange
 from onnxdfq.synthesis.network import TappedNetwork
 
@@ -19,6 +22,12 @@ def batch_generators(seed: int, batches: int) -> list[torch.Generator]:
     """One generator per batch *index*, so that a batch's images do not depend on what computes them."""
     states = [np.random.SeedSequence([seed, batch]).generate_state(1, np.uint64)[0] for batch in range(batches)]
     return [torch.Generator().manual_seed(int(state)) for state in states]
+
+
+def delivered(spec: InputSpec, planes: Float32[NDArray[np.float32], "n c h w"]) -> Shaped[NDArray[Any], "n ..."]:
+    """Samples (N, C, H, W) as the input takes them: in its layout, and as whole numbers where it takes bytes."""
+    found = np.ascontiguousarray(spec.from_planes(planes))
+    return found.round().clip(0, 255).astype(np.uint8) if spec.is_bytes else found
 
 
 def describe(method: "DataclassInstance", network: TappedNetwork | None, scale: InputRange) -> dict[str, str]:

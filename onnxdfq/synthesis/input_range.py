@@ -18,10 +18,14 @@ from onnxdfq.engine import TorchGraph
 from onnxdfq.engine.feeds import Feeds
 from onnxdfq.errors import DataError
 from onnxdfq.images.normalization import Normalization
+from onnxdfq.model_file import main_input
+from onnxdfq.synthesis.network import as_input
 from passes.graph.batch_norm import BatchNormStats, read_batch_norms
 
 PIXEL_MEAN, PIXEL_STD = 0.45, 0.25  # of natural images, on the scale 0..1
 LOWEST, HIGHEST = -2.2, 2.6  # z: where images whose true range is unknown are clamped
+DARKEST, BRIGHTEST = -PIXEL_MEAN / PIXEL_STD, (1 - PIXEL_MEAN) / PIXEL_STD  # z: where a byte ends
+SIGNAL_LIMIT = 4.0  # z: of what is no image
 NEIGHBOUR_CORRELATION, CHANNEL_CORRELATION = 0.95, 0.9  # of natural images
 SURROGATE_PIXELS = 2**17  # drawn in all: neighbours agree, so a small image counts for little more than one number
 
@@ -50,24 +54,30 @@ class InputRange:
 
 
 def input_range(model: ir.Model, normalization: Normalization | None) -> InputRange:
-    """The range of a model's image input: by the user's normalization, else estimated, else mean 0 and deviation 1.
+    """The range of a model's main input: by the user's normalization, else estimated, else mean 0 and deviation 1.
 
     Args:
         model: Float, its BatchNormalizations intact.
         normalization: The user's, None where there is none.
 
     Raises:
-        ShapeError: The image input is not of rank 4, or its sizes are not known.
+        ShapeError: The sizes of the main input are not known.
         DataError: The normalization has another number of channels than the model.
     """
-    channels = Feeds(model).image_shape[0]
-    if normalization is not None:
+    spec = main_input(model)
+    channels = spec.planes[0]
+    if spec.is_bytes:
+        return _input_range(
+            np.full(channels, 255 * PIXEL_MEAN), np.full(channels, 255 * PIXEL_STD), DARKEST, BRIGHTEST, "bytes"
+        )
+    low, high = (LOWEST, HIGHEST) if spec.image is not None else (-SIGNAL_LIMIT, SIGNAL_LIMIT)
+    if normalization is not None and spec.image is not None:
         return _from_normalization(normalization, channels)
     for stats in read_batch_norms(model)[:3]:  # an affine prefix ends at the first activation
         if (estimate := _estimate(model, stats)) is not None:
             mean, std = estimate
-            return _input_range(mean, np.full(channels, std), LOWEST, HIGHEST, f"estimated from {stats.node}")
-    return _input_range(np.zeros(channels), np.ones(channels), LOWEST, HIGHEST, "assumed standardised")
+            return _input_range(mean, np.full(channels, std), low, high, f"estimated from {stats.node}")
+    return _input_range(np.zeros(channels), np.ones(channels), low, high, "assumed standardised")
 
 
 def _from_normalization(normalization: Normalization, channels: int) -> InputRange:
@@ -76,8 +86,7 @@ def _from_normalization(normalization: Normalization, channels: int) -> InputRan
             raise DataError(f"the normalization has {len(numbers)} channels, the model's image input has {channels}")
     mean = np.broadcast_to(np.asarray(normalization.mean), channels)
     std = np.broadcast_to(np.asarray(normalization.std), channels)
-    darkest, brightest = -PIXEL_MEAN / PIXEL_STD, (1 - PIXEL_MEAN) / PIXEL_STD  # where a byte ends
-    return _input_range((PIXEL_MEAN - mean) / std, PIXEL_STD / std, darkest, brightest, "normalization")
+    return _input_range((PIXEL_MEAN - mean) / std, PIXEL_STD / std, DARKEST, BRIGHTEST, "normalization")
 
 
 def _input_range(
@@ -101,18 +110,24 @@ def _estimate(model: ir.Model, stats: BatchNormStats) -> tuple[Float64[NDArray[n
     """
     feeds = Feeds(model)
     graph = TorchGraph(model, outputs=[stats.value]).eval()
-    channels = feeds.image_shape[0]
+    planes = feeds.main.planes
+    channels = planes[0]
 
     batch = feeds.batch or 1  # images that run together at least
+    others = [spec for spec in feeds.others if spec.is_float and None not in spec.sample_shape]
 
     @torch.no_grad()
     def respond(images: Tensor) -> Tensor:
-        parts = torch.split(images, feeds.batch or len(images))
-        return torch.cat([graph(*feeds.of(graph.input_names, part))[0] for part in parts])
+        found = []
+        for part in torch.split(images, feeds.batch or len(images)):
+            silent = {spec.name: torch.zeros(len(part), *map(int, spec.sample_shape)) for spec in others}  # type: ignore[arg-type]
+            given = {feeds.main.name: as_input(feeds.main, part), **silent}
+            found.append(graph(*feeds.of(graph.input_names, given))[0])
+        return torch.cat(found)
 
-    probe = torch.zeros(batch, *feeds.image_shape)
+    probe = torch.zeros(batch, *planes)
     zero = respond(probe)[:1]
-    surrogates = _natural_noise(feeds.image_shape, batch)
+    surrogates = _natural_noise(planes, batch)
     once, opposite = respond(surrogates) - zero, respond(-2 * surrogates) - zero
     if not torch.allclose(opposite, -2 * once, rtol=1e-3, atol=1e-4 * float(once.abs().max())):
         return None

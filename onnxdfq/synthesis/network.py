@@ -1,6 +1,6 @@
 """The network as a synthesis method sees it: image in, statistics' tensors and outputs out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +16,12 @@ from onnxdfq.engine import TorchGraph
 from onnxdfq.engine.feeds import Feeds
 from onnxdfq.engine.precision import resolve_precision
 from onnxdfq.errors import NoBatchNorm
+from onnxdfq.model_file import InputSpec
 from onnxdfq.recipe.choices import Precision
 from onnxdfq.synthesis.statistics import Targets, centred_moments, image_moments
 from passes.canonical.fold_batch_norm import FoldBatchNorm
 from passes.graph.batch_norm import BatchNormStats, folded_batch_norms, read_batch_norms
+from passes.graph.compared import compared_values
 
 # |bias / scale| up to which a BatchNormalization is folded: there bfloat16's rounding of its output, in units of
 # its input, is a thirtieth of the standard deviation, and a thousandth of the variance.
@@ -47,7 +49,7 @@ class TappedNetwork:
     """An ONNX model with taps that the moments of every BatchNormalization's input follow from.
 
     A BatchNormalization that folds into the layer before it is folded, which saves its two passes over memory: its
-    output is an affine map of its input, and so are their moments. Inputs other than the image get constants.
+    output is an affine map of its input, and so are their moments. Inputs that are not given are fed what suits them.
 
     Args:
         model: Canonical, its BatchNormalizations intact.
@@ -58,7 +60,7 @@ class TappedNetwork:
 
     Raises:
         NoBatchNorm: The model has none.
-        ShapeError: No input of the model takes images, or several do.
+        ShapeError: The model has no input.
         UnsupportedOperator: The engine lacks an operator of the model.
 
     targets: the running statistics of its L layers, S channels in all.
@@ -70,6 +72,7 @@ class TappedNetwork:
             raise no_batch_norm(model, method)
         self.device = torch.device(device)
         self._feeds = Feeds(model)
+        self.spec = self._feeds.main
         self.targets = Targets.of(
             [self._vector(norm.mean) for norm in batch_norms], [self._vector(norm.var) for norm in batch_norms]
         )
@@ -78,16 +81,20 @@ class TappedNetwork:
         self._units = torch.cat([self._vector(tap.unit) for tap in taps])
         names = list(dict.fromkeys(tap.value for tap in taps))  # two layers may normalise one value
         self._tap_of_layer = [names.index(tap.value) for tap in taps]
-        outputs = [str(value.name) for value in model.graph.outputs if value.dtype and value.dtype.is_floating_point()]
+        outputs = [str(value.name) for value in compared_values(model.graph)]
         names += [name for name in outputs if name not in names]
         self._output_slots = [names.index(name) for name in outputs]
         self._graph = TorchGraph(computed, outputs=names).to(self.device).eval()
         self._dtype = resolve_precision(self.device, precision)
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the image input. Raises ShapeError where it is not of rank 4, or its sizes are not known."""
-        return self._feeds.image_shape
+    def planes(self) -> tuple[int, int, int]:
+        """(C, H, W) that a sample of the main input is looked at as. Raises ShapeError where a size is not known."""
+        return self.spec.planes
+
+    def given(self, planes: Float32[Tensor, "n c h w"]) -> dict[str, Tensor]:
+        """Samples of the main input in its own layout, by its name; gradients pass."""
+        return {self.spec.name: as_input(self.spec, planes)}
 
     def batch_sizes(self, count: int, batch_size: int) -> list[int]:
         """Sizes of the batches that hold `count` images. All are full, and there may be more images, where the model
@@ -101,20 +108,21 @@ class TappedNetwork:
         """What "auto" came to: "float32" or "bfloat16"."""
         return str(self._dtype).removeprefix("torch.")
 
-    def forward(
-        self, images: Float32[Tensor, "n c h w"]
-    ) -> tuple[list[Float[Tensor, "n _ ..."]], list[Float[Tensor, "..."]]]:
+    def forward(self, given: Mapping[str, Tensor]) -> tuple[list[Float[Tensor, "n _ ..."]], list[Float[Tensor, "..."]]]:
         """Run a batch.
 
         Args:
-            images: (N, C, H, W) float32 in the model's units.
+            given: By input name, (N, *sample_shape) in the model's units; floats where gradients are to pass.
 
         Returns:
             Taps of the L layers, each (N, C_l, *), and the float outputs, each (N, *).
         """
-        image = images.contiguous(memory_format=torch.channels_last)
+        laid = {
+            name: tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+            for name, tensor in given.items()
+        }
         with self._autocast():
-            values = self._graph(*self._feeds.of(self._graph.input_names, image))
+            values = self._graph(*self._feeds.of(self._graph.input_names, laid))
         return [values[tap] for tap in self._tap_of_layer], [values[slot] for slot in self._output_slots]
 
     def moments(self, taps: list[Float[Tensor, "n _ ..."]]) -> Float32[Tensor, "2 s"]:
@@ -136,6 +144,13 @@ class TappedNetwork:
 
     def _autocast(self) -> AbstractContextManager[object]:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._dtype is torch.bfloat16)
+
+
+def as_input(spec: InputSpec, planes: Float32[Tensor, "n c h w"]) -> Float32[Tensor, "n ..."]:
+    """Samples as an input has them; `InputSpec.from_planes` for tensors."""
+    if spec.image == "last":
+        return planes.permute(0, 2, 3, 1)
+    return planes.reshape(len(planes), *(size or 1 for size in spec.sample_shape))
 
 
 @dataclass(frozen=True, kw_only=True)

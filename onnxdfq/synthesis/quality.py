@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from torch import Tensor
 
+from onnxdfq.engine.dtypes import from_numpy
 from onnxdfq.images.images import Images
 from onnxdfq.synthesis.losses import top_probability
 from onnxdfq.synthesis.network import TappedNetwork
@@ -39,16 +41,19 @@ def evaluate_images(model: ir.Model, images: Images, *, batch_size: int = 64, de
 
     Raises:
         NoBatchNorm: The model has none.
-        ShapeError: No input of the model takes images, or several do.
+        ShapeError: The model has no input.
     """
     network = TappedNetwork(model, method="evaluate_images", device=device, precision="float32")
-    pixels = torch.from_numpy(images.pixels)
     sizes = network.batch_sizes(len(images), batch_size)
-    pixels = torch.cat([pixels, pixels[: sum(sizes) - len(images)]])  # a model of one batch size needs full batches
     statistics = Aggregate(sizes, len(network.targets.mean), network.device)
     top: list[Tensor] = []
-    for index, batch in enumerate(torch.split(pixels, sizes)):
-        taps, outputs = network.forward(batch.to(network.device))
+    start = 0
+    for index, size in enumerate(sizes):
+        rows = np.arange(start, start + size) % len(images)  # a model of one batch size needs full batches
+        start += size
+        arrays = {network.spec.name: images.pixels, **images.others}
+        batch = {name: from_numpy(array[rows]).to(network.device) for name, array in arrays.items()}
+        taps, outputs = network.forward(batch)
         statistics.store(index, network.moments(taps))
         if outputs and (found := top_probability(outputs[0])) is not None:
             top.append(found)

@@ -5,14 +5,12 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import onnx_ir as ir
 import torch
-from jaxtyping import Float32
-from numpy.typing import NDArray
 
 from onnxdfq.engine.precision import resolve_precision
 from onnxdfq.errors import InputError
+from onnxdfq.images.samples import SamplesLike
 from onnxdfq.progress import Progress
 from onnxdfq.tuning.activations import ActivationQuantizer
 from onnxdfq.tuning.block import BlockData, TunedBlock
@@ -80,7 +78,7 @@ class Tuning:
         model: ir.Model,
         plan: QuantPlan,
         target: Target,
-        pixels: Float32[NDArray[np.float32], "n ..."],
+        pixels: SamplesLike,
         *,
         reference: ir.Model | None = None,
         seed: int = 0,
@@ -94,7 +92,7 @@ class Tuning:
             model: The float graph that the plan is for; it is only read.
             plan: Where tuning starts.
             target: As for `QdqGraph`.
-            pixels: (N, C, H, W) in the model's input units.
+            pixels: In the model's input units.
             reference: The float network that is approximated, where `model` holds integers of the plan already: the
                 same nodes, other numbers.
             seed: Of batches and masks.

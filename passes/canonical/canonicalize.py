@@ -9,6 +9,7 @@ from onnx_ir.passes.common import RemoveInitializersFromInputsPass, RemoveUnused
 from passes.canonical.activations import fuse_gelu, fuse_hard_sigmoid, fuse_hard_swish
 from passes.canonical.arithmetic import plain_arithmetic
 from passes.canonical.convolutions import make_convolutions_explicit, merge_pads
+from passes.canonical.fused import lower_fused
 from passes.canonical.heads import flatten_reshapes, fuse_gemm, plain_gemms, pool_globally
 from passes.graph.editing import FreshNames, add_initializer, constant_value, discard, is_op, substitute
 from passes.graph.operators import PARAMETERS
@@ -38,7 +39,8 @@ class Canonicalize(ir.passes.InPlacePass):
     12. x * clip(x + 3, 0, 6) / 6 becomes HardSwish.
     13. clip(x + 3, 0, 6) / 6 becomes HardSigmoid.
     14. Sub of a constant becomes Add, Div by one Mul: for these integer kernels exist.
-    15. Nodes and initializers that no graph output needs go.
+    15. What ONNX Runtime's optimizer fused (com.microsoft: FusedConv, BiasGelu ...) becomes standard operators again.
+    16. Nodes and initializers that no graph output needs go.
 
     Value names that stay keep their name and meaning. Subgraphs (If, Loop, Scan) are read, not rewritten.
     """
@@ -156,6 +158,7 @@ REWRITES: tuple[Callable[[ir.Graph], int], ...] = (
     lift_constants,
     remove_identities,
     name_nodes,
+    lower_fused,
     unshare_parameters,
     make_convolutions_explicit,
     merge_pads,

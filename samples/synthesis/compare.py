@@ -18,7 +18,7 @@ from onnxdfq.images.dataset import load_dataset
 from onnxdfq.images.normalization import Normalization
 from onnxdfq.methods import Dgh, Noise, ZeroQ
 from onnxdfq.methods.method import Synthesis
-from onnxdfq.model_file import image_input
+from onnxdfq.model_file import main_input
 from onnxdfq.synthesis.quality import evaluate_images
 from samples.record import write_results
 
@@ -88,7 +88,7 @@ def main() -> None:
             images = method.synthesize(model, count=count, seed=SEED, normalization=normalization)
             rows.append(row(name, label, model, images, round(time.perf_counter() - started, 1)))
         if training is not None:
-            data = load_dataset(DATA / f"{training}.npz", spec=image_input(model), normalization=normalization)
+            data = load_dataset(DATA / f"{training}.npz", spec=main_input(model), normalization=normalization)
             rows.append(
                 row(name, "real", model, Images(pixels=next(data.batches(count)), method="file", seed=SEED), None)
             )

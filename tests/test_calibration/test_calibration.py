@@ -108,7 +108,7 @@ def test_a_relu6_never_keeps_its_producer_float(scheme: str, clip: tuple[int, in
 
 def test_images_that_do_not_fit_are_refused() -> None:
     model = build("(float[N,3] x) => (float[N,3] y) { y = Gemm (x, w) }", w=np.eye(3, dtype="f4"))
-    with pytest.raises(DataError, match=r"images are \(4, 5\).*\(N, 3\)"):
+    with pytest.raises(DataError, match=r"samples are \(4, 5\).*\(N, 3\)"):
         plan(model, np.ones((4, 5)))
 
 
@@ -128,5 +128,5 @@ def test_a_fixed_batch_is_kept_to() -> None:
     model = build("(float[4,3] x) => (float[4,3] y) { y = Gemm (x, w) }", w=np.eye(3, dtype="f4"))
     found = plan(model, np.concatenate([np.full((4, 3), 1.0), np.full((2, 3), 100.0)]))
     assert float(found.activations["x"].threshold) <= 2.0, "the two images left over are not seen"
-    with pytest.raises(DataError, match="takes 4 images at a time and only 2"):
+    with pytest.raises(DataError, match="takes 4 samples at a time and only 2"):
         plan(model, np.ones((2, 3)))

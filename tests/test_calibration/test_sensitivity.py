@@ -13,7 +13,7 @@ from onnxdfq.calibration.sensitivity import Sensitivity, measure_sensitivity
 from onnxdfq.engine import TorchGraph
 from onnxdfq.errors import InputError
 from onnxdfq.targets import load_target
-from passes.quantize.plan import QuantPlan, shifted_name
+from passes.quantize.plan import QuantPlan, TensorQuant, shifted_name
 from passes.quantize.points import find_quant_points
 
 ORT = load_target("ort")
@@ -136,8 +136,21 @@ def test_the_model_is_not_changed(two_layers: ir.Model) -> None:
     assert ir.to_proto(two_layers).SerializeToString() == before
 
 
-def test_a_model_without_float_output_is_refused(build: Callable[..., ir.Model]) -> None:
-    text = "(float[N,2] x) => (int64[N,1] y) { h = Gemm (x, w) y = ArgMax <axis=1> (h) }"
+def test_an_integer_output_is_judged_by_what_it_is_chosen_from(build: Callable[..., ir.Model]) -> None:
+    text = "(float[N,2] x) => (int64[N,1] y) { h = Gemm (x, w) r = Relu (h) y = ArgMax <axis=1> (r) }"
     model = build(text, w=np.eye(2, dtype="f4"))
-    with pytest.raises(InputError, match="no float32 output"):
-        measure(model, {}, [], np.zeros((2, 2), "f4"))
+    x = np.random.default_rng(0).uniform(0.1, 1, (64, 2)).astype("f4")
+    quant = TensorQuant(bits=2, signed=False, threshold=np.float64(1.0))
+    plan = QuantPlan(activations={"h": quant}, weights={})
+    found = measure_sensitivity(
+        model, x, weights={}, activations={"h": {2: plan}}, batch_size=64, device="cpu", advance=lambda _: None
+    )
+    rounded = np.clip(np.rint(x * 4), 0, 3) / 4
+    expected = np.square(rounded - x).sum() / np.square(x).sum()
+    assert found.activations["h"][2] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_model_that_computes_no_float_is_refused(build: Callable[..., ir.Model]) -> None:
+    model = build("(int64[N,2] x) => (int64[N,2] y) { y = Identity (x) }")
+    with pytest.raises(InputError, match="no floating-point output"):
+        measure(model, {}, [], np.zeros((2, 2), "i8"))

@@ -194,14 +194,16 @@ def test_truncated(refused: Callable[..., str], model: Path) -> None:
     assert "is cut off" in refused("compress", model)
 
 
-def test_an_operator_that_the_engine_lacks(refused: Callable[..., str], model: Path) -> None:
+def test_an_operator_that_nothing_runs(refused: Callable[..., str], model: Path) -> None:
     def edit(proto: onnx.ModelProto) -> None:
         (last,) = (node for node in proto.graph.node if proto.graph.output[0].name in node.output)
         last.output[0] = "before"
-        proto.graph.node.append(helper.make_node("Bernoulli", ["before"], [proto.graph.output[0].name], name="odd"))
+        output = proto.graph.output[0].name
+        proto.graph.node.append(helper.make_node("Frobnicate", ["before"], [output], name="odd", domain="com.acme"))
+        proto.opset_import.append(helper.make_opsetid("com.acme", 1))
 
     message = refused("compress", change(model, edit), *QUICK)
-    assert "Bernoulli" in message and "odd" in message
+    assert "Frobnicate" in message and "ONNX Runtime refuses" in message
 
 
 def test_no_batch_norm(refused: Callable[..., str], tmp_path: Path) -> None:

@@ -195,16 +195,18 @@ def test_write_back_into_another_model_is_refused(model: ir.Model, make_model: C
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{ y = Gelu_v2 (x) }", r"Gelu_v2 node 'y': operator 'Gelu_v2' of domain 'ai.onnx' is not supported.*standard"),
-        ("{ y = com.acme.Relu (x) }", r"operator 'Relu' of domain 'com.acme' is not supported"),
-        ("{ y = Softmax <temperature = 2> (x) }", r"Softmax node 'y': attribute 'temperature' is not supported"),
-        ("{ y = Cast <to = 17> (x) }", r"Cast node 'y': .*FLOAT8E4M3FN is not supported"),
+        (
+            "{ y = Gelu_v2 (x) }",
+            r"Gelu_v2 node 'y': .* 'Gelu_v2' of domain 'ai.onnx', and ONNX Runtime does not run it",
+        ),
+        ("{ y = com.acme.Relu (x) }", r"'Relu' of domain 'com.acme', and ONNX Runtime does not run it"),
+        ("{ y = Softmax <temperature = 2> (x) }", r"Softmax node 'y': .* Unrecognized attribute: temperature"),
     ],
 )
-def test_unsupported_operator_is_named(text: str, message: str, make_model: Callable[..., ir.Model]) -> None:
+def test_what_nothing_runs_is_named(text: str, message: str, make_model: Callable[..., ir.Model]) -> None:
     model = make_model(f"network (float[N] x) => (float[N] y) {text}")
     with pytest.raises(UnsupportedOperator, match=message):
-        TorchGraph(model)
+        TorchGraph(model)(torch.ones(2))
 
 
 def test_ai_onnx_is_the_default_domain(make_model: Callable[..., ir.Model]) -> None:

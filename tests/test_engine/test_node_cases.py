@@ -18,8 +18,8 @@ from torch import Tensor
 from onnxdfq.engine import SUPPORTED_OPERATORS, TorchGraph
 from onnxdfq.engine.dtypes import to_numpy, to_torch
 from onnxdfq.engine.host import host_inputs
+from onnxdfq.engine.operation import DATA_DEPENDENT
 from onnxdfq.engine.ops import OPERATORS
-from onnxdfq.engine.plan import DATA_DEPENDENT
 
 SKIPPED = {
     "test_cast_*FLOAT8*": "float8",

@@ -12,7 +12,7 @@ import torch
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from onnxdfq.engine import TorchGraph
-from onnxdfq.errors import UnsupportedOperator
+from onnxdfq.model_file.through_proto import infer_shapes
 
 MakeModel = Callable[..., ir.Model]
 
@@ -89,10 +89,13 @@ def test_int32_bias_is_dequantized_exactly_enough(make_model: MakeModel) -> None
     assert y.tolist() == [(2**24 + 2) * 2.0**-10, -5 * 2.0**-10]
 
 
-def test_float8_is_refused(make_model: MakeModel) -> None:
-    text = "network (float[N] x, float s) => (float8e4m3fn y) { y = QuantizeLinear <output_dtype = 17> (x, s) }"
-    with pytest.raises(UnsupportedOperator, match="QuantizeLinear node 'y': element type FLOAT8E4M3FN"):
-        TorchGraph(make_model(text, {"s": 1.0}))
+def test_float8_is_computed_by_onnx_runtime(make_model: MakeModel) -> None:
+    text = """network (float[N] x, float s) => (float[N] y)
+        { q = QuantizeLinear <output_dtype = 17> (x, s)  y = DequantizeLinear (q, s) }"""
+    model = make_model(text, {"s": 1.0})
+    infer_shapes(model, strict=False)  # as on loading: the type of q tells that torch has none for it
+    (y,) = TorchGraph(model)(torch.tensor([1.0, 1.06, 17.0]))
+    assert y.tolist() == [1.0, 1.0, 16.0]
 
 
 # --- gradients ----------------------------------------------------------------------------------

@@ -12,10 +12,10 @@ from onnxdfq.errors import (
     ShapeError,
 )
 from onnxdfq.model_file import (
-    constant_input,
-    image_input,
+    fillings,
     inputs,
     load_model,
+    main_input,
     parse_input_shapes,
 )
 
@@ -51,7 +51,7 @@ def test_shapes_that_are_unknown_or_empty(tmp_path: Path, shape: Sequence[Any] |
 def test_given_shapes(tmp_path: Path, shape: Sequence[Any] | None, given: str) -> None:
     path = saved(conv_net(shape=shape), tmp_path)
     model = load_model(path, input_shape=parse_input_shapes([given]))
-    assert image_input(model).shape == (None, 3, 8, 8)
+    assert main_input(model).shape == (None, 3, 8, 8)
     reference = saved(conv_net(), tmp_path, "reference.onnx")
     assert_same_function(reference, model, 3, 8, 8)
 
@@ -84,10 +84,16 @@ def test_several_inputs(tmp_path: Path) -> None:
     path = saved(build(nodes, {}, shape=("batch", 3, 8, 8), more_inputs=more), tmp_path)
     # (batch, 1) broadcasts against the last two axes only at batch 1 or 8, so the batch is no batch here.
     model = load_model(path)
-    assert image_input(model).name == "x"
-    by_name = {spec.name: spec for spec in inputs(model)}
-    np.testing.assert_array_equal(constant_input(by_name["size"], 4), np.ones(1, np.int64))
-    np.testing.assert_array_equal(constant_input(by_name["shift"], 4), np.zeros((4, 1), np.float32))
+    assert main_input(model).name == "x"
+    assert [(spec.name, spec.batch_axis, spec.image) for spec in inputs(model)] == [
+        ("x", 0, "first"),
+        ("size", None, None),
+        ("shift", 0, None),
+    ]
+    found = fillings(model)
+    by_name = {spec.name: found[spec.name].draw(spec, 4, 0) for spec in inputs(model)}
+    np.testing.assert_array_equal(by_name["size"], np.ones((4, 1), np.int64))
+    assert by_name["shift"].shape == (4, 1) and by_name["shift"].std() > 0
 
 
 def test_a_batch_is_freed_beside_an_input_without_one(tmp_path: Path) -> None:
@@ -106,20 +112,21 @@ def test_a_batch_is_freed_beside_an_input_without_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "shape", "message"),
+    ("first", "others", "main"),
     [
-        ([("other", TensorProto.FLOAT, ["batch", 3, 8, 8])], ("batch", 3, 8, 8), "2 inputs that could take images"),
-        ([("other", TensorProto.FLOAT, ["batch", 7])], ("batch", 5), "2 inputs that could take images"),
+        (("batch", 3, 8, 8), {"other": ["batch", 3, 8, 8]}, "x"),
+        (("batch", 5), {"other": ["batch", 7]}, "x"),
+        (("batch", 5), {"other": ["batch", 3, 8, 8]}, "other"),
+        ((1, 1, 64), {"state": [1, 2, 8, 2]}, "x"),
     ],
 )
-def test_no_single_image_input(tmp_path: Path, more: Any, shape: Sequence[Any], message: str) -> None:
-    infos = [helper.make_tensor_value_info(*info) for info in more]
-    path = saved(build([helper.make_node("Relu", ["x"], ["y"])], {}, shape=shape, more_inputs=infos), tmp_path)
-    with pytest.raises(ShapeError, match=message):
-        image_input(load_model(path))
+def test_the_main_input(tmp_path: Path, first: Sequence[Any], others: dict[str, Any], main: str) -> None:
+    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in others.items()]
+    path = saved(build([helper.make_node("Relu", ["x"], ["y"])], {}, shape=first, more_inputs=infos), tmp_path)
+    assert main_input(load_model(path)).name == main
 
 
 @pytest.mark.parametrize("shape", [("batch", 5), ("batch", 4, 6)])
 def test_inputs_of_lower_rank(tmp_path: Path, shape: Sequence[Any]) -> None:
     path = saved(build([helper.make_node("Relu", ["x"], ["y"])], {}, shape=shape), tmp_path)
-    assert image_input(load_model(path)).shape == (None, *shape[1:])
+    assert main_input(load_model(path)).shape == (None, *shape[1:])

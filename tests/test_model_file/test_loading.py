@@ -12,9 +12,9 @@ from onnxdfq.errors import (
 )
 from onnxdfq.model_file import (
     convert,
-    image_input,
     inputs,
     load_model,
+    main_input,
     save_model,
 )
 
@@ -89,7 +89,7 @@ def test_real_models(shared_data: Path, tmp_path: Path, name: str, batch_norms: 
     assert operators.count("BatchNormalization") == batch_norms
     assert not {"Constant", "Identity", "Dropout"} & set(operators)
     assert all(value.shape is not None for node in model.graph for value in node.outputs)
-    spec = image_input(model)
+    spec = main_input(model)
     assert spec.shape[0] is None
     x = noise(3 * runs_at, *(size or 0 for size in spec.shape[1:]))
     expected = np.concatenate([run(path, x[at : at + runs_at]) for at in range(0, len(x), runs_at)])
@@ -117,7 +117,7 @@ def test_metadata_survives_conversion_and_simplification(tmp_path: Path) -> None
     proto.graph.node[1].metadata_props.add(key="layer", value="stem")
     proto.producer_name = "somebody"
     model = load_model(saved(proto, tmp_path))
-    assert model.metadata_props == {"dfq.norm": "imagenet"}
+    assert model.metadata_props["dfq.norm"] == "imagenet"
     assert {node.name: dict(node.metadata_props) for node in model.graph}["bn"] == {"layer": "stem"}
     assert model.producer_name == "somebody"
     assert [node.name for node in model.graph] == ["conv", "bn", "relu", "pool", "flat", "gemm"]
@@ -163,7 +163,7 @@ def test_a_baked_batch_is_freed(tmp_path: Path, batch: int | str) -> None:
     proto = build(nodes, {"g": weight(512, 3), **constants}, shape=(batch, 4, 8, 8), output=(batch, 3))
     path = saved(proto, tmp_path)
     model = load_model(path)
-    assert image_input(model).shape == (None, 4, 8, 8)
+    assert main_input(model).shape == (None, 4, 8, 8)
     assert model.graph.outputs[0].shape is not None
     assert model.graph.outputs[0].shape[1] == 3
     x = noise(4, 4, 8, 8)
@@ -177,7 +177,7 @@ def test_a_batch_that_cannot_be_freed_stays(tmp_path: Path) -> None:
     nodes = [helper.make_node("Conv", ["x", "w"], ["a"]), helper.make_node("Concat", ["a", "token"], ["y"], axis=1)]
     path = saved(build(nodes, {"w": weight(2, 3, 1, 1), "token": weight(1, 1, 8, 8)}, shape=(1, 3, 8, 8)), tmp_path)
     model = load_model(path)
-    assert image_input(model).shape == (1, 3, 8, 8)
+    assert main_input(model).shape == (1, 3, 8, 8)
     np.testing.assert_allclose(run(model, noise(1, 3, 8, 8)), run(path, noise(1, 3, 8, 8)), rtol=1e-5)
 
 

@@ -11,7 +11,7 @@ import onnxdfq
 from onnxdfq.engine import TorchGraph
 from onnxdfq.images.dataset import load_dataset
 from onnxdfq.images.normalization import Normalization
-from onnxdfq.model_file import image_input
+from onnxdfq.model_file import main_input
 
 openvino = pytest.importorskip("openvino", reason="openvino is not installed")
 
@@ -49,7 +49,7 @@ def test_openvino_decides_as_the_engine_does(
     )
     model = ir.load(tmp_path / "q.onnx")
     data = load_dataset(
-        shared_data / f"{images}.npz", spec=image_input(model), normalization=Normalization.parse(normalize)
+        shared_data / f"{images}.npz", spec=main_input(model), normalization=Normalization.parse(normalize)
     )
     compiled = openvino.Core().compile_model(str(tmp_path / "q.onnx"), "CPU", FLOAT32)
     runs = []

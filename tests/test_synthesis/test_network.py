@@ -28,8 +28,8 @@ def test_moments_are_those_of_the_inputs(small_model: ir.Model, scale: float) ->
     small_model = with_scale(small_model, scale, 1)
     norms = read_batch_norms(small_model)
     tapped = TappedNetwork(small_model, method="test", device="cpu", precision="float32")
-    images = torch.randn(5, *tapped.image_shape, generator=torch.Generator().manual_seed(0))
-    taps, outputs = tapped.forward(images)
+    images = torch.randn(5, *tapped.planes, generator=torch.Generator().manual_seed(0))
+    taps, outputs = tapped.forward(tapped.given(images))
     inputs = TorchGraph(small_model, outputs=[norm.value for norm in norms])(images)
     centred = [
         value.movedim(1, -1).flatten(0, -2) - torch.tensor(norm.mean) for norm, value in zip(norms, inputs, strict=True)

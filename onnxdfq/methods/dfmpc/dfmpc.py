@@ -119,7 +119,7 @@ class Dfmpc(Method):
 
         paper = self.form == "paper"
         if run.own_images and images is not None:
-            values = layer_inputs_of_images(model.graph, model.source, images.fixed(run.image_count).pixels)
+            values = layer_inputs_of_images(model.graph, model.source, images.fixed(run.image_count).samples)
             return channel_moments(values), None if paper else input_covariances(model.graph, values)
         if images is None and not read_batch_norms(model.graph):
             raise no_batch_norm(model.graph, self.name)

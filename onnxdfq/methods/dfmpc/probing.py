@@ -8,14 +8,14 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxdfq.evaluation import Session
-from onnxdfq.model_file import image_input
+from onnxdfq.images.samples import Samples, SamplesLike
+from onnxdfq.model_file import batch_of, main_input
 from passes.dfmpc.noise_probe import Covariance, input_covariances, model_of_layer_inputs, noise_fields, probe_model
 from passes.graph.batch_norm import read_batch_norms
 from passes.moments.moments import Moments
 
 PIXELS = 2**18  # in all images together; their number is PIXELS / (H · W), within the bounds below
 MOST, LEAST = 64, 8  # images; the upper bound holds for noise only
-FREE_SIDE = 64  # height and width of the noise where the model leaves them open
 
 
 def noise_covariances(model: ir.Model, path: Path, *, seed: int) -> dict[str, Covariance]:
@@ -34,25 +34,24 @@ def noise_covariances(model: ir.Model, path: Path, *, seed: int) -> dict[str, Co
         ModelFileError: ONNX Runtime cannot load the model.
         DataError: It cannot run it.
     """
-    spec = image_input(model)
-    if len(spec.shape) != 4 or not read_batch_norms(model):
+    spec = main_input(model)
+    if spec.image is None or not spec.is_float or not read_batch_norms(model):
         return {}
-    _, channels, height, width = spec.shape
-    size = (height or FREE_SIDE, width or FREE_SIDE)
-    count = spec.shape[0] or min(max(PIXELS // (size[0] * size[1]), LEAST), MOST)
-    noise = noise_fields(count, channels or 3, size, seed)
+    channels, *size = spec.planes
+    count = spec.batch or min(max(PIXELS // (size[0] * size[1]), LEAST), MOST)
+    noise = spec.from_planes(noise_fields(count, channels, (size[0], size[1]), seed))
     session = Session(path, probe_model(model))
     values = dict(zip(session.outputs, session.run(noise), strict=True))
     return input_covariances(model, values | {spec.name: noise})
 
 
-def layer_inputs_of_images(model: ir.Model, path: Path, pixels: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+def layer_inputs_of_images(model: ir.Model, path: Path, pixels: SamplesLike) -> dict[str, NDArray[np.float32]]:
     """The values that layers read, for the first images.
 
     Args:
         model: Float, in canonical form, with BatchNormalizations or without.
         path: Of the model's file, for error messages.
-        pixels: (N, C, H, W) float32 in the model's input units.
+        pixels: In the model's input units.
 
     Returns:
         By value name, (n, ...) float32 of the first n images: as many as the model's batch, or as make `PIXELS`.
@@ -61,10 +60,10 @@ def layer_inputs_of_images(model: ir.Model, path: Path, pixels: NDArray[np.float
         ModelFileError: ONNX Runtime cannot load the model.
         DataError: It cannot run it on these images.
     """
-    name = image_input(model).name
-    images = pixels[: image_input(model).shape[0] or max(PIXELS // pixels[0, 0].size, LEAST)]
+    samples = Samples.of(pixels)
+    images = samples[: batch_of(model) or max(3 * PIXELS // samples.numbers, LEAST)]
     session = Session(path, model_of_layer_inputs(model))
-    return dict(zip(session.outputs, session.run(images), strict=True)) | {name: images}
+    return dict(zip(session.outputs, session.run(images), strict=True)) | {session.main.name: images.main}
 
 
 def channel_moments(values: Mapping[str, NDArray[np.float32]]) -> dict[str, Moments]:

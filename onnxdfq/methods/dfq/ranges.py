@@ -20,7 +20,7 @@ from onnxdfq.calibration.histogram import BINS, Histogram
 from onnxdfq.calibration.observation import ChannelMean, Observations
 from onnxdfq.errors import InputError
 from onnxdfq.methods.method import FloatModel
-from onnxdfq.model_file import image_input
+from onnxdfq.model_file import main_input
 from onnxdfq.synthesis.input_range import input_range
 from onnxdfq.synthesis.network import no_batch_norm
 from passes.graph.batch_norm import read_batch_norms
@@ -81,7 +81,7 @@ def with_input_spread(model: FloatModel, method: str) -> FloatModel:
     """
     if not read_batch_norms(model.graph):
         raise no_batch_norm(model.graph, method)
-    pixels, name = input_range(model.graph, model.normalization), image_input(model.graph).name
+    pixels, name = input_range(model.graph, model.normalization), main_input(model.graph).name
     low, high = (pixels.mean + pixels.std * limit for limit in (pixels.low, pixels.high))
     spread = image_spread(name, mean=pixels.mean, std=pixels.std, low=low, high=high)
     return replace(model, inputs={name: spread})

@@ -11,7 +11,7 @@ from onnxdfq.methods.dgh.dgh import Dgh
 from onnxdfq.progress import Progress
 from onnxdfq.recipe.limits import at_least
 from onnxdfq.synthesis import priors
-from onnxdfq.synthesis.hyperparameters import batch_generators, describe
+from onnxdfq.synthesis.hyperparameters import batch_generators, delivered, describe
 from onnxdfq.synthesis.input_range import InputRange, input_range
 from onnxdfq.synthesis.losses import STRETCHING, statistics_loss, stretching_loss
 from onnxdfq.synthesis.network import TappedNetwork
@@ -42,7 +42,8 @@ def synthesize(
             done += 1
             if progress is not None:
                 progress(done, method.steps * batches, f"loss {loss:.4f}")
-    return Images(pixels=search.deliver()[:count], method="dgh", seed=seed, provenance=describe(method, network, scale))
+    pixels = delivered(network.spec, search.deliver()[:count])
+    return Images(pixels=pixels, method="dgh", seed=seed, provenance=describe(method, network, scale))
 
 
 class _Search:
@@ -51,9 +52,10 @@ class _Search:
     def __init__(self, method: Dgh, network: TappedNetwork, scale: InputRange, sizes: list[int], seed: int) -> None:
         self.sizes = sizes
         self._method, self._network, self._scale = method, network, scale
-        channels, *size = network.image_shape
+        channels, *size = network.planes
         self._size = (size[0], size[1])
-        self._extra = (priors.canvas_extra(size[0]), priors.canvas_extra(size[1])) if method.image_prior else (0, 0)
+        self._image_prior = method.image_prior and network.spec.image is not None
+        self._extra = (priors.canvas_extra(size[0]), priors.canvas_extra(size[1])) if self._image_prior else (0, 0)
         self._limits = scale.limits(network.device)
         self._generators = batch_generators(seed, len(sizes))
         # One block for all canvases, so that the finished images can take their place (see `deliver`).
@@ -80,7 +82,7 @@ class _Search:
         """One step on one batch (Algorithm 1, lines 9 to 16). Returns L_BNS of the whole set as it was before."""
         canvas = self._canvases[index].detach().requires_grad_()
         how = priors.draw(self._generators[index], self._extra)
-        if self._method.image_prior:
+        if self._image_prior:
             image = priors.prepare(canvas, self._size, *self._limits, how)
         else:
             image = priors.clamp_straight_through(canvas, *self._limits)
@@ -113,17 +115,17 @@ class _Search:
             images = self._scale.to_model(self._finalized(canvas))
             flat[start : start + images.numel()] = images.flatten()
             start += images.numel()
-        return flat[:start].view(-1, *self._network.image_shape).cpu().numpy()
+        return flat[:start].view(-1, *self._network.planes).cpu().numpy()
 
     def _finalized(self, canvas: Tensor) -> Tensor:
-        if self._method.image_prior:
+        if self._image_prior:
             return priors.finalize(canvas, self._size, *self._limits)
         return canvas.clamp(*self._limits)
 
     def _run(self, standardised: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
         """z (n, C, H, W) -> moments of all layers and of the pixels (2, S + C), outputs, errors of Eq. (7) (2, n)."""
         targets = self._network.targets
-        taps, outputs = self._network.forward(self._scale.to_model(standardised))
+        taps, outputs = self._network.forward(self._network.given(self._scale.to_model(standardised)))
         pixels = torch.stack(centred_moments(standardised, self._pixel_centre))
         moments = torch.cat([self._network.moments(taps), pixels], dim=1)
         if self._method.loss_form != "paper":

@@ -1,0 +1,106 @@
+"""The boundary of a file: the shapes of its inputs and outputs as declared, which the written file gets back.
+
+While a model is worked on its batch is free and its other sizes are numbers; a device that was promised 1 image of
+any height is not helped by either. The declared shapes lie in the model's metadata, which every edit keeps.
+"""
+
+import json
+from dataclasses import replace
+
+import onnx_ir as ir
+
+from onnxdfq.model_file.filling import fillings
+from onnxdfq.model_file.inputs import batch_axes, inputs
+from onnxdfq.model_file.trial import Feeds, run, same
+
+KEY = "onnxdfq.declared_shapes"
+Dims = list[int | str | None]
+OTHER = 32  # by which open sizes grow, to see whether the model still computes the same
+
+
+def declare_shapes(model: ir.Model) -> None:
+    """Writes the shapes of inputs and outputs into the metadata."""
+    values = [value for value in model.graph.inputs if value.name not in model.graph.initializers]
+    declared = {"inputs": list(map(_dims, values)), "outputs": list(map(_dims, model.graph.outputs))}
+    model.metadata_props[KEY] = json.dumps(declared)
+
+
+def declared_shapes(model: ir.Model) -> tuple[list[Dims | None], list[Dims | None]]:
+    """Shapes of inputs and outputs, in graph order, as the file had them; None for what told none."""
+    found = json.loads(model.metadata_props.get(KEY, "{}"))
+    values = [value for value in model.graph.inputs if value.name not in model.graph.initializers]
+    return (
+        found.get("inputs", [None] * len(values)),
+        found.get("outputs", [None] * len(model.graph.outputs)),
+    )
+
+
+def has_open_sizes(model: ir.Model) -> bool:
+    """Whether the file leaves open more than the batch."""
+    return any(None in spec.sample_shape for spec in inputs(model))
+
+
+def fix_declared_sizes(model: ir.Model) -> None:
+    """Puts numbers in the place of open sizes of inputs, batch apart: the model runs at these alone."""
+    found = json.loads(model.metadata_props[KEY])
+    values = [value for value in model.graph.inputs if value.name not in model.graph.initializers]
+    axes = batch_axes(values)
+    for value, dims in zip(values, found["inputs"], strict=True):
+        for axis, now in enumerate(value.shape or () if dims is not None else ()):
+            if isinstance(now, int) and axis != axes[value.name or ""]:
+                dims[axis] = now
+    found["outputs"] = [None] * len(found["outputs"])  # as inferred from the inputs
+    model.metadata_props[KEY] = json.dumps(found)
+
+
+def restore_shapes(model: ir.Model, *, dynamic_batch: bool, static: bool) -> None:
+    """Gives inputs the shapes that they were declared with; all other shapes follow from these when it is saved.
+
+    Args:
+        model: To be written; edited in place.
+        dynamic_batch: Whether the batch stays free, whatever was declared.
+        static: Whether sizes that were left open stay numbers, for a runtime that takes nothing else.
+    """
+    declared, declared_outputs = declared_shapes(model)
+    values = [value for value in model.graph.inputs if value.name not in model.graph.initializers]
+    axes = batch_axes(values)
+    for value, dims in zip(values, declared, strict=True):
+        for axis, dim in enumerate(dims or ()):
+            now = (value.shape or ())[axis]
+            is_batch = axis == axes[value.name or ""]
+            if value.shape is None or (is_batch and dynamic_batch) or (static and isinstance(now, int)):
+                continue
+            free = now if isinstance(now, ir.SymbolicDim) else ir.SymbolicDim(f"{value.name}_{axis}")
+            value.shape[axis] = dim if dim is not None else free
+    del model.metadata_props[KEY]
+    for value in (value for node in model.graph for value in node.outputs):
+        if not value.is_graph_output():
+            value.shape = None
+    for value, dims in zip(model.graph.outputs, declared_outputs, strict=True):
+        if dims is not None and not dynamic_batch and not static:
+            value.shape = ir.Shape(dims)  # what inference finds replaces it
+
+
+def runs_at_other_sizes(model: ir.Model, opened: ir.Model) -> bool:
+    """Whether `model`, whose sizes are numbers, computes what `opened`, the file's own graph, does at other sizes."""
+    free, found = model.clone(), fillings(opened)
+    sized = {spec.name: spec for spec in inputs(model)}
+    feeds: Feeds = {}
+    for spec, value in zip(inputs(opened), free.graph.inputs, strict=True):
+        now = sized[spec.name]
+        is_open = [size is None and axis != now.batch_axis for axis, size in enumerate(spec.shape)]
+        shape = [size + OTHER if grows and size else size for size, grows in zip(now.shape, is_open, strict=True)]
+        larger = replace(now, shape=tuple(shape))
+        feeds[spec.name] = larger.joined(found[spec.name].draw(larger, larger.batch or 1, 0))
+        value.shape = ir.Shape([None if grows else size for size, grows in zip(now.shape, is_open, strict=True)])
+    for value in (*free.graph.outputs, *(value for node in free.graph.all_nodes() for value in node.outputs)):
+        value.shape = None
+    expected, computed = run(opened, [feeds]), run(free, [feeds])
+    return expected is not None and computed is not None and same(computed, expected)
+
+
+def _dims(value: ir.Value) -> Dims | None:
+    def text(dim: int | ir.SymbolicDim) -> int | str | None:
+        return dim if isinstance(dim, int) and dim >= 0 else None if isinstance(dim, int) else dim.value
+
+    return None if value.shape is None else list(map(text, value.shape))
