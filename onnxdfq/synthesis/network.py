@@ -30,11 +30,11 @@ GREATEST_BIAS_RATIO = 30
 def no_batch_norm(model: ir.Model, method: str) -> NoBatchNorm:
     """The error that a method which lives on running statistics raises for a model that carries none."""
     return NoBatchNorm(
-        f"{method} reads the running statistics of BatchNormalization, and {absence_in_words(model)}. Where "
-        "the network has it, export again with onnxdfq.export(module, example, path), or "
-        "torch.onnx.export(..., dynamo=False, training=TrainingMode.PRESERVE, do_constant_folding=False), or torch.onnx.export(..., dynamo=True, "
-        "optimize=False). Without BatchNormalization these still work: --method noise, --method dead-leaves, and "
-        "--calibration FILE with images of your own."
+        f"{method} reads the running statistics of BatchNormalization, and {absence_in_words(model)}. Where the "
+        "network has it, export again with onnxdfq.export(module, example, path), or torch.onnx.export(..., "
+        "dynamo=False, training=TrainingMode.PRESERVE, do_constant_folding=False), or torch.onnx.export(..., "
+        "dynamo=True, optimize=False). Without BatchNormalization these still work: --method noise, "
+        "--method dead-leaves, and --calibration FILE with images of your own."
     )
 
 
