@@ -39,7 +39,7 @@ def findings_text(findings: Sequence[Any]) -> str:
         )
         if finding.advice:
             lines.append(f"{'':8} {'':{widths[0]}}  → {finding.advice}")
-    return "\n".join(lines) or "There is no linear, element-wise, pooling or activating node, and no Concat."
+    return "\n".join(lines) or "No node computes anything."
 
 
 def pairs_text(found: Mapping[str, Any]) -> str:
