@@ -60,7 +60,7 @@ def quantization(model: ir.Model) -> dict[str, int | bool | str | list[int] | li
     dynamic = DYNAMIC in forms
     return {
         "form": " and ".join(forms),
-        "by": "onnxdfq" if read_provenance(model) else model.producer_name or "a tool that gives no name",
+        "by": "onnxdfq" if "bits" in read_provenance(model) else model.producer_name or "a tool that gives no name",
         "activations": len(activations),
         "activation_bits": sorted({tensor.bits for tensor in activations}),
         "weights": len(weights),
