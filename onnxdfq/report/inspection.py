@@ -122,7 +122,7 @@ def _weights(model: ir.Model) -> list[ir.TensorProtocol]:
 
 def _type(dtype: ir.DataType | None, shape: object) -> str:
     sides = (
-        [str(side) if isinstance(side, int) else "N" for side in shape]
+        [str(side) if isinstance(side, int) and side >= 0 else "N" for side in shape]  # PaddlePaddle writes -1
         if isinstance(shape, tuple | ir.Shape)
         else ["?"]
     )

@@ -23,9 +23,10 @@ _PACKED = ("MatMulNBits", "MatMulBnb4", "GatherBlockQuantized")  # several numbe
 
 @dataclass(frozen=True, kw_only=True)
 class _Tensor:
-    """A quantized tensor. scale, zero: None where the file computes them, or where there is none. per: of its scales.
+    """A quantized tensor.
 
-    integers: those that stand in the file, None for an activation.
+    weight: or an activation. scale, zero: None where the file computes them, or where there is none. per: what has a
+    scale of its own.
     """
 
     bits: int
@@ -83,8 +84,8 @@ def _tensors(node: ir.Node) -> Iterator[tuple[str, _Tensor | None]]:
     elif node.op_type in _PACKED:
         bits, block = node.attributes.get_int("bits", 4), node.attributes.get_int("block_size", 0)
         scale, zero = (constant_value(_input(node, index)) for index in (2, 3))
-        if zero is not None and zero.dtype == np.uint8:
-            zero = zero - zero.dtype.type(_packed_middle(bits))
+        if zero is not None and zero.dtype == np.uint8 and 8 % bits == 0:
+            zero = _unpacked(zero, bits, -(-node.attributes.get_int("K", 0) // block) if block else 0)
         per = f"block of {block}"
         yield WEIGHT_ONLY, _Tensor(bits=bits, weight=True, scale=scale, zero=zero, per=per)
     elif node.op_type.startswith(_DYNAMIC):
@@ -97,9 +98,13 @@ def _tensors(node: ir.Node) -> Iterator[tuple[str, _Tensor | None]]:
         yield OPERATORS, _output_of(node)
 
 
-def _packed_middle(bits: int) -> int:
-    """The byte of zero points that all are the middle, which stands for 0: 0x88 for 4 bits."""
-    return sum((1 << (bits - 1)) << place for place in range(0, 8, bits))
+def _unpacked(zero: Constant, bits: int, blocks: int) -> Constant:
+    """Packed zero points, less the middle that stands for 0. Rows of `blocks` are padded to bytes; 0 for no padding."""
+    flat = zero.reshape(-1).astype(np.uint8)
+    parts = np.stack([(flat >> place) & ((1 << bits) - 1) for place in range(0, 8, bits)], axis=-1)
+    row = -(-blocks * bits // 8) * (8 // bits)
+    whole = parts.reshape(-1, row)[:, :blocks] if blocks and parts.size % row == 0 else parts
+    return np.asarray(whole.astype(np.int16) - (1 << (bits - 1)))
 
 
 def _input(node: ir.Node, index: int) -> ir.Value | None:

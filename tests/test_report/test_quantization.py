@@ -73,18 +73,21 @@ def test_a_dynamic_matmul_has_the_scale_of_the_mul_behind_it(build: Build, tmp_p
     assert (found["form"], found["weights"], found["weights_per"]) == ("dynamic", 1, [per])
 
 
-@pytest.mark.parametrize(("zero", "zero_points"), [(None, False), (0x88, False), (0x87, True)])
-def test_four_bits_of_matmulnbits(tmp_path: Path, zero: int | None, zero_points: bool) -> None:
-    arrays = {"b": np.zeros((8, 2, 16), "u1"), "s": np.full((16,), 0.25, "f4")}
+@pytest.mark.parametrize(
+    ("blocks", "zero", "zero_points"),
+    [(2, None, False), (2, 0x88, False), (2, 0x87, True), (2, 0x78, True), (1, 0x08, False), (1, 0x07, True)],
+)
+def test_four_bits_of_matmulnbits(tmp_path: Path, blocks: int, zero: int | None, zero_points: bool) -> None:
+    arrays = {"b": np.zeros((8, blocks, 16), "u1"), "s": np.full((8 * blocks,), 0.25, "f4")}
     if zero is not None:
         arrays["z"] = np.full((8,), zero, "u1")
     node = helper.make_node(
-        "MatMulNBits", ["x", *arrays], ["y"], domain="com.microsoft", K=64, N=8, bits=4, block_size=32
+        "MatMulNBits", ["x", *arrays], ["y"], domain="com.microsoft", K=32 * blocks, N=8, bits=4, block_size=32
     )
     graph = helper.make_graph(
         [node],
         "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 64])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 32 * blocks])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 8])],
         [onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()],
     )
@@ -134,6 +137,10 @@ def test_a_bias_is_no_weight_and_a_float_weight_behind_a_quantizer_is_one(build:
 
 def test_a_float_model_is_not_quantized(build: Build) -> None:
     assert quantization(build(HEAD + "y = MatMul(x, w) }", w=np.ones((4, 2), "f4"))) == {}
+
+
+def test_a_size_of_minus_one_is_a_free_one(shared_data: Path) -> None:
+    assert inspect(shared_data / "models" / "ppocr_cls.onnx").inputs == {"x": "float N×3×N×N"}
 
 
 def test_nodes_without_a_name_are_told_by_operator_and_place(shared_cases: Path) -> None:
