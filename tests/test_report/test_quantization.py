@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 
 from onnxdfq.report.inspection import inspect
+from onnxdfq.report.linting import lint
 from onnxdfq.report.quantization import quantization
 
 Build = Callable[..., ir.Model]
@@ -93,6 +94,7 @@ def test_four_bits_of_matmulnbits(tmp_path: Path, blocks: int, zero: int | None,
     )
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "m.onnx")
+    assert lint(tmp_path / "m.onnx").quantized
     found = inspect(tmp_path / "m.onnx")
     assert found.unsupported == ["com.microsoft.MatMulNBits"]
     assert found.quantized == {
