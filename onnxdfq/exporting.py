@@ -1,20 +1,27 @@
 """torch.nn.Module to ONNX with its BatchNormalization kept, which torch's exporters fold by default."""
 
 import inspect
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
+import onnx
 import onnx_ir as ir
+import onnxruntime
 import torch
 from onnx_ir.passes import common
 from torch import Tensor, nn
 
-from onnxdfq.errors import DfqError
+from onnxdfq.errors import DfqError, OutputError
 from onnxdfq.images.normalization import Normalization
-from onnxdfq.model_file import check_writable, save_model
+from onnxdfq.model_file import check_writable, is_large, save_model
+from onnxdfq.model_file.through_proto import infer_shapes
 from passes.write.provenance import WriteProvenance
+
+Names = tuple[list[str], list[str]]  # of inputs and outputs
 
 _OPSET = 21
 _TORCHSCRIPT_OPSET = 17  # that exporter ends at 20, and its later operators are little tried
@@ -31,17 +38,20 @@ def export(
 ) -> None:
     """Writes a module in evaluation mode to `path`, batch free, each BatchNormalization a node of its own.
 
+    Where torch's one exporter fails, or ONNX Runtime cannot run what it made, the other is tried, and a warning says
+    so: each knows operators that the other lacks.
+
     Args:
         module: Keeps its training or evaluation mode.
         example: The input or inputs, (N, ...) each.
         path: Of the file to write.
-        dynamo: Whether torch's newer exporter is used.
+        dynamo: Whether torch's newer exporter is tried first.
         normalize: Of the images that the module takes, as `Normalization.parse` reads it; written into the file, where
             `evaluate` finds it.
         force: Whether an existing file may be replaced.
 
     Raises:
-        OutputError: The file cannot be written, or is not valid ONNX.
+        OutputError: The file cannot be written, or neither exporter makes valid ONNX of the module.
         DataError: `normalize` cannot be read.
         DfqError: onnxscript, which torch's exporters need, is not installed.
     """
@@ -55,17 +65,59 @@ def export(
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:
-        model = _with_dynamo(module, examples) if dynamo else _with_torchscript(module, examples)
+        names = _names(module, examples)  # what the module itself raises is its author's, and no exporter's
+        model, used, failure = _exported(module, examples, names, dynamo=dynamo)
     finally:
         for part, training in modes.items():
             part.training = training
     if norm is not None:
         WriteProvenance({"norm": str(norm)})(model)
     save_model(model, Path(path), force=force)
+    if failure:
+        warnings.warn(f"{failure}; so {used} wrote {path}.", stacklevel=2)
 
 
-def _with_torchscript(module: nn.Module, examples: tuple[Tensor, ...]) -> ir.Model:
-    inputs, outputs = _names(module, examples)
+def _exported(
+    module: nn.Module, examples: tuple[Tensor, ...], names: Names, *, dynamo: bool
+) -> tuple[ir.Model, str, str]:
+    """The model, the exporter that made it, and what became of the one that was tried before, or ""."""
+    failures: list[str] = []
+    newer, older = ("torch's newer exporter", _with_dynamo), ("torch's TorchScript exporter", _with_torchscript)
+    for title, exporter in (newer, older) if dynamo else (older, newer):
+        try:
+            model = exporter(module, examples, names)
+            _check(model, examples, names)
+        except Exception as error:  # torch's exporters also raise what their authors did not think of
+            failures.append(f"{title} failed ({_reason(error)})")
+        else:
+            return model, title, "".join(failures)
+    raise OutputError(f"Neither of torch's exporters can write this module: {'; '.join(failures)}.", exit_code=1)
+
+
+def _check(model: ir.Model, examples: tuple[Tensor, ...], names: Names) -> None:
+    """Raises what onnx.checker or ONNX Runtime has against the model. One too large for memory is left to writing."""
+    if is_large(model):
+        return
+    infer_shapes(model, strict=True)  # as writing does: outputs need not have a shape yet
+    proto = ir.to_proto(model)
+    onnx.checker.check_model(proto, full_check=True)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    feeds = dict(zip(names[0], (np.asarray(tensor.detach().cpu()) for tensor in examples), strict=True))
+    session.run(None, {entry.name: feeds[entry.name] for entry in session.get_inputs()})
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of the first cause: torch wraps it in advice to its own developers."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = re.sub(r"\x1b\[\d+m", "", str(error)).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0].strip().rstrip('.')}" if lines[0] else type(error).__name__
+
+
+def _with_torchscript(module: nn.Module, examples: tuple[Tensor, ...], names: Names) -> ir.Model:
+    inputs, outputs = names
     with TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # the exporter as a whole, and each function in it
         file = Path(folder) / "model.onnx"
@@ -87,10 +139,10 @@ def _with_torchscript(module: nn.Module, examples: tuple[Tensor, ...]) -> ir.Mod
     return model
 
 
-def _with_dynamo(module: nn.Module, examples: tuple[Tensor, ...]) -> ir.Model:
+def _with_dynamo(module: nn.Module, examples: tuple[Tensor, ...], names: Names) -> ir.Model:
     from onnxscript import optimizer
 
-    inputs, outputs = _names(module, examples)
+    inputs, outputs = names
     # torch.export takes a batch of 1 for a constant: such an example is doubled.
     doubled = tuple(torch.cat([tensor, tensor]) if len(tensor) == 1 else tensor for tensor in examples)
     batch = torch.export.Dim("batch")
@@ -119,7 +171,7 @@ def _with_dynamo(module: nn.Module, examples: tuple[Tensor, ...]) -> ir.Model:
     return model
 
 
-def _names(module: nn.Module, examples: tuple[Tensor, ...]) -> tuple[list[str], list[str]]:
+def _names(module: nn.Module, examples: tuple[Tensor, ...]) -> Names:
     """Names of the inputs, as `forward` has them, and of the outputs: `output`, or `output_0`, `output_1`, ..."""
     inputs = list(inspect.signature(module.forward).parameters)[: len(examples)]
     with torch.no_grad():

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 import torch
 from torch import Tensor, nn
 
+from onnxdfq import exporting
 from onnxdfq.errors import DataError, DfqError, OutputError
 from onnxdfq.exporting import export
 from onnxdfq.model_file import load_model, main_input
@@ -129,6 +131,78 @@ def test_the_mode_comes_back_when_the_export_fails(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="on purpose"):
         export(net, torch.randn(1, 3, 8, 8), tmp_path / "net.onnx")
     assert net.training
+
+
+class Branch(nn.Module):
+    """The newer exporter takes no branch that depends on data."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return image * 2 if image.sum() > 0 else image
+
+
+class Pooled(nn.Module):
+    """The TorchScript exporter takes no pooling whose windows differ in size."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return nn.functional.adaptive_avg_pool2d(image, (3, 3))
+
+
+@pytest.mark.parametrize(
+    ("net", "dynamo", "said"),
+    [
+        (
+            Branch(),
+            True,
+            r"newer exporter failed \(.*data-dependent.*\); so torch's TorchScript exporter wrote .*net.onnx",
+        ),
+        (
+            Pooled(),
+            False,
+            r"TorchScript exporter failed \(.*not factor.*\); so torch's newer exporter wrote .*net.onnx",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_the_other_exporter_is_tried(tmp_path: Path, net: nn.Module, dynamo: bool, said: str) -> None:
+    example, path = torch.rand(2, 3, 8, 8), tmp_path / "net.onnx"
+    with pytest.warns(UserWarning, match=said):
+        export(net, example, path, dynamo=dynamo)
+    np.testing.assert_allclose(run(path, example)[0], net(example).numpy(), rtol=1e-4, atol=1e-6)
+
+
+def invalid(*_: Any) -> ir.Model:
+    """Valid to the checker; ONNX Runtime finds that the shapes do not fit when it runs."""
+    value, shape = ir.val("image", ir.DataType.FLOAT, ["N", 3, 8, 8]), ir.val("s", const_value=ir.tensor([5, 5]))
+    shape.const_value.name = "s"  # type: ignore[union-attr]
+    node = ir.node("Reshape", [value, shape])
+    node.outputs[0].name, node.outputs[0].dtype = "output", ir.DataType.FLOAT
+    graph = ir.Graph([value], node.outputs, nodes=[node], initializers=[shape], opset_imports={"": 21}, name="g")
+    return ir.Model(graph, ir_version=10)
+
+
+def raising(*_: Any) -> ir.Model:
+    try:
+        raise KeyError("the cause")
+    except KeyError as error:
+        raise RuntimeError("\x1b[96mStep 1 of 3\x1b[0m") from error
+
+
+@pytest.mark.parametrize(("first", "reason"), [(invalid, "Reshape"), (raising, "KeyError: 'the cause'")])
+def test_a_file_that_does_not_run_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: Any, reason: str
+) -> None:
+    monkeypatch.setattr(exporting, "_with_torchscript", first)
+    net, path = Net(), tmp_path / "net.onnx"
+    with pytest.warns(UserWarning, match=rf"TorchScript exporter failed \(.*{reason}.*so torch's newer exporter wrote"):
+        export(net, torch.randn(2, 3, 8, 8), path)
+    assert [node.op_type for node in load_model(path).graph].count("BatchNormalization") == 5
+    monkeypatch.setattr(exporting, "_with_dynamo", raising)
+    with pytest.raises(
+        OutputError, match=rf"Neither .*TorchScript exporter failed \(.*{reason}.*newer .*KeyError"
+    ) as e:
+        export(net, torch.randn(2, 3, 8, 8), tmp_path / "other.onnx")
+    assert e.value.exit_code == 1 and "\n" not in str(e.value) and "\x1b" not in str(e.value)
+    assert net.training and not (tmp_path / "other.onnx").exists()
 
 
 def test_without_onnxscript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ def findings_text(findings: Sequence[Any]) -> str:
         )
         if finding.advice:
             lines.append(f"{'':8} {'':{widths[0]}}  → {finding.advice}")
-    return "\n".join(lines) or "There is no linear, element-wise, pooling or activating node, and no Concat."
+    return "\n".join(lines) or "No node computes anything."
 
 
 def pairs_text(found: Mapping[str, Any]) -> str:
@@ -57,11 +57,23 @@ def inspection_text(found: Mapping[str, Any]) -> str:
     lines = []
     for key, value in found.items():
         if isinstance(value, dict):
-            value = ", ".join(f"{name}: {entry}" for name, entry in value.items())
+            spoken = key == "quantized"  # elsewhere the names are the file's own
+            value = ", ".join(
+                f"{name.replace('_', ' ') if spoken else name}: {_entry(entry)}" for name, entry in value.items()
+            )
         elif isinstance(value, list):
             value = ", ".join(value)
+        if key == "folded_batch_norms" and not value and not found["batch_norms"]:
+            value = "none seen; whether there were any cannot be told from the file"
         lines.append(f"{key.replace('_', ' '):20} {value or '-'}")
     return "\n".join(lines)
+
+
+def _entry(value: Any) -> Any:
+    """Of a fact that has several. True and False are Python's words, not the reader's."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return (" and ".join(map(str, value)) or "-") if isinstance(value, list) else value
 
 
 def table_text(rows: Sequence[Sequence[str]]) -> str:

@@ -8,11 +8,12 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxdfq.model_file import inputs, load_model, read_model
+from onnxdfq.report.quantization import quantization
 from passes.canonical.canonicalize import Canonicalize
 from passes.dfmpc.layer_pairs import find_layer_pairs
-from passes.graph.batch_norm import folded_batch_norms, read_batch_norms
+from passes.graph.batch_norm import read_batch_norms
 from passes.graph.editing import name_of
-from passes.quantize.grid import is_power_of_two
+from passes.graph.folding import folded_batch_norms
 from passes.write.provenance import read_provenance
 
 
@@ -23,9 +24,10 @@ class Inspection:
     inputs, outputs: type and shape in words, by name.
     parameters: number of elements of all initializers and constants.
     operators: number of nodes by operator, most frequent first.
-    batch_norms: number of BatchNormalization nodes. folded_batch_norms: where one was folded at export.
+    batch_norms: number of BatchNormalization nodes. folded_batch_norms: where the file shows that one was folded at
+        export; empty does not mean that none was.
     unsupported: operators that the engine lacks.
-    quantized: numbers of quantized activations and weights, and whether all scales are powers of two; empty for float.
+    quantized: what `quantization` finds: form, bits, scales and zero points; empty for a float model.
     provenance: what `compress` or `export` wrote into the file.
     """
 
@@ -40,7 +42,7 @@ class Inspection:
     batch_norms: int
     folded_batch_norms: list[str]
     unsupported: list[str]
-    quantized: dict[str, int | bool]
+    quantized: dict[str, int | bool | str | list[int] | list[str]]
     provenance: dict[str, str]
 
 
@@ -75,7 +77,7 @@ def inspect(path: Path | str) -> Inspection:
         batch_norms=len(read_batch_norms(model)),
         folded_batch_norms=list(folded_batch_norms(model)),
         unsupported=unsupported,
-        quantized=_quantized(model, operators),
+        quantized=quantization(model),
         provenance=read_provenance(model),
     )
 
@@ -106,33 +108,6 @@ def layer_pairs(path: Path) -> dict[str, Any]:
     }
 
 
-def _quantized(model: ir.Model, operators: Counter[str]) -> dict[str, int | bool]:
-    """`Inspection.quantized`, of QDQ files and of QLinear operators, which read scales and integer weights directly."""
-    pairs = [node for node in model.graph if node.op_type == "DequantizeLinear"]
-    kernels = [node for node in model.graph if node.op_type.startswith("QLinear")]
-    if not pairs and not kernels:
-        return {}
-    own = [value for node in kernels for value in node.inputs if value is not None and value.is_initializer()]
-    scales = [
-        *(node.inputs[1] for node in pairs),
-        *(value for value in own if value.dtype == ir.DataType.FLOAT),
-    ]
-    weights = [
-        *(node.inputs[0] for node in pairs if node.inputs[0] is not None and node.inputs[0].is_initializer()),
-        *(
-            value
-            for value in own
-            if value.dtype != ir.DataType.FLOAT and value.shape is not None and len(value.shape) > 1
-        ),
-    ]
-    known = [None if value is None else value.const_value for value in scales]
-    return {
-        "activations": operators["QuantizeLinear"] + len(kernels),
-        "weights": len(weights),
-        "power_of_two": all(scale is not None and is_power_of_two(scale.numpy()) for scale in known),
-    }
-
-
 def _weights(model: ir.Model) -> list[ir.TensorProtocol]:
     tensors = [value.const_value for value in model.graph.initializers.values()]
     constants = [
@@ -147,7 +122,7 @@ def _weights(model: ir.Model) -> list[ir.TensorProtocol]:
 
 def _type(dtype: ir.DataType | None, shape: object) -> str:
     sides = (
-        [str(side) if isinstance(side, int) else "N" for side in shape]
+        [str(side) if isinstance(side, int) and side >= 0 else "N" for side in shape]  # PaddlePaddle writes -1
         if isinstance(shape, tuple | ir.Shape)
         else ["?"]
     )

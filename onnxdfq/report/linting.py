@@ -11,9 +11,10 @@ from onnxdfq.errors import InputError
 from onnxdfq.model_file import read_model
 from onnxdfq.model_file.through_proto import infer_shapes
 from onnxdfq.recipe.names import one_of
+from onnxdfq.report.quantization import quantization
 from onnxdfq.targets import load_target, target_names
 from passes.graph.operators import JUDGED
-from passes.lint.lint import ON_INTEGERS, Finding
+from passes.lint.lint import Finding
 from passes.lint.lint import lint as run
 from passes.lint.quantized_graph import WHOLE_FILE
 from passes.target.operator_rule import Verdict
@@ -25,7 +26,7 @@ VERDICTS: tuple[Verdict, ...] = ("integer", "float", "refused")
 
 @dataclass(frozen=True, kw_only=True)
 class Lint:
-    """The findings about one file. quantized: whether it holds Dequantize or integer operators."""
+    """The findings about one file. quantized: whether anything in it is, its weights alone included."""
 
     file: str
     target: Target
@@ -70,8 +71,7 @@ def lint(path: Path | str, *, target: str | None = None) -> Lint:
         common.InlinePass()(model)
     infer_shapes(model, strict=False)
     found = load_target(name)
-    quantized = any(node.op_type == "DequantizeLinear" or node.op_type.startswith(ON_INTEGERS) for node in model.graph)
-    return Lint(file=str(path), target=found, quantized=quantized, findings=run(model, found))
+    return Lint(file=str(path), target=found, quantized=bool(quantization(model)), findings=run(model, found))
 
 
 def shortfalls(findings: Sequence[Finding], requirement: str) -> tuple[Finding, ...]:

@@ -20,8 +20,9 @@ from onnxdfq.model_file import InputSpec
 from onnxdfq.recipe.choices import Precision
 from onnxdfq.synthesis.statistics import Targets, centred_moments, image_moments
 from passes.canonical.fold_batch_norm import FoldBatchNorm
-from passes.graph.batch_norm import BatchNormStats, folded_batch_norms, read_batch_norms
+from passes.graph.batch_norm import BatchNormStats, read_batch_norms
 from passes.graph.compared import compared_values
+from passes.graph.folding import absence_in_words
 
 # |bias / scale| up to which a BatchNormalization is folded: there bfloat16's rounding of its output, in units of
 # its input, is a thirtieth of the standard deviation, and a thousandth of the variance.
@@ -30,18 +31,12 @@ GREATEST_BIAS_RATIO = 30
 
 def no_batch_norm(model: ir.Model, method: str) -> NoBatchNorm:
     """The error that a method which lives on running statistics raises for a model that carries none."""
-    folded = folded_batch_norms(model)
-    if folded:
-        some = ", ".join(folded[:3]) + (", ..." if len(folded) > 3 else "")
-        found = f"the model holds no BatchNormalization; it was folded at export (seen at {some})"
-    else:
-        found = "the model holds no BatchNormalization: it was folded at export, or the network was built without"
     return NoBatchNorm(
-        f"{method} reads the running statistics of BatchNormalization, and {found}. Export again with "
-        "onnxdfq.export(module, example, path), or torch.onnx.export(..., dynamo=False, "
-        "training=TrainingMode.PRESERVE, do_constant_folding=False), or torch.onnx.export(..., dynamo=True, "
-        "optimize=False). Without BatchNormalization these still work: --method noise, and --calibration FILE with "
-        "images of your own."
+        f"{method} reads the running statistics of BatchNormalization, and {absence_in_words(model)}. Where the "
+        "network has it, export again with onnxdfq.export(module, example, path), or torch.onnx.export(..., "
+        "dynamo=False, training=TrainingMode.PRESERVE, do_constant_folding=False), or torch.onnx.export(..., "
+        "dynamo=True, optimize=False). Without BatchNormalization these still work: --method noise, "
+        "--method dead-leaves, and --calibration FILE with images of your own."
     )
 
 

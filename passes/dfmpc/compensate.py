@@ -1,5 +1,6 @@
 """DF-MPC (arXiv 2307.00498): low-bit weights, and the batch normalizations behind them recalibrated in closed form."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -39,6 +40,9 @@ from passes.moments.spread import Spread
 
 Rounding = Literal["paper", "nearest", "covariance"]
 Deviation = Literal["keep", "norm", "covariance"]
+logger = logging.getLogger(__name__)
+
+WHY = "the debug log (-v) says why of each"
 PARALLEL_LAYERS = 2  # rounded at a time: more would take more memory
 
 
@@ -106,10 +110,11 @@ def plan_compensation(
             precedence over moments.
 
     Raises:
-        ValueError: no layer can have low bits, or take a coefficient where these are asked for, with the reason for
-            every layer; or a folded model comes without `moments`.
+        ValueError: no layer can have low bits, or take a coefficient where these are asked for (the log says why of
+            each); or a folded model comes without `moments`.
     """
     pairs = find_layer_pairs(model, settings.assignment)
+    refusals = _refusals(pairs, settings)
     _check(model, settings, pairs, moments)
     position = {node: index for index, node in enumerate(model.graph)}
     layers = sorted((*pairs.low, *pairs.high), key=lambda layer: position[layer.node])
@@ -135,7 +140,7 @@ def plan_compensation(
             planner.add(
                 layer, weight, statistics, low=layer.node in low, compensated=compensated, approximate=approximate
             )
-    return planner.result()
+    return planner.result(refusals)
 
 
 def _fields_of(names: set[str], fields: Iterator[tuple[str, Field]]) -> dict[str, Field]:
@@ -159,14 +164,31 @@ def _check(
             "The model has no BatchNormalization that DF-MPC could recalibrate. If they were folded into the weights, "
             "export the model without folding, or give images, from which the means can be corrected."
         )
-    reasons = "".join(f"\n  {reason}" for reason in pairs.refused.values())
     if not pairs.low and settings.low_bits != settings.high_bits:
         raise ValueError(
-            f"No layer can have {settings.low_bits} bits beside others of {settings.high_bits} that pay for it; give "
-            f"all layers the same bits, or see why each stays high:{reasons}"
+            f"No layer can have {settings.low_bits} bits beside others of {settings.high_bits} that pay for it: "
+            f"each of the {len(pairs.high)} stays high ({WHY}). Give all layers the same bits."
         )
     if settings.coefficients and pairs.low and not pairs.legal:
-        raise ValueError(f"No pair is legal: of no low layer all that read it can be compensated:{reasons}")
+        raise ValueError(
+            f"No pair is legal: of no low layer ({len(pairs.low)} in all) all readers can be compensated; {WHY}."
+        )
+
+
+def _refusals(pairs: LayerPairs, settings: Compensation) -> str | None:
+    """A sentence on the layers that stay high, and on the low ones that nothing compensates; None where there is none.
+
+    The reason of each goes to the log: networks have hundreds of layers, and most reasons are the same.
+    """
+    for reason in pairs.refused.values():
+        logger.debug("%s", reason.rstrip("."))
+    count = len(pairs.low) + len(pairs.high)
+    told = []
+    if pairs.high and settings.low_bits != settings.high_bits:
+        told.append(f"{len(pairs.high)} of {count} layers stay at {settings.high_bits} bits")
+    if settings.coefficients and (bare := len(pairs.low) - len(pairs.legal)):
+        told.append(f"of the {len(pairs.low)} low ones {bare} get no coefficient")
+    return f"{', and '.join(told)}; {WHY}." if told else None
 
 
 class _Planner:
@@ -260,9 +282,9 @@ class _Planner:
             array[part] = numbers
         self.norms[norm.node] = NormNumbers(scale=arrays[0], bias=arrays[1], mean=arrays[2], var=arrays[3])
 
-    def result(self) -> CompensationPlan:
-        """The plan, with notes for the user."""
-        settings, notes = self.settings, []
+    def result(self, refusals: str | None) -> CompensationPlan:
+        """The plan, with notes for the user, `refusals` (`_refusals`) among them."""
+        settings, notes = self.settings, [refusals] if refusals else []
         if settings.low_bits > settings.high_bits:
             notes.append(
                 f"The layers that are to pay have {settings.high_bits} bits, fewer than the {settings.low_bits} of "

@@ -1,5 +1,6 @@
 """Helpers to read and edit an onnx-ir graph: names, constants, consumers, substitution."""
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,16 @@ def required_name(found: ir.Value | ir.Node | None) -> str:
     if not found.name:
         raise ValueError(f"a {type(found).__name__.lower()} has no name; run Canonicalize first")
     return found.name
+
+
+def node_titles(graph: ir.Graph) -> dict[ir.Node, str]:
+    """What people call each node of `graph`: its name, else its operator and place: "Conv #3" is the third Conv."""
+    counts: Counter[str] = Counter()
+    titles = {}
+    for node in graph:
+        counts[node.op_type] += 1
+        titles[node] = node.name or f"{node.op_type} #{counts[node.op_type]}"
+    return titles
 
 
 def constant_value(value: ir.Value | None) -> NDArray[Any] | None:

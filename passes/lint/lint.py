@@ -5,25 +5,25 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from passes.graph.editing import is_op, name_of, rank, sole_consumer, static_dims
+from passes.graph.editing import is_op, name_of, node_titles, rank, sole_consumer, static_dims
 from passes.graph.operators import ACTIVATIONS, ELEMENTWISE, JUDGED, LINEAR
 from passes.lint.checks import CHECKS, Obstacle, Site
 from passes.lint.pairs import pairs_of
 from passes.lint.quantized_graph import WHOLE_FILE, Grid, OutputQuantization, QuantizedGraph
 from passes.lint.redundant import is_redundant
+from passes.lint.unjudged import FLOATS, reason_for_float
 from passes.quantize.points import is_within_function
 from passes.target.operator_rule import OperatorRule, Verdict
 from passes.target.target import Target
 
 # Operators on integers themselves (ONNX's, and ONNX Runtime's own). One without a rule of its own takes QLinear's.
-ON_INTEGERS = ("QLinear", "QGemm", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear")
+ON_INTEGERS = ("QLinear", "QGemm", "QAttention", "ConvInteger", "MatMulInteger", "DynamicQuantize")
 INTEGER_CLIP = "integer Clip"
-FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """How one node is computed. node: its name, or "" where the finding is about the whole file.
+    """How one node is computed. node: its name, else operator and place ("Conv #3"); "" for the whole file.
 
     verdict: "integer": it reads and writes integers; "float"; "refused": the runtime does not take the file because of
     it, or fails when it runs, or computes other numbers. reason: why, a half sentence. advice: what to change, or "".
@@ -39,19 +39,20 @@ class Finding:
 
 
 def lint(model: ir.Model, target: Target) -> tuple[Finding, ...]:
-    """One finding for every linear, element-wise, pooling, normalising and activating node and every Concat on floats,
-    in graph order; also for any other node, and for the file as a whole, where the target refuses it.
+    """One finding for every node that computes on floats, or did before it was quantized, in graph order.
 
-    `model` is a float, QDQ or QOperator model with inferred types. Nodes of constants alone are left out: runtimes
-    compute them when they load. Bodies of If and Loop are not entered.
+    Also for any other node, and for the file as a whole, where the target refuses it. `model` is a float, QDQ or
+    QOperator model with inferred types. Left out: nodes of constants alone, which runtimes compute when they load; what
+    computes shapes; what only places or compares numbers (but Concat). Bodies of If and Loop are not entered.
     """
     findings = list(_whole_file(model, target))
     graph = QuantizedGraph(model.graph, target.operators)
     verdicts: dict[ir.Node, Verdict] = {}
+    titles = node_titles(model.graph)
     for node in model.graph:
         found = _judge(node, graph, target, verdicts)
         if found is not None:
-            found = _saturating(found, node, graph, target)
+            found = replace(_saturating(found, node, graph, target), node=titles[node])
             verdicts[node] = found.verdict
             findings.append(found)
     return tuple(findings)
@@ -105,8 +106,11 @@ def _judge(node: ir.Node, graph: QuantizedGraph, target: Target, verdicts: dict[
         return _finding(node, "float", _no_kernel(node, target), "") if rule is None else _fixed(node, rule, target)
     if graph.trips_over_move(node):
         return _lost_type(node, target)
-    if not is_op(node, *JUDGED):
+    if all(map(graph.is_of_shapes, node.outputs)):
         return None
+    if not is_op(node, *JUDGED):
+        reason = None if all(map(graph.is_constant, node.outputs)) else reason_for_float(node, target)
+        return None if reason is None else _finding(node, "float", reason, "")
     kinds = {value.dtype for value in node.outputs[:1]}
     if node.op_type == "Clip" and not kinds <= FLOATS | {None}:
         return _refused_type(node, rules.get(INTEGER_CLIP), target)
@@ -353,5 +357,5 @@ def _no_kernel(node: ir.Node, target: Target) -> str:
 
 
 def _finding(node: ir.Node | None, verdict: Verdict, reason: str, advice: str) -> Finding:
-    name, op_type = ("", "") if node is None else (node.name or name_of(node.outputs[0]), node.op_type)
-    return Finding(node=name, op_type=op_type, verdict=verdict, reason=reason, advice=advice)
+    op_type = "" if node is None else node.op_type
+    return Finding(node=name_of(node), op_type=op_type, verdict=verdict, reason=reason, advice=advice)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from passes.graph.editing import constant_value, is_op, sole_consumer, static_dims
 from passes.graph.operators import RANDOM
+from passes.lint.unjudged import bodies_of, values_of_shapes
 from passes.target.operator_rule import OperatorRule
 
 WHOLE_FILE = "*"  # the rule for what concerns no single operator
@@ -51,10 +52,15 @@ class QuantizedGraph:
         self.opset = graph.opset_imports.get("", 0)
         self._whole = rules.get(WHOLE_FILE, OperatorRule())
         self._computed_on_loading = _constants(graph)
+        self._of_shapes = values_of_shapes(graph, self._computed_on_loading)
 
     def is_constant(self, value: ir.Value | None) -> bool:
         """Whether the value stands in the file, or follows from such values alone."""
         return value is not None and (value in self._computed_on_loading or constant_value(value) is not None)
+
+    def is_of_shapes(self, value: ir.Value) -> bool:
+        """Whether the value follows from sizes of tensors alone."""
+        return value in self._of_shapes
 
     def grid_before(self, value: ir.Value | None, *, as_written: bool = False) -> Grid | None:
         """The grid that `value` is read from, None where it holds float data. as_written: as the file has it."""
@@ -134,7 +140,7 @@ def _constants(graph: ir.Graph) -> set[ir.Value]:
     """Values that runtimes compute when they load the file. Dequantized constants stay quantized, and are none."""
     found: set[ir.Value] = set()
     for node in graph:
-        if node.op_type == "DequantizeLinear" or node.op_type in RANDOM or not node.inputs:
+        if node.op_type == "DequantizeLinear" or node.op_type in RANDOM or not node.inputs or bodies_of(node):
             continue
         data = node.inputs[:1] if is_op(node, "CastLike") else node.inputs  # of the other input only the type counts
         constant = all(value is None or value in found or constant_value(value) is not None for value in data)

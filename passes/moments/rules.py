@@ -141,8 +141,8 @@ def _concat(node: ir.Node, inputs: list[Spread | None]) -> Spread | None:
 
 def _softmax(node: ir.Node, inputs: list[Spread | None]) -> Spread | None:
     """Over the channels: C numbers in [0, 1] with mean 1 / C. No more is certain; Phi(z)^(C-1) has these properties."""
-    spread = inputs[0]
-    if spread is None or node.attributes.get_int("axis", -1) != 1:
+    spread, axes, axis = inputs[0], rank(node.outputs[0]), node.attributes.get_int("axis", -1)
+    if spread is None or (axis if axis >= 0 else axis + (axes or 0)) != 1:
         return None
     share = np.power(0.5 * (1 + erf(ABSCISSAE * math.sqrt(0.5))), len(spread.points) - 1)
     points = np.broadcast_to(share, spread.points.shape)

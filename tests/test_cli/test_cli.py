@@ -106,6 +106,13 @@ def test_inspect_a_float_model(cli: Cli, model: Path) -> None:
     assert "batch norms" in cli("inspect", model).stdout
 
 
+def test_inspect_in_words(cli: Cli, model: Path, tmp_path: Path, shared_cases: Path) -> None:
+    text = cli("inspect", shared_cases / "wrong_input_shape_advice.onnx").stdout
+    assert "none seen; whether there were any cannot be told from the file" in text
+    assert cli("compress", model, *QUICK, "-o", tmp_path / "q.onnx").exit_code == 0
+    assert "weights per: channel, zero points: yes, power of two: " in cli("inspect", tmp_path / "q.onnx").stdout
+
+
 def test_a_recipe_file_and_flags_that_overrule_it(cli: Cli, model: Path, tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text(
         'method = "noise"\nimages = 16\nbits = "w4a8"\nscheme = "free"\ntuning = "none"\n'
@@ -137,9 +144,12 @@ def test_inspect_sees_weights_and_scales_of_qlinear_operators(cli: Cli, model: P
     kinds = Counter(node.op_type for node in onnx.load(tmp_path / "q.onnx").graph.node)
     kernels = sum(count for name, count in kinds.items() if name.startswith("QLinear"))
     assert kinds["QLinearConv"] > 0
-    assert seen == {
+    assert {key: seen[key] for key in ("form", "by", "activations", "weights", "weight_bits", "power_of_two")} == {
+        "form": "operators on integers",
+        "by": "onnxdfq",
         "activations": kinds["QuantizeLinear"] + kernels,
         "weights": kinds["QLinearConv"] + kinds["QLinearMatMul"],
+        "weight_bits": [8],
         "power_of_two": True,
     }
 
@@ -213,7 +223,8 @@ def test_no_batch_norm(refused: Callable[..., str], tmp_path: Path) -> None:
     graph = helper.make_graph([helper.make_node("Conv", ["x", "w"], ["y"])], "g", [x], [y], [weight])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "x.onnx")
     message = refused("compress", tmp_path / "x.onnx", "--method", "dgh")
-    assert "folded" in message and "onnxdfq.export" in message and "--calibration" in message
+    assert "whether one was folded at export or the network never had any cannot be told" in message
+    assert "onnxdfq.export" in message and "--calibration" in message
 
 
 def test_weights_that_are_not_numbers(refused: Callable[..., str], model: Path) -> None:

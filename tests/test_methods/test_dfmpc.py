@@ -99,6 +99,11 @@ def test_blocks_are_reconstructed_behind_the_closed_form(tmp_path: Path) -> None
     assert spans.count((-1, 1)) == [(int(a.min()), int(a.max())) for a in integers(closed.model)].count((-1, 1))
 
 
+def test_layers_that_stay_high_are_one_sentence(tmp_path: Path) -> None:
+    notes = onnxdfq.compress(DIGITS, output=tmp_path / "q.onnx", method="dfmpc", bits="w2/6").notes
+    assert [note for note in notes if "stay at 6 bits; the debug log (-v) says why of each." in note] == list(notes[:1])
+
+
 def test_more_bits_for_the_low_layers_are_warned_about(tmp_path: Path) -> None:
     result = onnxdfq.compress(DIGITS, output=tmp_path / "q.onnx", method="dfmpc", bits="w6/2")
     assert sum("2 bits, fewer than the 6" in note for note in result.notes) == 1

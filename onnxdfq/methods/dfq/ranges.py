@@ -19,6 +19,7 @@ from onnxdfq.calibration.bias_correction import has_bias_to_set
 from onnxdfq.calibration.histogram import BINS, Histogram
 from onnxdfq.calibration.observation import ChannelMean, Observations
 from onnxdfq.errors import InputError
+from onnxdfq.methods.dfq.unknown import unknown, within_known_ranges
 from onnxdfq.methods.method import FloatModel
 from onnxdfq.model_file import main_input
 from onnxdfq.synthesis.input_range import input_range
@@ -48,8 +49,8 @@ def observations_from_batch_norm(
         activations: Whether activations are quantized; if not, only the means that correct biases are computed.
 
     Raises:
-        InputError: A range or a mean does not follow from the moments; names the first such value. A guess in its
-            place would go unnoticed until the file runs on the device.
+        InputError: A range or a mean does not follow from the moments, nor a range from the operator; names the first
+            such value. A guess in its place would go unnoticed until the file runs on the device.
     """
     points = [find_quant_points(model, target) for target in targets]
     every = {name for found in points for name in found.activations}
@@ -62,8 +63,11 @@ def observations_from_batch_norm(
             means[name] = _mean(found)
         if name in wanted:
             histograms[name] = _histogram(found if isinstance(found, Spread) else found.spread)
-    if missing := (wanted - histograms.keys()) | (sources - means.keys()):
-        raise InputError(_unknown(model, missing))
+    for name, spread in within_known_ranges(model, wanted - histograms.keys()):
+        histograms[name] = _histogram(spread)
+    ranges, averages = wanted - histograms.keys(), sources - means.keys()
+    if ranges or averages:
+        raise InputError(unknown(model, ranges, averages))
     return Observations(histograms=histograms, means=means)
 
 
@@ -127,19 +131,3 @@ def _histogram(spread: Spread) -> Histogram:
     counted, _ = np.histogram(points, BINS, ends, weights=np.broadcast_to(weights, points.shape))
     histogram.counts = np.rint(FULL * counted).astype(np.int64)
     return histogram
-
-
-def _unknown(model: ir.Model, missing: set[str]) -> str:
-    """The message for the first missing value in graph order: most of the others are missing because it is."""
-    for node in model.graph:
-        for value in node.outputs:
-            if value.name in missing:
-                return (
-                    f"The range of {value.name!r}, from {node.op_type} {node.name!r}, does not follow from the batch "
-                    f"normalizations ({len(missing)} values lack one); --method dfq needs them all. Use --method dgh, "
-                    "whose images show every range, or --calibration with images of your own."
-                )
-    return (
-        f"The range of the input {min(missing)!r} is not known; use --method dgh, or --calibration with images of "
-        "your own."
-    )

@@ -8,12 +8,14 @@ import onnx_ir as ir
 import pytest
 import torch
 
+import onnxdfq
 from onnxdfq.calibration.calibration import Calibration
 from onnxdfq.calibration.histogram import Histogram
 from onnxdfq.calibration.thresholds import activation_threshold
 from onnxdfq.engine import TorchGraph
 from onnxdfq.errors import InputError
 from onnxdfq.methods.dfq.ranges import image_spread, observations_from_batch_norm
+from onnxdfq.methods.dfq.unknown import within_known_ranges
 from onnxdfq.model_file import load_model
 from onnxdfq.targets import load_target
 from passes.canonical.canonicalize import Canonicalize
@@ -99,10 +101,17 @@ def test_a_plan_follows_without_an_image() -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("a = Conv (x, v) s = Cos (a) y = Conv (s, w)", r"'s', from Cos 'Cos_s', .* \(2 values"),
+        (
+            "a = Conv (x, v) s = Cos (a) y = Conv (s, w)",
+            r"^The range of 's', from Cos 'Cos_s', .* \(values without a range: 2, values without means: 1",
+        ),
         ("a = Conv (x, v) s = MatMul (a, a) y = Conv (s, w)", "'s', from MatMul 'MatMul_s'.*--method dgh"),
         # its range is that of what it moves, but the mean that corrects the bias is not known
-        ("a = Conv (x, v) s = ReduceMax <keepdims = 1> (a, n) y = Conv (s, w)", "'s', from ReduceMax 'ReduceMax_s'"),
+        (
+            "a = Conv (x, v) s = ReduceMax <keepdims = 1> (a, n) y = Conv (s, w)",
+            r"^The mean of each channel of 's', from ReduceMax 'ReduceMax_s', by which .* without means: 1\)",
+        ),
+        ("a = Conv (x, v) c = Cos (a) s = Sigmoid (c) y = Conv (s, w)", "^The range of 'c', from Cos"),
     ],
 )
 def test_what_cannot_be_told_is_refused_by_name(body: str, message: str) -> None:
@@ -114,6 +123,49 @@ def test_what_cannot_be_told_is_refused_by_name(body: str, message: str) -> None
     )
     with pytest.raises(InputError, match=message):
         observations_from_batch_norm(model, two_layers()[1], [ORT])
+
+
+@pytest.mark.parametrize(
+    ("operator", "low", "high"),
+    [
+        ("Sigmoid (b)", 0, 1),
+        ("HardSigmoid (b)", 0, 1),
+        ("Softmax <axis = -1> (b)", 0, 1),
+        ("Tanh (b)", -1, 1),
+        ("Softsign (b)", -1, 1),
+        ("Clip (b, low, high)", -0.5, 2),
+    ],
+)
+def test_a_known_range_stands_in_where_no_distribution_follows(operator: str, low: float, high: float) -> None:
+    """MatMul of two activations has no rule; what is computed behind it still lies within the function's range."""
+    text = f"a = Conv (x, v) b = MatMul (a, a) y = {operator}"
+    bounds = {"low": np.float32(-0.5), "high": np.float32(2)} if "low" in operator else {}
+    model = build(f"(float[N,3,4,4] x) => (float[N,3,4,4] y) {{ {text} }}", v=np.ones((3, 3, 1, 1), "f4"), **bounds)
+    known = two_layers()[1]
+    if "low" not in operator:  # with the Clip the range in front of it is of no interest
+        with pytest.raises(
+            InputError, match=r"^The range of 'b', from MatMul 'MatMul_b', .*values without a range: 1\)"
+        ):
+            observations_from_batch_norm(model, known, [ORT])
+    else:
+        told = observations_from_batch_norm(model, known, [ORT]).histograms["y"]
+        assert (told.least, told.greatest) == pytest.approx((low, high), abs=1e-6)
+    found = observations_from_batch_norm(model, known | {"b": Moments(mean=BETA, std=GAMMA)}, [ORT]).histograms["y"]
+    assert (found.least, found.greatest) == pytest.approx((low, high), abs=0.2)  # what the distribution reaches
+    name, spread = next(within_known_ranges(model, {"y"}))
+    assert name == "y"
+    assert (spread.points.min(), spread.points.max()) == pytest.approx((low, high), abs=1e-6)
+    assert spread.mean == pytest.approx([(low + high) / 2])
+    assert spread.std == pytest.approx([(high - low) / 12**0.5], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes"), [("ppocr_cls", {"x": (1, 3, 48, 192)}), ("pplcnet_orientation", {}), ("fastestdet_coco", {})]
+)
+def test_networks_that_end_in_a_softmax(shared_data: Path, tmp_path: Path, name: str, shapes: dict[str, Any]) -> None:
+    path = shared_data / "models" / f"{name}.onnx"
+    result = onnxdfq.compress(path, method="dfq", output=tmp_path / "q.onnx", input_shape=shapes or None)
+    assert result.method == "dfq"
 
 
 def test_float_activations_need_only_means() -> None:

@@ -1,4 +1,7 @@
-"""What DF-MPC notes and refuses, with the reason for every layer."""
+"""What DF-MPC notes and refuses: a sentence with a count for the user, the reason for every layer in the log."""
+
+import logging
+from collections.abc import Callable
 
 import numpy as np
 import onnx_ir as ir
@@ -25,7 +28,36 @@ def test_bits_out_of_range(low_bits, high_bits, rounding):
         Compensation(low_bits=low_bits, high_bits=high_bits, rounding=rounding)
 
 
-def test_a_model_without_a_low_layer_says_why_for_each(build):
+@pytest.fixture
+def reasons(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """The lines that planning logged so far."""
+    caplog.set_level(logging.DEBUG, logger="passes.dfmpc.compensate")
+    return lambda: [record.getMessage() for record in caplog.records]
+
+
+def test_layers_that_stay_high_are_counted_and_each_is_logged(network, reasons):
+    plan = plan_compensation(network("basic"), settings())
+    high = [name for name, weight in plan.weights.items() if weight.bits == 6]
+    assert (
+        plan.notes[0]
+        == f"{len(high)} of {len(plan.weights)} layers stay at 6 bits; the debug log (-v) says why of each."
+    )
+    assert "Conv 'Conv_c_stem' stays high: it reads the graph input" in reasons()
+    assert all(any(f"'{name}' stays high: " in line for line in reasons()) for name in high)
+
+
+def test_low_layers_without_a_coefficient_are_counted(network, reasons):
+    model = network("plain")
+    model.graph.node("Relu_b").op_type = "Sigmoid"  # no factor passes it
+    plan = plan_compensation(model, settings(coefficients=True))
+    assert plan.notes[0] == (
+        "3 of 5 layers stay at 6 bits, and of the 2 low ones 1 get no coefficient; the debug log (-v) says why of each."
+    )
+    (line,) = (line for line in reasons() if "gets no coefficient" in line)
+    assert line.startswith("Conv 'Conv_c_b' gets no coefficient: Sigmoid 'Relu_b' is not linear")
+
+
+def test_a_model_without_a_low_layer_says_why_for_each(build, reasons):
     model = build(
         """(float[N,3,8,8] x) => (float[N,4,8,8] y) {
         a = Conv (x, w)
@@ -38,16 +70,22 @@ def test_a_model_without_a_low_layer_says_why_for_each(build):
     )
     with pytest.raises(ValueError, match="No layer can have 2 bits beside others of 6") as caught:
         plan_compensation(model, settings())
-    assert "Conv 'Conv_a' stays high: it reads the graph input." in str(caught.value)
-    assert "Conv 'Conv_y' stays high: its output 'y' leaves the graph." in str(caught.value)
+    assert ": each of the 2 stays high (the debug log (-v) says why of each). Give" in str(caught.value)
+    assert reasons() == [
+        "Conv 'Conv_a' stays high: it reads the graph input",
+        "Conv 'Conv_y' stays high: its output 'y' leaves the graph",
+    ]
     same = plan_compensation(model, settings(low_bits=6))  # all the same: nobody has to pay
     assert {weight.bits for weight in same.weights.values()} == {6}
 
 
-def test_coefficients_without_a_legal_pair_say_why(network):
+def test_coefficients_without_a_legal_pair_say_why(network, reasons):
     with pytest.raises(ValueError, match="No pair is legal") as caught:
         plan_compensation(network("basic"), settings(assignment="last", coefficients=True))
-    assert "Conv 'Conv_c_b' gets no coefficient: Add 'Add_sum' reads it" in str(caught.value)
+    assert "of no low layer (1 in all) all readers can be compensated; the debug log (-v) says why of each." in str(
+        caught.value
+    )
+    assert any(line.startswith("Conv 'Conv_c_b' gets no coefficient: Add 'Add_sum' reads it") for line in reasons())
 
 
 def test_a_model_without_layers(build):

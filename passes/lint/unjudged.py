@@ -1,0 +1,71 @@
+"""Nodes that no rule judges and that compute on floats all the same: LSTM, Exp, If, operators that are not ONNX's."""
+
+from collections.abc import Set
+
+import onnx_ir as ir
+
+from passes.graph.editing import constant_value, is_op
+from passes.graph.operators import MOVEMENTS, RANDOM
+from passes.target.target import Target
+
+FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16})
+# Those that put numbers elsewhere, say where they stand, or compare them: on integers they come to the same.
+_PLACES = MOVEMENTS | {
+    *("CenterCropPad", "Compress", "Concat", "Dropout", "OneHot", "Pad", "ReverseSequence", "Scatter"),
+    *("ScatterElements", "ScatterND", "Trilu", "Unique", "Where"),
+}
+_COMPARES = frozenset(
+    {
+        *("ArgMax", "ArgMin", "Equal", "Greater", "GreaterOrEqual", "IsInf", "IsNaN", "Less", "LessOrEqual", "NonZero"),
+        "TopK",
+    }
+)
+_MAKES = RANDOM | {"Cast", "CastLike", "Constant", "ConstantOfShape", "EyeLike", "Range", "Shape", "Size"}
+_CONTAINERS = ("Sequence", "Optional", "ConcatFromSequence", "SplitToSequence")
+_QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")  # ONNX Runtime has some of its own, too
+_WEIGHTS_ONLY = ("MatMulNBits", "MatMulBnb4", "GatherBlockQuantized")
+
+
+def reason_for_float(node: ir.Node, target: Target) -> str | None:
+    """Why `node`, which no rule of `target` is for, is taken to compute in float; None where it computes no floats."""
+    if is_op(node, *_PLACES, *_COMPARES, *_MAKES) or node.op_type.startswith((*_CONTAINERS, *_QUANTIZERS)):
+        return None
+    if is_op(node, "Resize", "Upsample") and node.attributes.get_string("mode", "nearest") == "nearest":
+        return None
+    read = [value for value in node.inputs if value is not None and constant_value(value) is None]
+    if not any(value.dtype in FLOATS or value.dtype is None for value in (*read, *node.outputs)):
+        return None
+    if bodies := bodies_of(node):
+        inside = any(inner.op_type.startswith(_QUANTIZERS) for body in bodies for inner in body.all_nodes())
+        held = (
+            "there are quantized nodes in it, of which nothing is said here" if inside else "nothing in it is quantized"
+        )
+        return f"what it runs is a graph of its own: {held}"
+    if node.op_type in _WEIGHTS_ONLY:
+        return "only its weight is held as integers"
+    if node.domain not in ("", "ai.onnx"):
+        return f"it is an operator of {node.domain}, and no integer form of it is known"
+    return f"{target.title} is not known to compute {node.op_type} on integers"
+
+
+def values_of_shapes(graph: ir.Graph, constants: Set[ir.Value]) -> set[ir.Value]:
+    """Values that follow from sizes of tensors and `constants` alone: no data passes through what computes them."""
+    found: set[ir.Value] = set()
+    for node in graph:
+        data = node.inputs[:1] if is_op(node, "CastLike") else node.inputs  # of the other input only the type counts
+        known = [value in found or value in constants or constant_value(value) is not None for value in data if value]
+        follows = any(value in found for value in data) and all(known) and not bodies_of(node)
+        if is_op(node, "Shape", "Size") or follows:
+            found.update(node.outputs)
+    return found
+
+
+def bodies_of(node: ir.Node) -> list[ir.Graph]:
+    """The graphs that an If, Loop or Scan runs; they read values of the graph around them besides the node's inputs."""
+    found: list[ir.Graph] = []
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            found.append(attribute.as_graph())
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            found.extend(attribute.as_graphs())
+    return found
