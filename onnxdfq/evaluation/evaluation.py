@@ -147,7 +147,7 @@ class _Score:
         for place, (value, reference) in enumerate(zip(outputs, expected, strict=True)):
             if value.shape == reference.shape:
                 self.signal[place] = self.signal.get(place, 0.0) + _energy(reference)
-                self.noise[place] = self.noise.get(place, 0.0) + _energy(value - reference)
+                self.noise[place] = self.noise.get(place, 0.0) + _energy(np.asarray(value - reference))
 
     def evaluation(self, count: int, *, labelled: bool) -> Evaluation:
         """What the counts say."""

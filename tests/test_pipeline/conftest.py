@@ -12,7 +12,8 @@ import torch
 import onnxdfq
 from onnxdfq.engine import TorchGraph
 from onnxdfq.evaluation.saturation import EXACT
-from onnxdfq.model_file import constant_input, inputs
+from onnxdfq.images.feeding import Feeding
+from onnxdfq.model_file import batch_of
 from onnxdfq.targets import load_target
 
 Level = onnxruntime.GraphOptimizationLevel
@@ -58,8 +59,7 @@ def compressed(
     initializers = {tensor.name for tensor in before.initializer}
     assert [v.name for v in model.graph.inputs] == [v.name for v in before.input if v.name not in initializers]
     assert [v.name for v in model.graph.outputs] == [v.name for v in before.output]
-    pixels = result.images.pixels
-    feeds = {s.name: pixels if len(s.shape) == 4 else constant_input(s, len(pixels)) for s in inputs(model)}
+    feeds = Feeding(model).arrays(result.images.samples[: batch_of(model) or len(result.images)])
     plain = run(output, feeds, Level.ORT_DISABLE_ALL)
     exact = asks_for_exact_kernels(str(settings.get("target", "ort")))
     optimised = run(output, feeds, Level.ORT_ENABLE_ALL, folder / "optimised.onnx", exact=exact)
