@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from onnxdfq.evaluation import Evaluation
     from onnxdfq.exporting import export
     from onnxdfq.images.images import Images
-    from onnxdfq.methods import Dfmpc, Dfq, Dgh, Method, Noise, ZeroQ
+    from onnxdfq.methods import DeadLeaves, Dfmpc, Dfq, Dgh, Method, Noise, ZeroQ
     from onnxdfq.pipeline.result import Metrics, Result, TargetResult
     from onnxdfq.recipe.bits import Bits
     from onnxdfq.recipe.recipe import Recipe
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 # Imported on first use: `onnxdfq --help` must not wait for torch.
 _HOMES = {
     "Bits": "recipe.bits",
+    "DeadLeaves": "methods",
     "Dfmpc": "methods",
     "Dfq": "methods",
     "DfqError": "errors",
@@ -59,6 +60,7 @@ _HOMES = {
 
 __all__ = [
     "Bits",
+    "DeadLeaves",
     "Dfmpc",
     "Dfq",
     "DfqError",

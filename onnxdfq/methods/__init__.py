@@ -15,15 +15,24 @@ from onnxdfq.recipe.reading import checked_fields
 from onnxdfq.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
+    from onnxdfq.methods.dead_leaves import DeadLeaves
     from onnxdfq.methods.dfmpc.dfmpc import Dfmpc
     from onnxdfq.methods.dfq.dfq import Dfq
     from onnxdfq.methods.dgh.dgh import Dgh
     from onnxdfq.methods.noise import Noise
     from onnxdfq.methods.zeroq import ZeroQ
 
-_HOMES = {"Dfmpc": "dfmpc.dfmpc", "Dfq": "dfq.dfq", "Dgh": "dgh.dgh", "Noise": "noise", "ZeroQ": "zeroq"}
+_HOMES = {
+    "DeadLeaves": "dead_leaves",
+    "Dfmpc": "dfmpc.dfmpc",
+    "Dfq": "dfq.dfq",
+    "Dgh": "dgh.dgh",
+    "Noise": "noise",
+    "ZeroQ": "zeroq",
+}
 
 __all__ = [
+    "DeadLeaves",
     "Dfmpc",
     "Dfq",
     "Dgh",
@@ -117,5 +126,5 @@ def choose_method(recipe: Recipe, met: frozenset[Need]) -> tuple[Method, str]:
         return configured(chosen, recipe), f"{said}; chosen as {' and '.join(sorted(chosen.needs))}."
     better = [kind for kind in open_to_auto if kind.priority > chosen.priority and Need.TWO_WIDTHS not in kind.needs]
     lacking = "; ".join(f"{kind.name} would need that {' and '.join(sorted(kind.needs - met))}" for kind in better)
-    advice = "export with it kept (onnxdfq.export), or give images of your own (--calibration)"
-    return configured(chosen, recipe), f"{said}. {lacking}: {advice}."
+    advice = "Where it was folded, export with it kept (onnxdfq.export); or give images of your own (--calibration)."
+    return configured(chosen, recipe), f"{said}. {lacking}. {advice}"

@@ -1,4 +1,4 @@
-"""Noise: no method at all, the baseline that every other has to beat, and what is left for models without BN."""
+"""Noise: no method at all, the baseline that every other has to beat."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ class Noise(Synthesis):
     """
 
     name: ClassVar[str] = "noise"
-    summary: ClassVar[str] = "Gaussian pixels; works without BatchNormalization, and costs accuracy"
-    priority: ClassVar[int] = 10
+    summary: ClassVar[str] = "Gaussian pixels, which cost accuracy; to compare with"
 
     batch_size: int = 64
 

@@ -35,8 +35,8 @@ def no_batch_norm(model: ir.Model, method: str) -> NoBatchNorm:
         f"{method} reads the running statistics of BatchNormalization, and {absence_in_words(model)}. Where the "
         "network has it, export again with onnxdfq.export(module, example, path), or torch.onnx.export(..., "
         "dynamo=False, training=TrainingMode.PRESERVE, do_constant_folding=False), or torch.onnx.export(..., "
-        "dynamo=True, optimize=False). Without BatchNormalization these still work: --method noise, "
-        "--method dead-leaves, and --calibration FILE with images of your own."
+        "dynamo=True, optimize=False). Without BatchNormalization these still work: --method dead-leaves, and "
+        "--calibration FILE with images of your own."
     )
 
 

@@ -188,7 +188,7 @@ def test_no_batch_norm_says_why_and_what_to_do(nets: SimpleNamespace) -> None:
     message = str(caught.value)
     for part in ("dgh", "folded at export", "onnxdfq.export", "TrainingMode.PRESERVE", "optimize=False"):
         assert part in message
-    assert "--method noise" in message
+    assert "--method dead-leaves" in message
     assert "--calibration FILE" in message
 
 

@@ -25,15 +25,15 @@ class Dgh(Synthesis):
 
     steps: visits to each batch. rate: first step size in standardised pixels; the straight-through clamp makes the
     large one of the public code work. stretching: lambda of Eq. (8), None for what was measured to suit the form.
-    slack: delta of Eq. (7), as a share of what the noise that the search starts from deviates by (paper form only).
+    slack: delta of Eq. (7), as a share of what the images that the search starts from deviate by (paper form only).
     aggregate: False fits each batch by itself; image_prior: False leaves out flip, smoothing and crop (the paper's
     ablations, Table 4).
     Raises InputError.
 
     Differs from Algorithm 1 as the public code does: statistics are those of the forward that the gradient came from,
     not of a second one after the update, which would cost two thirds more time a step and save a quarter of the steps.
-    Differs from both: the relative form of the losses (see losses.py), and an optimiser state of half the images' size
-    (see optimizer.py).
+    Differs from both: the relative form of the losses (see losses.py), an optimiser state of half the images' size (see
+    optimizer.py), and a start from dead leaves where both have Gaussian pixels (see start.py).
     """
 
     name: ClassVar[str] = "dgh"

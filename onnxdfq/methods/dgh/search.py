@@ -16,6 +16,7 @@ from onnxdfq.synthesis.input_range import InputRange, input_range
 from onnxdfq.synthesis.losses import STRETCHING, statistics_loss, stretching_loss
 from onnxdfq.synthesis.network import TappedNetwork
 from onnxdfq.synthesis.optimizer import FactoredRAdam, Plateau
+from onnxdfq.synthesis.start import starting_images
 from onnxdfq.synthesis.statistics import Aggregate, centred_moments
 
 
@@ -62,8 +63,10 @@ class _Search:
         canvas = (channels, size[0] + self._extra[0], size[1] + self._extra[1])
         self._block = torch.empty(sum(sizes), *canvas, device=network.device)
         self._canvases = torch.split(self._block, sizes)
+        first = 0
         for batch, generator in zip(self._canvases, self._generators, strict=True):
-            batch.copy_(torch.randn(batch.shape, generator=generator))
+            batch.copy_(starting_images(network.spec, tuple(batch.shape), seed=seed, first=first, generator=generator))
+            first += len(batch)
         self._pixel_centre = torch.zeros(channels, device=network.device)
         self._optimizers = [FactoredRAdam(batch) for batch in self._canvases]
         patience = max(1, method.steps // 50)

@@ -1,0 +1,60 @@
+"""Dead leaves: random shapes painted over each other, for any model that takes images; what is left without BN."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from onnxdfq.images.images import Images
+from onnxdfq.methods.method import Synthesis
+from onnxdfq.recipe.limits import at_least
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from onnxdfq.images.normalization import Normalization
+    from onnxdfq.progress import Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeadLeaves(Synthesis):
+    """Images with the edges, areas and spectrum of photographs, from no data and no gradient (see
+    `onnxdfq.synthesis.dead_leaves`), in the model's units; Gaussian numbers for an input that is no picture.
+
+    Source: Lee, Mumford and Huang, IJCV 41, 2001; Baradad et al., arXiv 2106.05963.
+    """
+
+    name: ClassVar[str] = "dead-leaves"
+    summary: ClassVar[str] = "random shapes over each other, with the statistics of photographs; any model, no search"
+    priority: ClassVar[int] = 10
+
+    def synthesize(
+        self,
+        model: ir.Model,
+        *,
+        count: int,
+        seed: int,
+        normalization: Normalization | None = None,
+        device: str = "cpu",
+        progress: Progress | None = None,
+    ) -> Images:
+        """See `Synthesis.synthesize`; needs no BatchNormalization and no gradient."""
+        import torch
+
+        from onnxdfq.model_file import main_input
+        from onnxdfq.synthesis.hyperparameters import batch_generators, delivered, describe
+        from onnxdfq.synthesis.input_range import input_range
+        from onnxdfq.synthesis.start import starting_images
+
+        at_least("count", count, 1)
+        scale, spec = input_range(model, normalization), main_input(model)
+        low, high = scale.limits(torch.device("cpu"))
+        pixels = torch.empty(count, *spec.planes)
+        generators = batch_generators(seed, count)
+        for number, (image, generator) in enumerate(zip(torch.split(pixels, 1), generators, strict=True)):
+            start = starting_images(spec, tuple(image.shape), seed=seed, first=number, generator=generator)
+            image.copy_(scale.to_model(start.clamp(low, high)))
+            if progress is not None:
+                progress(number + 1, count, "")
+        found = delivered(spec, pixels.numpy())
+        return Images(pixels=found, method=self.name, seed=seed, provenance=describe(self, None, scale))
