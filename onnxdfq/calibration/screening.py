@@ -23,7 +23,7 @@ from passes.quantize.plan import QuantPlan, TensorQuant
 logger = logging.getLogger(__name__)
 
 WORTH_A_LOOK = 0.9  # of the errors after and before. What is estimated above was never below 0.8 when measured
-LEAST_SHARE = 0.002  # of the error of all activations; what gains less is lost in the noise of the others
+LEFT_OUT = 0.02  # of the error of all activations, what those that are not measured might gain together: 0.1 dB
 PROBES = 16  # images times random signs: with fewer, the estimates are off by more than a third
 # Both estimates stand here: the errors of a tensor taken together, and each on its own as if they had nothing in common
 # (less is left to chance then, but what many cut-off values do together is overlooked).
@@ -39,7 +39,7 @@ def worth_measuring(
 ) -> dict[str, dict[int, QuantPlan]]:
     """Of the plans, those that may lower the error at the outputs, and for comparison the first of the same activation.
 
-    All plans of an activation stay where no gradient reaches it.
+    What gains least is left out. All plans of an activation stay where no gradient reaches it.
 
     Args:
         model: Float, BatchNormalization folded; shapes inferred.
@@ -52,16 +52,33 @@ def worth_measuring(
     except RuntimeError as error:  # torch has no derivative of some operator: then all is measured
         logger.debug("nothing is estimated: %s", error)
         return {name: dict(by_index) for name, by_index in plans.items()}
-    total = sum(found[:, 0] for found in estimates.values())
+    kept = _of_use(estimates)
     worth = {}
     for name, by_index in plans.items():
-        found, first = estimates[name], next(iter(by_index))
-        hopeless = (found >= WORTH_A_LOOK * found[:, :1]) | (found[:, :1] - found <= LEAST_SHARE * np.c_[total])
-        kept = ~hopeless.all(axis=0) | (found[:, 0] == 0).any()
-        chosen = {index: plan for (index, plan), keeps in zip(by_index.items(), kept, strict=True) if keeps}
-        if chosen.keys() - {first}:
-            worth[name] = {first: by_index[first], **chosen}
+        if name in kept:
+            worth[name] = {index: plan for place, (index, plan) in enumerate(by_index.items()) if place in kept[name]}
     return worth
+
+
+def _of_use(estimates: Mapping[str, Estimates]) -> dict[str, set[int]]:
+    """Value name → places of the first candidate and of the best by either estimate, where that may help enough."""
+    # the others: no gradient arrives there, or a value overflowed
+    known = {name: costs for name, costs in estimates.items() if np.isfinite(costs).all() and (costs[:, 0] > 0).all()}
+    kept = {name: set(range(costs.shape[1])) for name, costs in estimates.items() if name not in known}
+    totals, gains = sum(costs[:, 0] for costs in known.values()), {}
+    for name, costs in known.items():
+        least = costs.min(axis=1)
+        helps = least < WORTH_A_LOOK * costs[:, 0]
+        if helps.any():
+            kept[name] = {0, *costs.argmin(axis=1)[helps].tolist()}
+            gains[name] = float(((costs[:, 0] - least) / totals)[helps].max())
+    left_out = 0.0
+    for name in sorted(gains, key=gains.__getitem__):
+        left_out += gains[name]
+        if left_out > LEFT_OUT:
+            break
+        del kept[name]
+    return kept
 
 
 def _estimates(
