@@ -39,6 +39,22 @@ def load_model(path: Path | str, *, input_shape: Mapping[str, Sequence[int]] | N
         UnsupportedOperator: It holds an operator that ONNX itself lacks.
         ShapeError: An input's sizes stay open, or `input_shape` contradicts them.
     """
+    return prepare_model(read_float_model(path, input_shape=input_shape), path)
+
+
+def read_float_model(path: Path | str, *, input_shape: Mapping[str, Sequence[int]] | None = None) -> ir.Model:
+    """What `load_model` begins with: every check that needs nothing but the file, before anything slow is imported.
+
+    Args:
+        path: Of the file.
+        input_shape: As for `load_model`.
+
+    Returns:
+        Of the file's own opset, its constants all initializers.
+
+    Raises:
+        ModelFileError, AlreadyQuantized, UnsupportedOperator, ShapeError: As `load_model` does.
+    """
     path = Path(path)
     proto = read_proto(path)
     _check_opset(proto, path)
@@ -49,10 +65,23 @@ def load_model(path: Path | str, *, input_shape: Mapping[str, Sequence[int]] | N
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.RemoveInitializersFromInputsPass()(model)
     _tell_nodes_apart(model)
-    large = is_large(model)
-    _load_external_data(model, keep_large=large)
+    _load_external_data(model, keep_large=is_large(model))
     refuse_not_finite(model, path)
     fix_input_shapes(model, input_shape)
+    return model
+
+
+def prepare_model(model: ir.Model, path: Path | str) -> ir.Model:
+    """What `load_model` ends with: the model of `read_float_model` converted, simplified, and its batch freed.
+
+    Args:
+        model: Is used up.
+        path: Of its file, for error messages.
+
+    Raises:
+        ModelFileError: It cannot be converted.
+    """
+    path, large = Path(path), is_large(model)
     model = convert(model, path, opset=OPSET, compare=not large)
     model.ir_version = _IR_VERSION[model.opset_imports[""]]
     if not large:

@@ -9,7 +9,7 @@ from onnxdfq.errors import InputError
 from onnxdfq.evaluation import Session, load_evaluation_data
 from onnxdfq.images.normalization import Normalization
 from onnxdfq.methods.method import FloatModel
-from onnxdfq.model_file import load_model
+from onnxdfq.model_file import prepare_model
 from onnxdfq.pipeline.checks import calibration_of
 from onnxdfq.pipeline.request import Request
 from onnxdfq.pipeline.rewriting import fold_batch_norms
@@ -22,15 +22,17 @@ from passes.write.provenance import read_provenance
 from passes.write.set_opset import SetOpset
 
 
-def load(request: Request) -> tuple[FloatModel, Session]:
+def load(request: Request, file: ir.Model) -> tuple[FloatModel, Session]:
     """The network in canonical form, and a session of it as it was loaded (in the file its batch may be fixed).
 
+    file: what `read_float_model` made of the request's; it is used up.
+
     Raises:
-        ModelFileError, ShapeError, UnsupportedOperator: the file cannot be used.
+        ModelFileError: the file cannot be converted.
         DataError: the data to evaluate on does not fit it.
         InputError: a target's opset lacks an operator; pins or a budget do not fit the layers.
     """
-    graph = load_model(request.source, input_shape=request.input_shape)
+    graph = prepare_model(file, request.source)
     text = request.recipe.normalize or read_provenance(graph).get("norm")
     normalization = None if text is None else Normalization.parse(text)
     session = Session(request.source, graph)
