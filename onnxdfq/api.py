@@ -13,7 +13,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxdfq.errors import InputError
 from onnxdfq.methods import method_of
 from onnxdfq.methods.method import Method
 from onnxdfq.pipeline.request import Output, Request, for_target
@@ -123,7 +122,7 @@ def compress(
     )
     targets = _targets(target, settled)
     pins = {} if plan is None else read_layer_bits(Path(plan))
-    where = _device(device)
+    one_of("device", device or "auto", DEVICES, field="device")
     from onnxdfq.pipeline.compression import run_compression
 
     with _as_file(model) as path:
@@ -142,7 +141,7 @@ def compress(
             calibration=calibration,
             # looked at before the images are made and again at the end, which would use an iterator up
             evaluation=list(evaluate) if isinstance(evaluate, Iterator) else evaluate,
-            device=where,
+            device=device or "auto",
             input_shape=input_shape or {},
             inputs=inputs or {},
             dynamic_batch=dynamic_batch,
@@ -198,7 +197,7 @@ def synthesize(
         normalize=normalize,
         settings=settings,
     )
-    where = _device(device)
+    one_of("device", device or "auto", DEVICES, field="device")
     from onnxdfq.pipeline.compression import run_synthesis
 
     with _as_file(model) as path:
@@ -207,7 +206,7 @@ def synthesize(
                 source=path,
                 recipe=settled,
                 method=chosen,
-                device=where,
+                device=device or "auto",
                 input_shape=input_shape or {},
                 inputs=inputs or {},
                 save_images=None if output is None else Path(output),
@@ -290,18 +289,6 @@ def _targets(target: str | Target | Sequence[str | Target] | None, recipe: Recip
     several = [target] if isinstance(target, Target) else () if target is None or isinstance(target, str) else target
     objects = {one.name: one for one in several if isinstance(one, Target)}
     return [objects.get(name) or load_target(name) for name in recipe.target]
-
-
-def _device(name: str | None) -> str:
-    one_of("device", name or "auto", DEVICES, field="device")
-    if name == "cpu":
-        return name
-    import torch
-
-    found = torch.cuda.is_available()
-    if name == "cuda" and not found:
-        raise InputError("torch sees no CUDA device here; use --device cpu.", field="device")
-    return "cuda" if found else "cpu"
 
 
 @contextmanager

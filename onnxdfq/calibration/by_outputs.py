@@ -12,9 +12,11 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
+from onnxdfq.calibration.memory import BATCH_BYTES, images_within
 from onnxdfq.calibration.saturation import function_behind, saturation_zero_point
+from onnxdfq.calibration.screening import worth_measuring
 from onnxdfq.calibration.sensitivity import measure_sensitivity
-from onnxdfq.images.samples import Samples, SamplesLike
+from onnxdfq.images.samples import SamplesLike
 from onnxdfq.model_file import batch_of
 from onnxdfq.progress import Progress, Steps
 from onnxdfq.recipe.choices import Scheme
@@ -27,9 +29,9 @@ DOUBLINGS = (0, -1, 1)  # of the threshold, halved where thresholds are free; no
 SATURATION_DOUBLINGS = (0, -1, -2)  # of the scale, where an activation function sets the grid's lower end
 GREATEST_RATIO = 0.8  # of the errors after and before; a smaller gain would follow the images at hand
 LEAST_BITS = 8  # with fewer, scales are tuned together with the roundings
-# Of all images together, and images: what is rare has to occur among them. (Of 256 CIFAR-size images, the first 64 lack
-# the tails of the others: thresholds chosen by them lost 8 dB on all.)
-MOST_NUMBERS, MOST_IMAGES, LEAST_IMAGES = 3 * 2**22, 256, 8
+# Of the values of all images at one point of the network, and images: what is rare has to occur among them. (Of 256
+# CIFAR-size images, the first 64 lack the tails of the others: thresholds chosen by them lost 8 dB on all.)
+MOST_BYTES, MOST_IMAGES, LEAST_IMAGES = 2**28, 256, 8
 BATCH_SIZE = 64
 
 
@@ -46,7 +48,8 @@ def thresholds_by_outputs(
     """Value name → its quantization with another threshold, for the activations where that helps the outputs.
 
     Half or twice the threshold where thresholds are powers of two, else by the square root of 2; taken where it lowers
-    the outputs' error to 0.8 of what it was or less. One activation at a time is quantized, all else is float.
+    the outputs' error to 0.8 of what it was or less. One activation at a time is quantized, all else is float. What an
+    estimate says is of no use is not measured.
 
     Args:
         model: Float, BatchNormalization folded.
@@ -102,23 +105,24 @@ def _losses(
     device: str,
     progress: Progress | None,
 ) -> Mapping[str, Mapping[int, float]]:
-    """Value name → place among its candidates → noise over signal at the outputs."""
+    """Value name → place among its candidates → noise over signal at the outputs; only of those worth measuring."""
     plans = {
         name: {
             index: replace(plan, activations={**plan.activations, name: quant}) for index, quant in enumerate(quants)
         }
         for name, quants in candidates.items()
     }
-    fixed, numbers = batch_of(model), Samples.of(pixels).numbers
-    count = max(min(MOST_NUMBERS // numbers, MOST_IMAGES), LEAST_IMAGES, fixed or 0)
+    fixed = batch_of(model)
+    count = max(min(images_within(model, MOST_BYTES), MOST_IMAGES), LEAST_IMAGES, fixed or 0)
+    worth = worth_measuring(model, pixels[:count], plans, device=device)
     return measure_sensitivity(
         model,
         pixels[:count],
         weights={},
-        activations=plans,
-        batch_size=fixed or BATCH_SIZE,
+        activations=worth,
+        batch_size=fixed or min(BATCH_SIZE, images_within(model, BATCH_BYTES)),
         device=device,
-        advance=Steps(progress, sum(map(len, candidates.values()))),
+        advance=Steps(progress, sum(map(len, worth.values()))),
     ).activations
 
 

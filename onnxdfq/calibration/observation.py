@@ -10,6 +10,7 @@ from jaxtyping import Float, Float64
 from numpy.typing import NDArray
 
 from onnxdfq.calibration.histogram import Histogram
+from onnxdfq.calibration.memory import BATCH_BYTES, images_within
 from onnxdfq.engine import TorchGraph
 from onnxdfq.engine.feeds import Feeds
 from onnxdfq.errors import DataError
@@ -64,9 +65,9 @@ def observe(
         pixels: In the model's input units.
         values: Names of what to take histograms of.
         mean_axes: Value name → channel axis, of what to take means of.
-        batch_size: Images at once, where the model leaves it open.
+        batch_size: Images at once at most, where the model leaves it open; fewer where they are large.
         device: Where the network runs.
-        advance: Called after each batch, with a note.
+        advance: Called after each `batch_size` images, with a note.
 
     Raises:
         DataError: The images do not fit the input, or the network computes infinities from them.
@@ -75,7 +76,8 @@ def observe(
     means = {name: ChannelMean(axis) for name, axis in mean_axes.items()}
     graph = TorchGraph(model, outputs=list(dict.fromkeys([*values, *mean_axes]))).to(device).eval()
     with torch.no_grad():
-        for batch in Feeds(model).batches(graph.input_names, pixels, batch_size, device):
+        at_once = min(batch_size, images_within(model, BATCH_BYTES))
+        for number, batch in enumerate(Feeds(model).batches(graph.input_names, pixels, at_once, device)):
             for name, value in graph.stream(*batch):
                 try:
                     if name in histograms:
@@ -87,5 +89,8 @@ def observe(
                     ) from error
                 if name in means:
                     means[name].add(value)
-            advance("activations")
+            # the caller counts batches of its own size
+            ends = [min((number + one) * at_once, len(pixels)) for one in (0, 1)]
+            for _ in range(-(-ends[0] // batch_size), -(-ends[1] // batch_size)):
+                advance("activations")
     return Observations(histograms=histograms, means=means)

@@ -11,6 +11,7 @@ from jaxtyping import Float, Float32
 from numpy.typing import NDArray
 from torch import Tensor
 
+from onnxdfq.calibration.screening import rounded
 from onnxdfq.engine import TorchGraph
 from onnxdfq.engine.feeds import Feeds
 from onnxdfq.errors import InputError
@@ -196,5 +197,4 @@ def _of_activation(
 
 
 def _rounded(state: Values, *, name: str, quant: TensorQuant, shift: float) -> Values:
-    scale = float(quant.scale)
-    return {name: ((state[name] + shift) / scale).round().clamp(*quant.range) * scale - shift}
+    return {name: rounded(state[name], quant, shift)}

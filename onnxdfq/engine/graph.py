@@ -158,7 +158,6 @@ class TorchGraph(nn.Module):
         for name in execute(plan, values):
             yield name, values[name]
 
-    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
     def _prepare(self, signature: Signature) -> None:
         """Makes the plan for these shapes. While torch.compile traces, this runs for real and nothing is recorded."""
         if signature in self._plans:
@@ -176,6 +175,9 @@ class TorchGraph(nn.Module):
                 outputs=self.output_names,
                 device=signature[0][2] if signature else torch.device("cpu"),
             )
+
+    # What torch.compiler.assume_constant_result sets, which would import torch's whole compiler: half a second.
+    _prepare._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
     def write_back(self, model: ir.Model) -> None:
         """Writes the parameters into the initializers of `model`, in the model's own types.

@@ -35,9 +35,18 @@ def declared_shapes(model: ir.Model) -> tuple[list[Dims | None], list[Dims | Non
     )
 
 
-def has_open_sizes(model: ir.Model) -> bool:
-    """Whether the file leaves open more than the batch."""
-    return any(None in spec.sample_shape for spec in inputs(model))
+def with_declared_sizes(model: ir.Model) -> ir.Model | None:
+    """A copy whose inputs are as declared; None where they leave nothing open but the batch."""
+    copy = model.clone()
+    values = [value for value in copy.graph.inputs if value.name not in copy.graph.initializers]
+    axes = batch_axes(values)
+    opened = False
+    for value, dims in zip(values, declared_shapes(model)[0], strict=True):
+        for axis, dim in enumerate(dims or ()):
+            if not isinstance(dim, int) and axis != axes[value.name or ""]:
+                value.shape = ir.Shape(dims or ())
+                opened = True
+    return copy if opened else None
 
 
 def fix_declared_sizes(model: ir.Model) -> None:

@@ -11,7 +11,7 @@ from onnx_ir.passes import common
 from onnxdfq.errors import ModelFileError
 from onnxdfq.model_file.checks import refuse_not_finite, refuse_quantized
 from onnxdfq.model_file.convert import convert
-from onnxdfq.model_file.declared import declare_shapes, fix_declared_sizes, has_open_sizes, runs_at_other_sizes
+from onnxdfq.model_file.declared import declare_shapes, fix_declared_sizes, runs_at_other_sizes, with_declared_sizes
 from onnxdfq.model_file.filling import set_fillings
 from onnxdfq.model_file.free_batch import free_batch
 from onnxdfq.model_file.sizes import fix_input_shapes
@@ -55,6 +55,28 @@ def load_model(
         ShapeError: An input's sizes stay open, or `input_shape` contradicts them.
         InputError: `fed` names no input, or says what none can be fed.
     """
+    return prepare_model(read_float_model(path, input_shape=input_shape, data=data, fed=fed), path)
+
+
+def read_float_model(
+    path: Path | str,
+    *,
+    input_shape: Mapping[str, Sequence[int]] | None = None,
+    data: Mapping[str, Sequence[int]] | None = None,
+    fed: Mapping[str, str] | None = None,
+) -> ir.Model:
+    """What `load_model` begins with: every check that needs nothing but the file, before anything slow is imported.
+
+    Args:
+        path: Of the file.
+        input_shape, data, fed: As for `load_model`.
+
+    Returns:
+        Of the file's own opset, its constants all initializers.
+
+    Raises:
+        ModelFileError, AlreadyQuantized, UnsupportedOperator, ShapeError, InputError: As `load_model` does.
+    """
     path = Path(path)
     proto = read_proto(path)
     _check_opset(proto, path)
@@ -66,16 +88,29 @@ def load_model(
     common.RemoveInitializersFromInputsPass()(model)
     _tell_nodes_apart(model)
     _drop_unused_outputs(model)
-    large = is_large(model)
-    _load_external_data(model, keep_large=large)
+    _load_external_data(model, keep_large=is_large(model))
     _write_raw(model)
     refuse_not_finite(model, path)
     if (gone := to_float32(model)) is not None:
         model.metadata_props[CONVERTED] = gone
     set_fillings(model, fed or {})
     declare_shapes(model)
-    opened = model.clone() if has_open_sizes(model) else None
     fix_input_shapes(model, input_shape, data)
+    return model
+
+
+def prepare_model(model: ir.Model, path: Path | str) -> ir.Model:
+    """What `load_model` ends with: the model of `read_float_model` converted, simplified, and its batch freed.
+
+    Args:
+        model: Is used up.
+        path: Of its file, for error messages.
+
+    Raises:
+        ModelFileError: It cannot be converted.
+    """
+    path, large = Path(path), is_large(model)
+    opened = with_declared_sizes(model)
     model = convert(model, path, opset=OPSET, compare=not large)
     model.ir_version = _IR_VERSION[model.opset_imports[""]]
     if not large:

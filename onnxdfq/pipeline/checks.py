@@ -1,19 +1,26 @@
 """What can be wrong about names, paths and their combinations: found before minutes of work, not after."""
 
+from __future__ import annotations
+
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from onnxdfq.calibration.calibration import Calibration
-from onnxdfq.errors import InputError
+from onnxdfq.errors import InputError, ModelFileError
 from onnxdfq.methods.method import Method, Need
 from onnxdfq.model_file import check_writable
 from onnxdfq.pipeline.request import Request
 from onnxdfq.recipe.bits import WEIGHT_BITS, Bits
-from onnxdfq.tuning import Tuning, tuning_for
+
+if TYPE_CHECKING:
+    from onnxdfq.calibration.calibration import Calibration
+    from onnxdfq.tuning import Tuning
 
 
 def calibration_of(request: Request) -> Calibration:
     """How thresholds are decided."""
+    from onnxdfq.calibration.calibration import Calibration  # loads torch, and paths are looked at before
+
     recipe, bits = request.recipe, Bits.parse(request.recipe.bits)
     return Calibration(
         weight_bits=bits.weight,
@@ -27,6 +34,8 @@ def calibration_of(request: Request) -> Calibration:
 
 def tuning_of(request: Request, method: Method) -> Tuning | None:
     """How what is rounded is tuned, where it is."""
+    from onnxdfq.tuning import tuning_for  # loads torch, as above
+
     recipe = request.recipe
     if not looks_at_images(request, method):
         return None
@@ -37,6 +46,18 @@ def tuning_of(request: Request, method: Method) -> Tuning | None:
         learn_scales=recipe.scheme == "free",
         effort=recipe.effort,
     )
+
+
+def found_device(name: str) -> str:
+    """ "cpu" or "cuda", as it was asked for or, for "auto", as it is there. Raises InputError."""
+    if name == "cpu":
+        return name
+    import torch
+
+    found = torch.cuda.is_available()
+    if name == "cuda" and not found:
+        raise InputError("torch sees no CUDA device here; use --device cpu.", field="device")
+    return "cuda" if found else "cpu"
 
 
 def looks_at_images(request: Request, method: Method) -> bool:
@@ -76,6 +97,8 @@ def check_paths(request: Request) -> None:
     Raises:
         InputError, OutputError.
     """
+    if not request.source.exists():
+        raise ModelFileError(f"{request.source}: there is no such file.")
     outputs = [("-o", output.path) for output in request.outputs if output.path is not None]
     if request.save_plan is not None:
         outputs += [("--save-plan", request.plan_path(output)) for output in request.outputs]

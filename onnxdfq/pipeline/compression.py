@@ -1,30 +1,43 @@
-"""The way from a float model to written files: read `run_compression` first."""
+"""The way from a float model to written files: read `run_compression` first.
+
+What loads torch, onnxsim and ONNX Runtime is imported inside the functions, once paths and the file have been looked
+at: a refusal must not wait for it.
+"""
+
+from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+from onnxdfq.images.dataset import shapes_of_data
 from onnxdfq.methods import choose_method
 from onnxdfq.methods.method import FloatModel, Measurement, Method, Need, Note, Run
-from onnxdfq.pipeline.checks import calibration_of, check_method, check_paths, tuning_of
-from onnxdfq.pipeline.comparing import compare
-from onnxdfq.pipeline.images import make_images
-from onnxdfq.pipeline.loading import load
-from onnxdfq.pipeline.planning import Planning, plan_all
+from onnxdfq.model_file import read_float_model
+from onnxdfq.pipeline.checks import calibration_of, check_method, check_paths, found_device, tuning_of
 from onnxdfq.pipeline.request import Request
 from onnxdfq.pipeline.result import Metrics, Result, TargetResult
-from onnxdfq.pipeline.rewriting import rewritten
-from onnxdfq.pipeline.writing import save_all, save_images, write
 from onnxdfq.recipe.bits import Bits
 from passes.graph.batch_norm import read_batch_norms
-from passes.lint.lint import lint
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 
 def run_compression(request: Request) -> Result:
     """Quantize a float model without data, and write and measure a file for each target. Raises DfqError."""
-    with recorded(request) as (run, record):
-        model, original = load(request)
+    with recorded(request) as (file, run, record):
+        from onnxdfq.pipeline.comparing import compare
+        from onnxdfq.pipeline.images import make_images
+        from onnxdfq.pipeline.loading import load
+        from onnxdfq.pipeline.planning import Planning, plan_all
+        from onnxdfq.pipeline.rewriting import rewritten
+        from onnxdfq.pipeline.writing import save_all, write
+        from passes.lint.lint import lint
+
+        model, original = load(request, file)
         method = settled_method(request, model, run)
         source = make_images(model, method, request, run)
         images = None if source is None else source.fixed(run.image_count)
@@ -70,8 +83,12 @@ def run_compression(request: Request) -> Result:
 
 def run_synthesis(request: Request) -> Result:
     """Only the images, as a compression would make them. Raises DfqError."""
-    with recorded(request) as (run, record):
-        model, _ = load(request)
+    with recorded(request) as (file, run, record):
+        from onnxdfq.pipeline.images import make_images
+        from onnxdfq.pipeline.loading import load
+        from onnxdfq.pipeline.writing import save_images
+
+        model, _ = load(request, file)
         method = settled_method(request, model, run)
         source = make_images(model, method, request, run)
         images = None if source is None else source.fixed(run.image_count)
@@ -124,18 +141,29 @@ class Record:
 
 
 @contextmanager
-def recorded(request: Request) -> Iterator[tuple[Run, Record]]:
-    """A run and the record of what it tells, its seconds among it. Checks first what can be checked first."""
+def recorded(request: Request) -> Iterator[tuple[ir.Model, Run, Record]]:
+    """The file, a run and the record of what it tells, its seconds among it. Checks first what can be checked first."""
     started, record = time.monotonic(), Record()
+    check_paths(request)
+    file = read_float_model(
+        request.source, input_shape=request.input_shape, data=_shapes_at_hand(request), fed=request.inputs
+    )
     if request.method is not None:
         check_method(request, request.method)
-    check_paths(request)
     run = Run(
         recipe=request.recipe,
-        device=request.device,
+        device=found_device(request.device),
         own_images=request.calibration is not None,
         progress=request.progress,
         tell=record.take,
     )
-    yield run, record
+    yield file, run, record
     run.tell(Measurement(values={"seconds": round(time.monotonic() - started, 1)}))
+
+
+def _shapes_at_hand(request: Request) -> dict[str, tuple[int, ...]]:
+    """Shapes of the user's arrays, which sizes that the file leaves open follow from."""
+    found: dict[str, tuple[int, ...]] = {}
+    for source in (request.evaluation, request.calibration):
+        found |= {} if source is None else shapes_of_data(source)
+    return found

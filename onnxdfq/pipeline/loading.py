@@ -7,10 +7,9 @@ import onnx_ir as ir
 from onnxdfq.budget import check_budget
 from onnxdfq.errors import InputError
 from onnxdfq.evaluation import Session, load_evaluation_data
-from onnxdfq.images.dataset import shapes_of_data
 from onnxdfq.images.normalization import Normalization
 from onnxdfq.methods.method import FloatModel
-from onnxdfq.model_file import batch_of, load_model
+from onnxdfq.model_file import batch_of, prepare_model
 from onnxdfq.pipeline.checks import calibration_of
 from onnxdfq.pipeline.request import Request
 from onnxdfq.pipeline.rewriting import fold_batch_norms
@@ -23,20 +22,17 @@ from passes.write.provenance import read_provenance
 from passes.write.set_opset import SetOpset
 
 
-def load(request: Request) -> tuple[FloatModel, Session]:
+def load(request: Request, file: ir.Model) -> tuple[FloatModel, Session]:
     """The network in canonical form, and a session of it as it was loaded (in the file its batch may be fixed).
 
+    file: what `read_float_model` made of the request's; it is used up.
+
     Raises:
-        ModelFileError, ShapeError, UnsupportedOperator: the file cannot be used.
+        ModelFileError: the file cannot be converted.
         DataError: the data to evaluate on does not fit it.
         InputError: a target's opset lacks an operator; pins or a budget do not fit the layers.
     """
-    graph = load_model(
-        request.source,
-        input_shape=request.input_shape,
-        data=_shapes_at_hand(request),
-        fed=request.inputs,
-    )
+    graph = prepare_model(file, request.source)
     if request.dynamic_batch and batch_of(graph) is not None:
         raise InputError(
             f"{request.source} computes something else at other batches than {batch_of(graph)}; leave --dynamic-batch "
@@ -51,14 +47,6 @@ def load(request: Request) -> tuple[FloatModel, Session]:
     _check_opsets(graph, request.targets)
     _check_layers(graph, request)
     return FloatModel(graph=graph, source=request.source, normalization=normalization), session
-
-
-def _shapes_at_hand(request: Request) -> dict[str, tuple[int, ...]]:
-    """Shapes of the user's arrays, which sizes that the file leaves open follow from."""
-    found: dict[str, tuple[int, ...]] = {}
-    for source in (request.evaluation, request.calibration):
-        found |= {} if source is None else shapes_of_data(source)
-    return found
 
 
 def _check_opsets(graph: ir.Model, targets: Sequence[Target]) -> None:

@@ -43,7 +43,7 @@ class Request:
     pins: Mapping[str, LayerBits] = field(default_factory=dict)
     save_images: Path | None = None
     save_plan: Path | None = None
-    device: str = "cpu"
+    device: str = "auto"
     input_shape: Mapping[str, Sequence[int]] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
     dynamic_batch: bool = False

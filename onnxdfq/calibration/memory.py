@@ -1,0 +1,34 @@
+"""How many images fit into memory together: by the bytes of a network's values, whatever their shapes."""
+
+import math
+
+import onnx_ir as ir
+
+BATCH_BYTES = 2**26  # what values of one batch may take; larger batches are no faster, for no cache holds them
+
+
+def images_within(model: ir.Model, budget: int, *, keeps_all: bool = False) -> int:
+    """How many images may run at once; at least one.
+
+    Args:
+        model: With inferred shapes. A size that is not known counts as one.
+        budget: Bytes of values that are in memory together.
+        keeps_all: Whether all values stay, as a gradient asks for, and not only those that are read again.
+    """
+    sizes = {value: _bytes(value) for node in model.graph for value in node.outputs}
+    sizes |= {value: _bytes(value) for value in model.graph.inputs}
+    if keeps_all:
+        return max(budget // max(sum(sizes.values()), 1), 1)
+    last_reader = {value: node for node in model.graph for value in node.inputs if value in sizes}
+    alive = most = sum(sizes[value] for value in model.graph.inputs)
+    for node in model.graph:
+        alive += sum(sizes[value] for value in node.outputs)
+        most = max(most, alive)
+        alive -= sum(sizes[value] for value in {*node.inputs} if value in sizes and last_reader[value] is node)
+    return max(budget // max(most, 1), 1)
+
+
+def _bytes(value: ir.Value) -> int:
+    """Of one image's share of a value: without its first size, that of the batch."""
+    known = [size for size in tuple(value.shape or ())[1:] if isinstance(size, int)]
+    return math.ceil(math.prod(known) * (4 if value.dtype is None else value.dtype.itemsize))
