@@ -38,6 +38,7 @@ SECTIONS = {
         "recipe",
     ),
     "Targets": ("target",),
+    "Proof": ("require",),
     "Data": ("normalize", "calibration", "evaluate", "input_shape", "inputs"),
     "Output": ("output", "dynamic_batch", "save_images", "force", "as_json", "quiet", "verbose", "help"),
 }
@@ -91,26 +92,44 @@ def main() -> None:
 @click.option("--plan", type=FILE, metavar="FILE", help="A TOML file that pins bits of layers.")
 @click.option("--save-plan", type=FILE, metavar="FILE", help="Write the bits of all layers.")
 @click.option("--evaluate", type=FILE, metavar="DATA", help="Labelled images to measure on.")
-def compress(model: Path, target: tuple[str, ...], as_json: bool, **given: Any) -> None:
+@click.option(
+    "--require", metavar="sqnr=DB", help="Exit with 1 where a file's signal to noise on held-back inputs is less."
+)
+def compress(model: Path, target: tuple[str, ...], require: str | None, as_json: bool, **given: Any) -> None:
     """Quantize a float ONNX model without data."""
     from onnxdfq.api import compress as run
+    from onnxdfq.report.requirement import read_requirement
 
+    least = None if require is None else read_requirement(require)
     result = run(model, target=target or None, **_prepared(given))
     several = {name: {"output": str(file.path), **file.metrics} for name, file in result.targets.items()}
     if as_json:
         targets = {"targets": several} if len(several) > 1 else {}
         head = {"output": str(result.path), "method": result.method}
         echo_json({**head, **result.metrics, **targets, "notes": list(result.notes)})
+        _exit_unless_met(least, several)
         return
     echo_notes(result.notes)
     if len(several) == 1:
         click.echo(summary(result.metrics))
         click.echo(f"written: {result.path}")
+        _exit_unless_met(least, several)
         return
     own = {key for file in result.targets.values() for key in file.metrics}
     click.echo(summary({key: value for key, value in result.metrics.items() if key not in own}))
     for name, file in result.targets.items():
         click.echo(f"\n{name}\n{summary(file.metrics)}\nwritten: {file.path}")
+    _exit_unless_met(least, several)
+
+
+def _exit_unless_met(least: float | None, files: dict[str, dict[str, Any]]) -> None:
+    """Exit code 1 where a file is worse than `--require` allows; it is written all the same."""
+    from onnxdfq.report.requirement import unmet
+
+    for sentence in [] if least is None else unmet(least, files):
+        click.echo(f"onnxdfq: {sentence}", err=True)
+    if least is not None and unmet(least, files):
+        sys.exit(1)
 
 
 @main.command(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int, Shaped
 from numpy.typing import NDArray
 
 from onnxdfq.errors import DataError
@@ -14,7 +14,7 @@ from onnxdfq.images.dataset import Dataset, load_data
 from onnxdfq.images.normalization import Normalization
 from onnxdfq.progress import Progress
 
-Outputs: TypeAlias = Float[NDArray[Any], "..."] | Int[NDArray[Any], "..."]
+Outputs: TypeAlias = Shaped[NDArray[Any], "..."]
 Classes: TypeAlias = Int[NDArray[np.integer[Any]], "..."]
 
 
@@ -90,9 +90,9 @@ def evaluate_all(
     size = min(session.batch_size(next(data.samples(2))) for session in every)
     for samples in data.samples(size):
         wanted = None if labels is None else labels[done : done + len(samples)]
-        expected, right = (None, None) if against is None else against.run_with_answers(samples)
+        expected, right = (None, None) if against is None else against.run_with_answers(samples, against.answer)
         for name, session in sessions.items():
-            outputs, answer = session.run_with_answers(samples)
+            outputs, answer = session.run_with_answers(samples, (against or session).answer)
             if against is not None and expected is not None:
                 _check_same_network(session, outputs, against, expected)
             scores[name].add(
@@ -169,9 +169,9 @@ def _classes(
     """(N, ...) classes: the answer itself, or its arg-max; whoever brings labels means the first output by them."""
     if answer is None and labels is not None and outputs:
         answer = outputs[0]
-    if answer is None or np.issubdtype(answer.dtype, np.integer):
-        return answer
-    return _arg_max(answer)
+    if answer is None:
+        return None
+    return answer.astype(np.int64) if np.issubdtype(answer.dtype, np.integer) else _arg_max(answer)
 
 
 def _energy(values: Outputs) -> float:

@@ -37,6 +37,7 @@ class Session:
         fused: What came of `fuse`.
         exact: False where ONNX Runtime cannot compute exactly (int8 QLinear operators, whose own kernels are exact, in
             one file with others).
+        answer: Name of the output that tells classes apart: integers (N, ...) or scores (N, K); None where none does.
         classes: How many the model tells apart, None where it is no classifier.
 
     Raises:
@@ -109,14 +110,19 @@ class Session:
         return self._run(samples, self.outputs)
 
     def run_with_answers(
-        self, samples: SamplesLike
+        self, samples: SamplesLike, answer: str | None
     ) -> tuple[list[Shaped[NDArray[Any], "..."]], Shaped[NDArray[Any], "..."] | None]:
-        """`run`, and the output that tells classes apart: integers (N, ...) or scores (N, K); None where none does."""
-        if self.answer is None or self.answer in self.outputs:
+        """`run`, and one output that tells classes apart.
+
+        Args:
+            samples: As for `run`.
+            answer: Name of that output: `answer`, or that of the model's float original, which shows it more clearly.
+        """
+        if answer is None or answer in self.outputs:
             values = self.run(samples)
-            return values, None if self.answer is None else values[self.outputs.index(self.answer)]
-        *values, answer = self._run(samples, [*self.outputs, self.answer])
-        return values, answer
+            return values, None if answer is None else values[self.outputs.index(answer)]
+        *values, found = self._run(samples, [*self.outputs, answer])
+        return values, found
 
     def _run(self, samples: SamplesLike, names: list[str]) -> list[Shaped[NDArray[Any], "..."]]:
         given, batch = Samples.of(samples), self._feeding.batch

@@ -39,22 +39,12 @@ class DeadLeaves(Synthesis):
         progress: Progress | None = None,
     ) -> Images:
         """See `Synthesis.synthesize`; needs no BatchNormalization and no gradient."""
-        import torch
-
         from onnxdfq.model_file import main_input
-        from onnxdfq.synthesis.hyperparameters import batch_generators, delivered, describe
+        from onnxdfq.synthesis.hyperparameters import describe
         from onnxdfq.synthesis.input_range import input_range
-        from onnxdfq.synthesis.start import starting_images
+        from onnxdfq.synthesis.start import starting_samples
 
         at_least("count", count, 1)
-        scale, spec = input_range(model, normalization), main_input(model)
-        low, high = scale.limits(torch.device("cpu"))
-        pixels = torch.empty(count, *spec.planes)
-        generators = batch_generators(seed, count)
-        for number, (image, generator) in enumerate(zip(torch.split(pixels, 1), generators, strict=True)):
-            start = starting_images(spec, tuple(image.shape), seed=seed, first=number, generator=generator)
-            image.copy_(scale.to_model(start.clamp(low, high)))
-            if progress is not None:
-                progress(number + 1, count, "")
-        found = delivered(spec, pixels.numpy())
+        scale = input_range(model, normalization)
+        found = starting_samples(main_input(model), scale, count, seed=seed, progress=progress)
         return Images(pixels=found, method=self.name, seed=seed, provenance=describe(self, None, scale))

@@ -5,7 +5,7 @@ simplified once, its batch free (`prepare_model`). `read_model` reads any model 
 same safety checks. `save_model` and `atomic_write` never leave a half-written file.
 """
 
-from onnxdfq.model_file.filling import Filling, fillings, parse_fillings
+from onnxdfq.model_file.filling import Filling, fillings, given_by_user, parse_fillings
 from onnxdfq.model_file.inputs import InputSpec, batch_of, inputs, main_input
 from onnxdfq.model_file.loading import load_model, prepare_model, read_float_model, read_model
 from onnxdfq.model_file.sizes import parse_input_shapes
@@ -19,6 +19,7 @@ __all__ = [
     "batch_of",
     "check_writable",
     "fillings",
+    "given_by_user",
     "inputs",
     "is_large",
     "load_model",

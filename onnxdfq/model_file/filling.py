@@ -123,6 +123,11 @@ def fillings(model: ir.Model) -> dict[str, Filling]:
     return found
 
 
+def given_by_user(model: ir.Model) -> frozenset[str]:
+    """Names of the inputs for which the user said what they are fed."""
+    return frozenset(name_of(value) for value in model.graph.inputs if KEY in value.metadata_props)
+
+
 def set_fillings(model: ir.Model, given: Mapping[str, str]) -> None:
     """Writes into the inputs what they are to be fed (`--input`).
 

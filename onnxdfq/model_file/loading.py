@@ -140,7 +140,8 @@ def _drop_unused_outputs(model: ir.Model) -> None:
         kept = len(node.outputs)
         while kept > 1 and not (node.outputs[kept - 1].uses() or node.outputs[kept - 1].is_graph_output()):
             kept -= 1
-        if node.op_type == "BatchNormalization" and kept < len(node.outputs):
+        in_training = node.attributes.get_int("training_mode", 0)
+        if node.op_type == "BatchNormalization" and kept < len(node.outputs) and not in_training:
             node.resize_outputs(kept)
 
 

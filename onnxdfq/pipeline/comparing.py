@@ -11,8 +11,8 @@ from onnxdfq.methods.method import Measurement, Note, Run
 from onnxdfq.pipeline.request import Output, Request
 
 
-def compare(request: Request, original: Session, images: Images | None, run: Run) -> None:
-    """Fidelity on the images that calibrated, which needs no label; accuracy where labelled data is given.
+def compare(request: Request, original: Session, images: Images | None, judging: Images | None, run: Run) -> None:
+    """Fidelity on the images that calibrated and on those that did not; accuracy where labelled data is given.
 
     The float network runs once over each set of images, whatever the number of files.
 
@@ -20,16 +20,18 @@ def compare(request: Request, original: Session, images: Images | None, run: Run
         ModelFileError: ONNX Runtime refuses a file that was written for it. DataError: the labelled data does not fit.
     """
     sessions = {output.target.name: _session(output) for output in request.outputs}
-    if images is not None:
+    for kind, some in (("images", images), ("held_back", judging)):
+        if some is None:
+            continue
         found = evaluate_all(
             sessions,
-            Dataset(images=images.pixels, others=images.others),
+            Dataset(images=some.pixels, others=some.others),
             against=original,
             progress=run.progress("comparing with the float model"),
         )
         for name, one in found.items():
-            values = {"agreement_images": one.agreement, "sqnr_db_images": one.sqnr_db}
-            run.tell(Measurement(values=values, target=name))
+            values = {f"agreement_{kind}": one.agreement, f"sqnr_db_{kind}": one.sqnr_db}
+            run.tell(Measurement(values=values | ({"held_back": one.count} if some is judging else {}), target=name))
     if request.evaluation is not None:
         first = next(iter(sessions.values()))
         data = load_evaluation_data(request.evaluation, first, request.recipe.normalize)

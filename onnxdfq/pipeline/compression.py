@@ -6,6 +6,7 @@ at: a refusal must not wait for it.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,12 +35,13 @@ def run_compression(request: Request) -> Result:
         from onnxdfq.pipeline.loading import load
         from onnxdfq.pipeline.planning import Planning, plan_all
         from onnxdfq.pipeline.rewriting import rewritten
+        from onnxdfq.pipeline.verdict import judge
         from onnxdfq.pipeline.writing import save_all, write
         from passes.lint.lint import lint
 
         model, original = load(request, file)
         method = settled_method(request, model, run)
-        source = make_images(model, method, request, run)
+        source, judging = make_images(model, method, request, run)
         images = None if source is None else source.fixed(run.image_count)
         # decide
         model = rewritten(model, method, source, request, run)
@@ -58,7 +60,8 @@ def run_compression(request: Request) -> Result:
         # then edit, and prove
         written = {t.name: write(model, plans[t.name], t, method, images, request, run) for t in request.targets}
         save_all(request, model, plans, written, images, run)
-        compare(request, original, images, run)
+        compare(request, original, images, judging, run)
+        judge(request, model, plans, images if judging is None else judging, record.of, run)
     targets = {
         output.target.name: TargetResult(
             model=written[output.target.name],
@@ -90,7 +93,7 @@ def run_synthesis(request: Request) -> Result:
 
         model, _ = load(request, file)
         method = settled_method(request, model, run)
-        source = make_images(model, method, request, run)
+        source, _ = make_images(model, method, request, run)
         images = None if source is None else source.fixed(run.image_count)
         save_images(request, images)
     return Result(
@@ -158,7 +161,17 @@ def recorded(request: Request) -> Iterator[tuple[ir.Model, Run, Record]]:
         tell=record.take,
     )
     yield file, run, record
-    run.tell(Measurement(values={"seconds": round(time.monotonic() - started, 1)}))
+    run.tell(Measurement(values={"seconds": round(time.monotonic() - started, 1), "peak_memory": peak_memory()}))
+
+
+def peak_memory() -> int | None:
+    """Bytes that this process has held at most; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _shapes_at_hand(request: Request) -> dict[str, tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""The images, or other samples, that numbers are decided by: the method's, or the user's own."""
+"""The images, or other samples, that numbers are decided by: the method's, or the user's own; and those held back."""
 
 from dataclasses import asdict, replace
 
@@ -7,63 +7,86 @@ from onnxdfq.images.feeding import Feeding
 from onnxdfq.images.images import Images
 from onnxdfq.images.source import FixedImages, ImageSource
 from onnxdfq.methods.method import FloatModel, Measurement, Method, Note, Run
-from onnxdfq.model_file import fillings
+from onnxdfq.model_file import fillings, main_input
+from onnxdfq.pipeline import held_back
 from onnxdfq.pipeline.request import Request
+from onnxdfq.synthesis.input_range import other_range
 from onnxdfq.synthesis.quality import evaluate_images
+from onnxdfq.synthesis.start import starting_samples
 from passes.graph.batch_norm import read_batch_norms
 
 
-def make_images(model: FloatModel, method: Method, request: Request, run: Run) -> ImageSource | None:
-    """Where images come from; None where nothing is decided by images. They are made, or read, here.
+def make_images(
+    model: FloatModel, method: Method, request: Request, run: Run
+) -> tuple[ImageSource | None, Images | None]:
+    """Where images come from, None where nothing is decided by images; and others, that files are judged by.
+
+    They are made, or read, here. Where there are too few of the user's own to hold any back, the second is None.
 
     Raises:
         DataError: The user's own do not fit.
         NoBatchNorm, ShapeError: They cannot be made.
     """
-    source = method.images(model, run) if request.calibration is None else _own(model, request)
-    if source is None:
+    if request.calibration is not None:
+        images, judging = held_back.parted(_read(model, request, run.image_count + held_back.MOST), run.image_count)
+        source: ImageSource | None = FixedImages(images.first)
+    else:
+        source, judging = _made(model, method, run), None
+    if source is not None:
+        source = _completed(source, model, run)
+        images = source.fixed(run.image_count)
+        run.tell(Measurement(values={"images": len(images)}))
+        if read_batch_norms(model.graph):
+            run.tell(Measurement(values=asdict(evaluate_images(model.graph, images, device=run.device))))
+    if request.outputs and request.calibration is None:
+        judging = _drawn(model, held_back.COUNT, run.recipe.seed + held_back.SEED) or held_back.made(model, run)
+    return source, None if judging is None else completed(judging, model, run)
+
+
+def _completed(source: ImageSource, model: FloatModel, run: Run) -> FixedImages:
+    return FixedImages(lambda count: completed(source.fixed(count), model, run))
+
+
+def completed(images: Images, model: FloatModel, run: Run) -> Images:
+    """The images, with what the model's other inputs are fed beside them, which is told."""
+    found = fillings(model.graph)
+    others = dict(images.others)
+    for spec in Feeding(model.graph).others:
+        if spec.name in others:
+            continue
+        if found[spec.name].kind == "image" and spec.image is not None:
+            scale = other_range(spec, model.normalization)
+            others[spec.name] = starting_samples(spec, scale, len(images), seed=images.seed)
+        else:
+            others[spec.name] = found[spec.name].draw(spec, len(images), images.seed)
+        text = f"The input {spec.name!r} ({spec.dtype.name.lower()} {spec.text() or 'scalar'}) is fed "
+        advice = f"--input {spec.name}=... and --calibration say otherwise."
+        run.tell(Note(text=f"{text}{found[spec.name].sentence}; {advice}"))
+    return replace(images, others=others)
+
+
+def _made(model: FloatModel, method: Method, run: Run) -> ImageSource | None:
+    if _drawn(model, 1, 0) is None or not method.makes_images(run.recipe):
+        return method.images(model, run)
+    spec = main_input(model.graph)
+    sentence = fillings(model.graph)[spec.name].sentence
+    run.tell(Note(text=f"The input {spec.name!r} is no picture to search for: it is fed {sentence}."))
+    return FixedImages(lambda count: _drawn(model, count, run.recipe.seed) or held_back.made(model, run))
+
+
+def _drawn(model: FloatModel, count: int, seed: int) -> Images | None:
+    """Samples of a main input of integers (tokens, flags), or of one that is a constant; None where it is neither."""
+    spec = main_input(model.graph)
+    filling = fillings(model.graph)[spec.name]
+    if (spec.is_float or spec.is_bytes) and filling.kind != "constant":
         return None
-    source = _Completed(source, model, run)
-    images = source.fixed(run.image_count)
-    run.tell(Measurement(values={"images": len(images)}))
-    if read_batch_norms(model.graph):
-        run.tell(Measurement(values=asdict(evaluate_images(model.graph, images, device=run.device))))
-    return source
+    return Images(pixels=filling.draw(spec, count, seed), method="noise", seed=seed)
 
 
-class _Completed(FixedImages):
-    """Images of a source, with what the model's other inputs are fed beside them, which is told."""
-
-    def __init__(self, source: ImageSource, model: FloatModel, run: Run) -> None:
-        super().__init__(self._complete)
-        self._source, self._model, self._run = source, model, run
-
-    def _complete(self, count: int) -> Images:
-        images, feeding = self._source.fixed(count), Feeding(self._model.graph)
-        found = fillings(self._model.graph)
-        others = dict(images.others)
-        for spec in feeding.others:
-            if spec.name in others:
-                continue
-            others[spec.name] = found[spec.name].draw(spec, len(images), self._run.recipe.seed)
-            text = f"The input {spec.name!r} ({spec.dtype.name.lower()} {spec.text() or 'scalar'}) is fed "
-            advice = f"--input {spec.name}=... and --calibration say otherwise."
-            self._run.tell(Note(text=f"{text}{found[spec.name].sentence}; {advice}"))
-        return replace(images, others=others)
-
-
-def _own(model: FloatModel, request: Request) -> FixedImages:
+def _read(model: FloatModel, request: Request, count: int) -> Images:
     feeding = Feeding(model.graph)
-
-    def read(count: int) -> Images:
-        data = load_data(
-            request.calibration,
-            spec=feeding.main,
-            others=feeding.others,
-            normalization=model.normalization,
-            limit=count,
-        )
-        samples = next(data.samples(count))
-        return Images(pixels=samples.main, others=samples.others, method="file", seed=request.recipe.seed)
-
-    return FixedImages(read)
+    data = load_data(
+        request.calibration, spec=feeding.main, others=feeding.others, normalization=model.normalization, limit=count
+    )
+    samples = next(data.samples(count))
+    return Images(pixels=samples.main, others=samples.others, method="file", seed=request.recipe.seed)

@@ -18,7 +18,7 @@ from onnxdfq.engine import TorchGraph
 from onnxdfq.engine.feeds import Feeds
 from onnxdfq.errors import DataError
 from onnxdfq.images.normalization import Normalization
-from onnxdfq.model_file import main_input
+from onnxdfq.model_file import Filling, InputSpec, fillings, given_by_user, main_input
 from onnxdfq.synthesis.network import as_input
 from passes.graph.batch_norm import BatchNormStats, read_batch_norms
 
@@ -66,18 +66,50 @@ def input_range(model: ir.Model, normalization: Normalization | None) -> InputRa
     """
     spec = main_input(model)
     channels = spec.planes[0]
-    if spec.is_bytes:
-        return _input_range(
-            np.full(channels, 255 * PIXEL_MEAN), np.full(channels, 255 * PIXEL_STD), DARKEST, BRIGHTEST, "bytes"
-        )
-    low, high = (LOWEST, HIGHEST) if spec.image is not None else (-SIGNAL_LIMIT, SIGNAL_LIMIT)
-    if normalization is not None and spec.image is not None:
-        return _from_normalization(normalization, channels)
+    given = fillings(model)[spec.name]
+    if given.kind in ("normal", "uniform") and spec.name in given_by_user(model):
+        return _from_filling(given, spec)
+    if spec.is_bytes or (normalization is not None and spec.image is not None):
+        return other_range(spec, normalization)
+    low, high = _usual_limits(spec)
     for stats in read_batch_norms(model)[:3]:  # an affine prefix ends at the first activation
         if (estimate := _estimate(model, stats)) is not None:
             mean, std = estimate
             return _input_range(mean, np.full(channels, std), low, high, f"estimated from {stats.node}")
-    return _input_range(np.zeros(channels), np.ones(channels), low, high, "assumed standardised")
+    return other_range(spec, None)
+
+
+def other_range(spec: InputSpec, normalization: Normalization | None) -> InputRange:
+    """The range of an input by its type and the user's normalization alone, else mean 0 and deviation 1.
+
+    Raises:
+        DataError: The normalization has another number of channels than the input.
+    """
+    channels = spec.planes[0]
+    if spec.is_bytes:
+        mean, std = np.full(channels, 255 * PIXEL_MEAN), np.full(channels, 255 * PIXEL_STD)
+        return _input_range(mean, std, DARKEST, BRIGHTEST, "bytes")
+    if normalization is not None and spec.image is not None:
+        return _from_normalization(normalization, channels)
+    return _input_range(np.zeros(channels), np.ones(channels), *_usual_limits(spec), "assumed standardised")
+
+
+def _usual_limits(spec: InputSpec) -> tuple[float, float]:
+    return (LOWEST, HIGHEST) if spec.image is not None else (-SIGNAL_LIMIT, SIGNAL_LIMIT)
+
+
+def _from_filling(given: Filling, spec: InputSpec) -> InputRange:
+    """What `--input` says of an input: of pixels, the values of black and white; of other numbers, what it says."""
+    channels, (first, second) = spec.planes[0], given.numbers
+    if given.kind == "normal":
+        mean, std, (low, high) = first, second, (-SIGNAL_LIMIT, SIGNAL_LIMIT)
+    elif spec.image is not None:
+        mean, std = first + PIXEL_MEAN * (second - first), PIXEL_STD * (second - first)
+        low, high = DARKEST, BRIGHTEST
+    else:
+        mean, std = (first + second) / 2, (second - first) / 12**0.5
+        low, high = -(3**0.5), 3**0.5
+    return _input_range(np.full(channels, mean), np.full(channels, std), low, high, f"--input {given}")
 
 
 def _from_normalization(normalization: Normalization, channels: int) -> InputRange:

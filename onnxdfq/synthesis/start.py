@@ -4,15 +4,44 @@ DGH, 128 images, 60 steps, BN distance from Gaussian pixels and from dead leaves
 seed: .0061 and .0029), MobileNetV1 .068 and .031; at 40 steps ResNet-20 .0154 and .0049.
 """
 
+from typing import Any
+
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Shaped
+from numpy.typing import NDArray
 from torch import Tensor
 
 from onnxdfq.model_file import InputSpec
+from onnxdfq.progress import Progress
 from onnxdfq.synthesis.dead_leaves import dead_leaves
-from onnxdfq.synthesis.input_range import PIXEL_MEAN, PIXEL_STD
+from onnxdfq.synthesis.hyperparameters import batch_generators, delivered
+from onnxdfq.synthesis.input_range import PIXEL_MEAN, PIXEL_STD, InputRange
 
 LEAST_SIDE = 8  # of an image in which leaves are more than spots
+
+
+def starting_samples(
+    spec: InputSpec, scale: InputRange, count: int, *, seed: int, progress: Progress | None = None
+) -> Shaped[NDArray[Any], "n ..."]:
+    """Samples of an input as it takes them, to be used as they are.
+
+    Args:
+        spec: Of the input.
+        scale: Its range.
+        count: How many.
+        seed: With a sample's number, what it is drawn from.
+        progress: Called after each.
+    """
+    low, high = scale.limits(torch.device("cpu"))
+    planes = torch.empty(count, *spec.planes)
+    for number, (sample, generator) in enumerate(
+        zip(torch.split(planes, 1), batch_generators(seed, count), strict=True)
+    ):
+        start = starting_images(spec, tuple(sample.shape), seed=seed, first=number, generator=generator)
+        sample.copy_(scale.to_model(start.clamp(low, high)))
+        if progress is not None:
+            progress(number + 1, count, "")
+    return delivered(spec, planes.numpy())
 
 
 def starting_images(

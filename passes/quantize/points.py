@@ -61,13 +61,18 @@ def find_quant_points(model: ir.Model, target: Target) -> QuantPoints:
     same_as: dict[str, str] = {}
     weights: list[WeightUse] = []
     data: set[ir.Value] = {value for value in model.graph.inputs if value.dtype == ACTIVATION_DTYPE}
+    # bytes of pixels, or indices into a table; what is made of shapes and sizes is none
+    others: set[ir.Value] = {value for value in model.graph.inputs if value.dtype != ACTIVATION_DTYPE}
     activations.extend(required_name(value) for value in model.graph.inputs if value in data and value.uses())
     for node in model.graph:
         weights.extend(weight_uses(node))
-        if not any(value in data for value in node.inputs):
+        from_others = any(value in others for value in node.inputs) and node.op_type not in ("Shape", "Size")
+        if not (from_others or any(value in data for value in node.inputs)):
             continue
         for value in node.outputs:
-            if value.dtype != ACTIVATION_DTYPE:
+            if value.dtype != ACTIVATION_DTYPE or (from_others and value.shape is not None and len(value.shape) < 2):
+                if from_others and value.dtype != ACTIVATION_DTYPE:
+                    others.add(value)
                 continue
             data.add(value)
             source = node.inputs[0]

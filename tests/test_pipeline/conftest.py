@@ -27,12 +27,19 @@ def asks_for_exact_kernels(target: str) -> bool:
 
 
 def run(
-    path: Path, feeds: dict[str, np.ndarray], level: Level, optimised: Path | None = None, *, exact: bool = False
+    path: Path,
+    feeds: dict[str, np.ndarray],
+    level: Level,
+    optimised: Path | None = None,
+    *,
+    exact: bool = False,
+    quiet: bool = True,
 ) -> list[np.ndarray]:
-    """exact: by kernels that add in 32 bits, for files whose target does not keep the others from saturating."""
+    """exact: by kernels that add in 32 bits, for files whose target does not keep the others from saturating. quiet:
+    without ONNX Runtime's warnings."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = level
-    options.log_severity_level = 4
+    options.log_severity_level = 4 if quiet else 2
     if exact:
         options.add_session_config_entry(*EXACT)
     if optimised is not None:

@@ -1,0 +1,36 @@
+"""`compress --require`: how good a file has to be."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from onnxdfq.errors import InputError
+
+
+def read_requirement(text: str) -> float:
+    """The least signal-to-noise ratio in dB that "sqnr=20" asks for.
+
+    Raises:
+        InputError: The text asks for something else.
+    """
+    key, _, number = text.partition("=")
+    try:
+        if key.strip() != "sqnr":
+            raise ValueError(text)
+        return float(number)
+    except ValueError as error:
+        raise InputError(f"--require {text!r} is not sqnr=DB, such as sqnr=20.", field="require") from error
+
+
+def unmet(least: float, files: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A sentence for each file that is worse.
+
+    Args:
+        least: In dB.
+        files: Target name → its metrics and "output", its path. What has no error at all is as good as can be.
+    """
+    sentences = []
+    for metrics in files.values():
+        found = metrics.get("sqnr_db_held_back", metrics.get("sqnr_db_images"))
+        if found is not None and found < least:
+            sentences.append(f"--require sqnr={least:g} is not met by {metrics['output']}: it has {found:.1f} dB.")
+    return sentences

@@ -1,0 +1,121 @@
+"""Small models that failed once, here or in other tools: each with what is right for it."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+import onnxdfq
+from onnxdfq.errors import InputError
+from onnxdfq.evaluation import Session, evaluate, load_evaluation_data
+from onnxdfq.images.feeding import Feeding
+from onnxdfq.images.samples import Samples
+from onnxdfq.model_file import inputs, load_model
+from passes.graph.batch_norm import read_batch_norms
+
+from .conftest import Level, run
+
+CASES = sorted(path.stem for path in (Path(__file__).resolve().parents[3] / "shared" / "cases").glob("*.onnx")) or [
+    "none"
+]
+# dB, of the worst output, on normal inputs of the case's own shapes: as they calibrate; as images do, whose mean over
+# the whole map is another than that of noise, and which few random channels survive.
+LEAST_OWN, LEAST = 26.0, 18.0
+REFUSED = {"nan_weight": "tensor 'a_w' holds NaN"}
+SIZES = {"channel_shuffle_dynamic_shape": {"x": (1, 3, 16, 16)}}
+KEPT_FLOAT = {"lstm_head_after_cnn": {"LSTM"}, "wrong_input_shape_advice": {"LSTM"}}
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest, shared_cases: Path) -> Path:
+    """One of the files."""
+    return shared_cases / f"{request.param}.onnx"
+
+
+def samples(path: Path, count: int, seed: int) -> dict[str, Any]:
+    """Random arrays by input name, as a user would save them."""
+    random, given = np.random.default_rng(seed), {}
+    for spec in inputs(load_model(path, input_shape=SIZES.get(path.stem))):
+        shape = spec.with_batch(count)
+        drawn = random.integers(0, 256, shape) if spec.dtype == ir.DataType.UINT8 else random.normal(size=shape)
+        given[spec.name] = drawn.astype(spec.dtype.numpy())
+    return given
+
+
+def held_against_the_file(written: Path, source: Path) -> float:
+    """SQNR in dB of the worst output on fresh inputs, against the file itself in ONNX Runtime."""
+    # as it is loaded: ONNX Runtime refuses two of the files themselves (names of nodes, a training mode)
+    against = Session(source, load_model(source, input_shape=SIZES.get(source.stem)))
+    session = Session(written)
+    found = evaluate(session, load_evaluation_data(samples(source, 16, 1), session, None), against=against)
+    return float("inf") if found.sqnr_db is None else found.sqnr_db
+
+
+def compressed(case: Path, folder: Path, **settings: Any) -> onnxdfq.Result:
+    arguments: dict[str, Any] = {"images": 16, "input_shape": SIZES.get(case.stem), "force": True, "seed": 3}
+    return onnxdfq.compress(case, output=folder / "q.onnx", **arguments | settings)
+
+
+def ways(case: Path) -> list[dict[str, Any]]:
+    """Settings that a case is tried with: inputs of its own, noise, and where it has BatchNormalization, dgh."""
+    given = samples(case, 16, 0)
+    found: list[dict[str, Any]] = [{"calibration": given}, {"method": "noise"}, {}]
+    if read_batch_norms(load_model(case, input_shape=SIZES.get(case.stem))):
+        found.append({"method": "dgh", "steps": 8})
+    return found
+
+
+def test_works_every_way_or_is_refused_by_a_true_sentence(case: Path, tmp_path: Path) -> None:
+    if case.stem in REFUSED:
+        with pytest.raises(InputError, match=REFUSED[case.stem]):
+            compressed(case, tmp_path)
+        return
+    for settings in ways(case):
+        result = compressed(case, tmp_path, **settings)
+        assert result.path is not None
+        how = str(settings.get("method", "calibration" if "calibration" in settings else "auto"))
+        found = held_against_the_file(result.path, case)
+        assert found > (LEAST_OWN if how == "calibration" else LEAST), how
+        assert result.metrics["verdict"] == "good" or how != "calibration"
+        _is_well_formed(result.path, case)
+
+
+def _is_well_formed(written: Path, source: Path) -> None:
+    """Boundary as it was, nothing unused, names told apart, and no warning when it is loaded."""
+    proto, before = onnx.load(written), onnx.load(source, load_external_data=False)
+    constants = {tensor.name for tensor in before.graph.initializer}
+    declared = [value for value in before.graph.input if value.name not in constants]
+    for old, new in zip(declared, proto.graph.input, strict=True):
+        assert old.name == new.name
+        sizes = SIZES.get(source.stem, {}).get(old.name)
+        for axis, (was, now) in enumerate(zip(_dims(old), _dims(new), strict=True)):
+            assert was == now or (not isinstance(was, int) and sizes is not None and now == sizes[axis])
+    assert [value.name for value in proto.graph.output] == [value.name for value in before.graph.output]
+    read = {name for node in proto.graph.node for name in node.input} | {value.name for value in proto.graph.output}
+    assert [tensor.name for tensor in proto.graph.initializer if tensor.name not in read] == []
+    names = [node.name for node in proto.graph.node]
+    assert len(set(names)) == len(names) and all(names)
+    integers = {node.op_type for node in proto.graph.node}
+    assert "QuantizeLinear" in integers or source.stem in KEPT_FLOAT
+
+
+def _dims(value: onnx.ValueInfoProto) -> list[int | str]:
+    return [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+
+
+def test_loads_without_a_warning(case: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    if case.stem in REFUSED:
+        return
+    result = compressed(case, tmp_path, method="noise")
+    assert result.path is not None
+    capfd.readouterr()
+    given = Samples(main=result.images.pixels, others=result.images.others)
+    session = Session(result.path)
+    session.run(given[: session.batch_size(given)])
+    model = ir.load(result.path)
+    feeding = Feeding(model)
+    run(result.path, feeding.arrays(given[: feeding.batch or 4]), Level.ORT_ENABLE_ALL, quiet=False)
+    assert capfd.readouterr().err == ""
