@@ -1,13 +1,14 @@
-"""Dead leaves: random shapes painted over each other, for any model that takes images; what is left without BN."""
+"""Dead leaves: random shapes painted over each other, then stretched by the model: what is left without BN."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from onnxdfq.errors import UnsupportedOperator
 from onnxdfq.images.images import Images
 from onnxdfq.methods.method import Synthesis
-from onnxdfq.recipe.limits import at_least
+from onnxdfq.recipe.limits import at_least, positive
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -18,15 +19,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class DeadLeaves(Synthesis):
-    """Images with the edges, areas and spectrum of photographs, from no data and no gradient (see
-    `onnxdfq.synthesis.dead_leaves`), in the model's units.
+    """Images with the edges, areas and spectrum of photographs, to which the model answers as to things it knows.
 
-    Source: Lee, Mumford and Huang, IJCV 41, 2001; Baradad et al., arXiv 2106.05963.
+    steps: by which each batch is changed so that the model's outputs range wider; 0 leaves it as it is drawn. rate: of
+    Adam, in standardised pixels. Raises InputError.
+
+    Source: Lee, Mumford and Huang, IJCV 41, 2001; Baradad et al., arXiv 2106.05963. The steps are ours.
     """
 
     name: ClassVar[str] = "dead-leaves"
-    summary: ClassVar[str] = "random shapes over each other, with the statistics of photographs; any model, no search"
+    summary: ClassVar[str] = "random shapes with the statistics of photographs; any model, in seconds"
     priority: ClassVar[int] = 10
+
+    steps: int = 10
+    batch_size: int = 32
+    rate: float = 0.03
+
+    def __post_init__(self) -> None:
+        at_least("steps", self.steps, 0)
+        at_least("batch_size", self.batch_size, 1)
+        positive("rate", self.rate)
 
     def synthesize(
         self,
@@ -38,21 +50,34 @@ class DeadLeaves(Synthesis):
         device: str = "cpu",
         progress: Progress | None = None,
     ) -> Images:
-        """See `Synthesis.synthesize`; needs no BatchNormalization and no gradient."""
+        """See `Synthesis.synthesize`; needs no BatchNormalization."""
         import torch
 
         from onnxdfq.engine.feeds import Feeds
-        from onnxdfq.synthesis.hyperparameters import describe
+        from onnxdfq.progress import Steps
+        from onnxdfq.synthesis.hyperparameters import batch_generators, describe
         from onnxdfq.synthesis.input_range import input_range
         from onnxdfq.synthesis.start import standardised_leaves
+        from onnxdfq.synthesis.stretched import Stretching
 
         at_least("count", count, 1)
-        scale = input_range(model, normalization)
+        scale, feeds = input_range(model, normalization), Feeds(model)
         low, high = scale.limits(torch.device("cpu"))
-        pixels = torch.empty(count, *Feeds(model).image_shape)
-        for number, image in enumerate(torch.split(pixels, 1)):
-            leaves = standardised_leaves(image.shape, seed=seed, first=number)
-            image.copy_(scale.to_model(leaves.clamp(low, high)))
-            if progress is not None:
-                progress(number + 1, count, "")
+        try:
+            stretching = Stretching(model, scale, device) if self.steps else None
+        except UnsupportedOperator:
+            stretching = None
+        size = feeds.batch or self.batch_size
+        pixels = torch.empty(count, *feeds.image_shape)
+        generators = batch_generators(seed, -(-count // size))
+        tell = Steps(progress, len(generators) * (self.steps if stretching else 1))
+        for number, (batch, generator) in enumerate(zip(torch.split(pixels, size), generators, strict=True)):
+            # A model of one batch size needs full batches.
+            shape = (feeds.batch or len(batch), *batch.shape[1:])
+            images = standardised_leaves(shape, seed=seed, first=number * size).clamp(low, high)
+            if stretching:
+                images = stretching(images, steps=self.steps, rate=self.rate, generator=generator, tell=tell)
+            else:
+                tell("")
+            batch.copy_(scale.to_model(images)[: len(batch)])
         return Images(pixels=pixels.numpy(), method=self.name, seed=seed, provenance=describe(self, None, scale))
