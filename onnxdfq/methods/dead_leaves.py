@@ -1,4 +1,4 @@
-"""Dead leaves: random shapes painted over each other, for any model that takes images; what is left without BN."""
+"""Dead leaves: random shapes painted over each other, then stretched by the model: what is left without BN."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from onnxdfq.images.images import Images
 from onnxdfq.methods.method import Synthesis
-from onnxdfq.recipe.limits import at_least
+from onnxdfq.recipe.limits import at_least, positive
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -18,15 +18,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class DeadLeaves(Synthesis):
-    """Images with the edges, areas and spectrum of photographs, from no data and no gradient (see
-    `onnxdfq.synthesis.dead_leaves`), in the model's units; Gaussian numbers for an input that is no picture.
+    """Images with the edges, areas and spectrum of photographs, to which the model answers as to things it knows;
+    Gaussian numbers for an input that is no picture.
 
-    Source: Lee, Mumford and Huang, IJCV 41, 2001; Baradad et al., arXiv 2106.05963.
+    steps: by which each batch is changed so that the model's outputs range wider; 0 leaves it as it is drawn. rate: of
+    Adam, in standardised pixels. Raises InputError.
+
+    Source: Lee, Mumford and Huang, IJCV 41, 2001; Baradad et al., arXiv 2106.05963. The steps are ours.
     """
 
     name: ClassVar[str] = "dead-leaves"
-    summary: ClassVar[str] = "random shapes over each other, with the statistics of photographs; any model, no search"
+    summary: ClassVar[str] = "random shapes with the statistics of photographs; any model, in seconds"
     priority: ClassVar[int] = 10
+
+    steps: int = 10
+    batch_size: int = 32
+    rate: float = 0.03
+
+    def __post_init__(self) -> None:
+        at_least("steps", self.steps, 0)
+        at_least("batch_size", self.batch_size, 1)
+        positive("rate", self.rate)
 
     def synthesize(
         self,
@@ -38,13 +50,33 @@ class DeadLeaves(Synthesis):
         device: str = "cpu",
         progress: Progress | None = None,
     ) -> Images:
-        """See `Synthesis.synthesize`; needs no BatchNormalization and no gradient."""
-        from onnxdfq.model_file import main_input
-        from onnxdfq.synthesis.hyperparameters import describe
+        """See `Synthesis.synthesize`; needs no BatchNormalization."""
+        import torch
+
+        from onnxdfq.model_file import batch_of, main_input
+        from onnxdfq.progress import Steps
+        from onnxdfq.synthesis.hyperparameters import batch_generators, delivered, describe
         from onnxdfq.synthesis.input_range import input_range
-        from onnxdfq.synthesis.start import starting_samples
+        from onnxdfq.synthesis.start import starting_images
+        from onnxdfq.synthesis.stretched import Stretching
 
         at_least("count", count, 1)
-        scale = input_range(model, normalization)
-        found = starting_samples(main_input(model), scale, count, seed=seed, progress=progress)
+        scale, spec, fixed = input_range(model, normalization), main_input(model), batch_of(model)
+        low, high = scale.limits(torch.device("cpu"))
+        stretching = Stretching(model, scale, device) if self.steps and spec.image is not None else None
+        size = fixed or self.batch_size
+        pixels = torch.empty(count, *spec.planes)
+        generators = batch_generators(seed, -(-count // size))
+        tell = Steps(progress, len(generators) * (self.steps if stretching else 1))
+        for number, (batch, generator) in enumerate(zip(torch.split(pixels, size), generators, strict=True)):
+            # A model of one batch size needs full batches.
+            shape = (fixed or len(batch), *batch.shape[1:])
+            start = starting_images(spec, shape, seed=seed, first=number * size, generator=generator)
+            images = start.clamp(low, high)
+            if stretching:
+                images = stretching(images, steps=self.steps, rate=self.rate, generator=generator, tell=tell)
+            else:
+                tell("")
+            batch.copy_(scale.to_model(images)[: len(batch)])
+        found = delivered(spec, pixels.numpy())
         return Images(pixels=found, method=self.name, seed=seed, provenance=describe(self, None, scale))

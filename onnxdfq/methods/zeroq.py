@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from onnxdfq.synthesis.input_range import InputRange
     from onnxdfq.synthesis.network import TappedNetwork
 
-INITIAL_RANGE = 127.5 / 5418.75  # the public code divides by a variance where it means a deviation: nearly grey images
 PATIENCE, DECAY, LEAST_RATE = 100, 0.1, 1e-4
 
 
@@ -30,7 +29,10 @@ class ZeroQ(Synthesis):
     """steps: for each batch, one batch after another. rate: of Adam, in standardised pixels. Raises InputError.
 
     As the public code: no augmentation, no clamp, no loss on the output, plateau schedule (factor 0.1, patience 100).
-    Differs from it: the variance is the biased one, which exists for a layer of one pixel too.
+    Differs from it: the variance is the biased one, which exists for a layer of one pixel too; and the start is dead
+    leaves, not the nearly grey images of the public code, which divides by a variance where it means a deviation. BN
+    distance on ResNet-20, 128 images, 200 steps: from grey .0095, from Gaussian pixels .0055, from leaves .0045; on
+    MobileNetV1 no difference.
     """
 
     name: ClassVar[str] = "zeroq"
@@ -66,15 +68,17 @@ class ZeroQ(Synthesis):
         from onnxdfq.synthesis.hyperparameters import batch_generators, delivered, describe
         from onnxdfq.synthesis.input_range import input_range
         from onnxdfq.synthesis.network import TappedNetwork
+        from onnxdfq.synthesis.start import starting_images
 
         at_least("count", count, 1)
         network = TappedNetwork(model, method="zeroq", device=device, precision=self.precision)
         scale = input_range(model, normalization)
         sizes = network.batch_sizes(count, self.batch_size)
         pixels = torch.empty(sum(sizes), *network.planes)
-        done = 0
+        first = done = 0
         for batch, generator in zip(torch.split(pixels, sizes), batch_generators(seed, len(sizes)), strict=True):
-            start = (torch.rand(batch.shape, generator=generator) * 2 - 1) * INITIAL_RANGE
+            start = starting_images(network.spec, tuple(batch.shape), seed=seed, first=first, generator=generator)
+            first += len(batch)
             images = start.to(network.device).requires_grad_()
             optimizer = torch.optim.Adam([images], lr=self.rate)
             schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(

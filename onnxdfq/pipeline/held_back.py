@@ -21,7 +21,7 @@ def made(model: FloatModel, run: Run) -> Images:
         model: With its BatchNormalizations, which tell the range of an input.
         run: Whose seed they are drawn from.
     """
-    return DeadLeaves().synthesize(
+    return DeadLeaves(steps=0).synthesize(
         model.graph, count=COUNT, seed=run.recipe.seed + SEED, normalization=model.normalization, device=run.device
     )
 
