@@ -22,11 +22,12 @@ from passes.quantize.plan import QuantPlan, TensorQuant
 
 logger = logging.getLogger(__name__)
 
-WORTH_A_LOOK = 0.9  # of the errors after and before. What is estimated above was never below 0.8 when measured
+# Of the errors after and before. (Of 72 activations on seven networks that gain when all is measured, it misses two.)
+WORTH_A_LOOK = 0.9
 # Of the error of all activations, what those that are not measured might gain together. (0.02 saved a fifth more time;
 # one output of two then lost half a decibel, which the mean over the outputs does not show.)
 LEFT_OUT = 0.005
-PROBES = 16  # images times random signs: with fewer, the estimates are off by more than a third
+PROBES = 16  # images times random signs, at least; twice as many chose no better on four networks
 # Both estimates stand here: the errors of a tensor taken together, and each on its own as if they had nothing in common
 # (less is left to chance then, but what many cut-off values do together is overlooked).
 Estimates = Float[NDArray[np.float64], "2 candidates"]
