@@ -120,7 +120,8 @@ def _losses(
         pixels[:count],
         weights={},
         activations=worth,
-        batch_size=fixed or min(BATCH_SIZE, images_within(model, BATCH_BYTES)),
+        # where values are largest, few networks are measured from; further down, small batches take longer
+        batch_size=fixed or min(BATCH_SIZE, images_within(model, 4 * BATCH_BYTES)),
         device=device,
         advance=Steps(progress, sum(map(len, worth.values()))),
     ).activations

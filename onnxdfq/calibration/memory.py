@@ -1,10 +1,14 @@
-"""How many images fit into memory together: by the bytes of a network's values, whatever their shapes."""
+"""How images lie in memory: as many together as a budget of bytes allows, their channels side by side."""
 
 import math
+from collections.abc import Iterable
 
 import onnx_ir as ir
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
 
-BATCH_BYTES = 2**26  # what values of one batch may take; larger batches are no faster, for no cache holds them
+BATCH_BYTES = 2**24  # what the values of one batch may take; with more, which no cache holds, convolutions are slower
 
 
 def images_within(model: ir.Model, budget: int, *, keeps_all: bool = False) -> int:
@@ -26,6 +30,21 @@ def images_within(model: ir.Model, budget: int, *, keeps_all: bool = False) -> i
         most = max(most, alive)
         alive -= sum(sizes[value] for value in {*node.inputs} if value in sizes and last_reader[value] is node)
     return max(budget // max(most, 1), 1)
+
+
+def bytes_behind(model: ir.Model) -> dict[str, int]:
+    """Value name → bytes of what is computed after it for one image: about the work that is left. Args as above."""
+    behind, total = {}, 0
+    for node in reversed(model.graph):
+        for value in node.outputs:
+            behind[value.name or ""] = total
+        total += sum(map(_bytes, node.outputs))
+    return behind | {value.name or "": total for value in model.graph.inputs}
+
+
+def channels_last(tensors: Iterable[Shaped[Tensor, "..."]]) -> tuple[Shaped[Tensor, "..."], ...]:
+    """The same tensors, those of rank 4 with their channels side by side: on a CPU, convolutions take half the time."""
+    return tuple(x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in tensors)
 
 
 def _bytes(value: ir.Value) -> int:

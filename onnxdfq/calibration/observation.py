@@ -10,7 +10,7 @@ from jaxtyping import Float, Float64
 from numpy.typing import NDArray
 
 from onnxdfq.calibration.histogram import Histogram
-from onnxdfq.calibration.memory import BATCH_BYTES, images_within
+from onnxdfq.calibration.memory import BATCH_BYTES, channels_last, images_within
 from onnxdfq.engine import TorchGraph
 from onnxdfq.engine.feeds import Feeds
 from onnxdfq.errors import DataError
@@ -78,7 +78,7 @@ def observe(
     with torch.no_grad():
         at_once = min(batch_size, images_within(model, BATCH_BYTES))
         for number, batch in enumerate(Feeds(model).batches(graph.input_names, pixels, at_once, device)):
-            for name, value in graph.stream(*batch):
+            for name, value in graph.stream(*channels_last(batch)):
                 try:
                     if name in histograms:
                         histograms[name].add(value)

@@ -11,6 +11,7 @@ from jaxtyping import Float, Float32
 from numpy.typing import NDArray
 from torch import Tensor
 
+from onnxdfq.calibration.memory import channels_last
 from onnxdfq.calibration.screening import rounded
 from onnxdfq.engine import TorchGraph
 from onnxdfq.engine.feeds import Feeds
@@ -107,7 +108,7 @@ class _Sweep:
         feeds = Feeds(model)
         self._point = 0
         self._states: list[Values] = [
-            dict(zip(feeds.names, batch, strict=True))
+            dict(zip(feeds.names, channels_last(batch), strict=True))
             for batch in feeds.batches(feeds.names, pixels, batch_size, device)
         ]
         graph = self.downstream()

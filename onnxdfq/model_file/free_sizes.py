@@ -4,11 +4,12 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import common
 
-from onnxdfq.model_file.through_proto import infer_shapes
+from onnxdfq.model_file.through_proto import without_weights
 from passes.graph.editing import name_of
 
 _Shapes = dict[str, list[int]]
@@ -87,18 +88,18 @@ def _free_resize(model: ir.Model, node: ir.Node, shapes: _Shapes) -> None:
 
 def _shapes(model: ir.Model, batch: int) -> _Shapes:
     """Shapes of the values for which inference finds every size, with each free size of an input set to `batch`."""
-    pinned = model.clone()
-    for value in pinned.graph.inputs:
-        if value.shape:
-            value.shape = ir.Shape([dim if isinstance(dim, int) else batch for dim in value.shape])
-    for value in pinned.graph.outputs:
-        value.shape = None
-    infer_shapes(pinned, strict=False)
-    values = [*pinned.graph.inputs, *(value for node in pinned.graph for value in node.outputs)]
+    proto, _ = without_weights(model)  # and read from the protobuf again: this runs once for each target that changes
+    for value in proto.graph.input:
+        for dim in value.type.tensor_type.shape.dim:
+            dim.dim_value = dim.dim_value if dim.HasField("dim_value") else batch
+    for value in proto.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    graph = onnx.shape_inference.infer_shapes(proto, data_prop=True).graph
     return {
-        name_of(value): list(value.shape.numpy())
-        for value in values
-        if value.shape is not None and value.shape.is_static()
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.value_info, *graph.output)
+        if value.type.tensor_type.HasField("shape")
+        and all(dim.HasField("dim_value") for dim in value.type.tensor_type.shape.dim)
     }
 
 

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from onnxdfq.calibration.calibration import Calibration
-from onnxdfq.calibration.memory import images_within
+from onnxdfq.calibration.memory import bytes_behind, images_within
 from onnxdfq.calibration.screening import worth_measuring
 from onnxdfq.calibration.sensitivity import measure_sensitivity
 from onnxdfq.model_file.through_proto import infer_shapes
@@ -90,3 +90,10 @@ def test_images_within_a_budget() -> None:
     assert images_within(model, 1) == 1, "one runs whatever it takes"
     everything = image + 2 * first + 2 * second + third + last
     assert images_within(model, 5 * everything, keeps_all=True) == 5
+
+
+def test_work_behind_a_value() -> None:
+    """The output takes 4 × 4 numbers, what comes before it 4 × 16 and two times 4 × 36."""
+    behind = bytes_behind(network())
+    assert [behind[name] for name in ("y", "c", "b", "i")] == [0, 16 * 4, (16 + 64) * 4, (16 + 64 + 144) * 4]
+    assert behind["x"] > behind["h"] > behind["a"] > behind["i"]
