@@ -18,6 +18,7 @@ from onnxdfq.cli.main import main
 from onnxdfq.engine import TorchGraph
 from onnxdfq.errors import InputError
 from onnxdfq.evaluation import Session
+from onnxdfq.images.samples import SamplesLike
 from onnxdfq.pipeline.result import Result
 from onnxdfq.targets import load_target, target_names
 from passes.quantize.grid import is_power_of_two
@@ -312,12 +313,12 @@ def test_the_float_network_runs_once_over_each_set_of_images(tmp_path: Path, mon
     runs: list[tuple[str, int]] = []
     run_session = Session.run
 
-    def counted(self: Session, pixels: np.ndarray) -> list[np.ndarray]:
-        runs.append((self.path.name, len(pixels)))
-        return run_session(self, pixels)
+    def counted(self: Session, samples: SamplesLike) -> list[np.ndarray]:
+        runs.append((self.path.name, len(samples)))
+        return run_session(self, samples)
 
     monkeypatch.setattr(Session, "run", counted)
     np.savez(tmp_path / "data.npz", images=np.zeros((5, 3, 8, 8), np.float32))
     compress(tmp_path, ["ort", "compact", "generic"], evaluate=tmp_path / "data.npz")
-    assert [count for name, count in runs if name == "m.onnx"] == [16, 5]
-    assert len(runs) == 2 * (1 + 3)
+    assert [count for name, count in runs if name == "m.onnx"] == [16, 32, 5]
+    assert len(runs) == 3 * (1 + 3)
