@@ -46,6 +46,7 @@ def compress(
     target: str | Target | Sequence[str | Target] | None = None,
     scheme: Scheme | None = None,
     effort: Effort | None = None,
+    minutes: float | None = None,
     images: int | None = None,
     steps: int | None = None,
     batch_size: int | None = None,
@@ -80,8 +81,8 @@ def compress(
         method: a name, or an object with settings of its own: `Dgh(steps=500)`. By default what the model allows.
         bits: of weights and activations, "w4a8"; "w2/6" for a method that takes two widths.
         target: what to write for: names, paths of target files, or `Target` objects; one or several.
-        scheme: which scales are powers of two. effort: how many images and steps; images, steps and
-            batch_size overrule it.
+        scheme: which scales are powers of two. effort: how many images and steps, within about 3 minutes (fast) or 15
+            (standard) of two ordinary cores; minutes: another bound. images, steps and batch_size overrule both.
         seed: same seed, same bytes. normalize: how the network's inputs were normalised.
         tuning: "none", "adaround" or "brecq". clipping: thresholds by "mse", "aciq" or "max".
         shift_negative, equalize, split_channels: see `Recipe`. budget: "size=0.5MB" or "bops=1.2G".
@@ -107,6 +108,7 @@ def compress(
         target=_target_names(target),
         scheme=scheme,
         effort=effort,
+        minutes=minutes,
         images=images,
         steps=steps,
         batch_size=batch_size,
@@ -162,6 +164,7 @@ def synthesize(
     recipe: Recipe | None = None,
     method: str | Method | None = None,
     effort: Effort | None = None,
+    minutes: float | None = None,
     images: int | None = None,
     steps: int | None = None,
     batch_size: int | None = None,
@@ -190,6 +193,7 @@ def synthesize(
         method,
         where="synthesize()",
         effort=effort,
+        minutes=minutes,
         images=images,
         steps=steps,
         batch_size=batch_size,

@@ -1,21 +1,24 @@
 """The grid of one activation: its threshold by the histogram, within what its producer and the target set."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxdfq.calibration.histogram import Histogram
 from onnxdfq.calibration.shift_negative import NEGATIVE_TAILS, best_zero_point
-from onnxdfq.calibration.thresholds import activation_threshold
+from onnxdfq.calibration.thresholds import activation_threshold, squared_error
 from onnxdfq.recipe.choices import Clipping, Scheme
 from passes.graph.operators import KNOWN_RANGE
-from passes.quantize.grid import covering_power_of_two, integer_range, scale_of
+from passes.quantize.grid import covering_power_of_two, integer_range
 from passes.quantize.plan import TensorQuant
 from passes.quantize.points import is_fused, scales_channels
 from passes.target.target import Target
 
 IMAGE_BITS = 8  # images are bytes; fewer bits would spoil what every layer reads
+
+
+MOST_FOR_A_CLIP = 2.0  # times the squared error that a grid may have which ends inside a Clip's bounds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,17 +48,34 @@ class ActivationGrids:
             return TensorQuant(bits=bits, signed=low < 0 or only_signed, threshold=np.asarray(threshold))
         signed = histogram.least < 0 or only_signed
         bounds = None if producer is None else _fused_clip(producer, self.target)
-        limit = None if bounds is None or self.scheme != "free" else _greatest_within(bounds, bits, signed=signed)
-        threshold = activation_threshold(
-            histogram, bits, self.scheme, signed=signed, limit=limit, clipping=self.clipping
+        quant = TensorQuant(
+            bits=bits, signed=signed, threshold=np.asarray(self._threshold(histogram, bounds, bits, signed=signed))
         )
-        integers = None
+        below = bounds is not None and -np.inf < bounds[0] < 0
+        if self.zero_points and self.clipping == "mse" and (below or (bounds is None and _is_skewed(producer))):
+            quant = best_zero_point(histogram, quant, self.scheme) or quant
         if bounds is not None and self.target.small_ranges == "clip":
-            integers = _on_integers(bounds, float(scale_of(threshold, bits, signed=signed)), bits, signed=signed)
-        quant = TensorQuant(bits=bits, signed=signed, threshold=np.asarray(threshold), clip=integers)
-        if not self.zero_points or self.clipping != "mse" or bounds is not None or not _is_skewed(producer):
-            return quant
-        return best_zero_point(histogram, quant, self.scheme) or quant
+            quant = replace(quant, clip=_on_integers(bounds, quant))
+        return quant
+
+    def _threshold(self, histogram: Histogram, bounds: tuple[float, float] | None, bits: int, *, signed: bool) -> float:
+        """By the histogram; a free one ends inside the bounds of a Clip where that costs next to nothing."""
+
+        def found(limit: float | None) -> float:
+            return activation_threshold(
+                histogram, bits, self.scheme, signed=signed, limit=limit, clipping=self.clipping
+            )
+
+        threshold = found(None)
+        if bounds is None or self.scheme != "free":
+            return threshold
+        within = found(_greatest_within(bounds, bits, signed=signed))
+        points, counts = histogram.points()
+        errors = [
+            squared_error(points, counts, TensorQuant(bits=bits, signed=signed, threshold=np.asarray(one)))
+            for one in (threshold, within)
+        ]
+        return within if errors[1] <= MOST_FOR_A_CLIP * errors[0] else threshold
 
 
 def _is_skewed(producer: ir.Node | None) -> bool:
@@ -91,13 +111,13 @@ def _greatest_within(bounds: tuple[float, float], bits: int, *, signed: bool) ->
     return 2.0 ** (bits - signed) * min(bounds[1] / greatest, bounds[0] / least if signed else np.inf)
 
 
-def _on_integers(bounds: tuple[float, float], scale: float, bits: int, *, signed: bool) -> tuple[int, int] | None:
+def _on_integers(bounds: tuple[float, float], quant: TensorQuant) -> tuple[int, int] | None:
     """The bounds rounded to integers of the grid. None where the float Clip has to stay, or may."""
-    if bits > 8:
+    if quant.bits > 8:
         return None  # runtimes know no Clip of 16-bit integers
-    low, high = bounds[0] / scale, bounds[1] / scale
-    least, greatest = integer_range(8, signed=signed)
+    low, high = (bound / float(quant.scale) for bound in bounds)
+    least, greatest = (end - quant.zero_point for end in integer_range(8, signed=quant.signed))
     if low <= least and high >= greatest:
         return None  # it cuts nothing off that the container can hold, and the runtime finds that out by itself
-    least, greatest = integer_range(bits, signed=signed)
+    least, greatest = (end - quant.zero_point for end in integer_range(quant.bits, signed=quant.signed))
     return round(min(max(low, least), greatest)), round(min(max(high, least), greatest))

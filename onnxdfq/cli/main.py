@@ -25,6 +25,7 @@ SECTIONS = {
     "What": ("method", "bits", "scheme", "tuning", "budget", "plan", "save_plan"),
     "How": (
         "effort",
+        "minutes",
         "images",
         "steps",
         "batch_size",

@@ -95,7 +95,10 @@ QUIET = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Log what every pass changes, and where.")
 SYNTHESIS = together(
     click.option("-m", "--method", metavar="NAME", help="See `onnxdfq methods`.  [default: auto]"),
-    click.option("--effort", metavar="NAME", help="fast, standard or paper.  [default: fast]"),
+    click.option(
+        "--effort", metavar="NAME", help="fast (3 minutes at most on 2 cores), standard (15) or paper.  [default: fast]"
+    ),
+    click.option("--minutes", type=float, metavar="M", help="Another bound for the work of making images."),
     click.option("--images", type=int, metavar="N", help="How many images; the effort says by default."),
     click.option("--steps", type=int, metavar="N", help="Steps per image; the effort says by default."),
     click.option("--batch-size", type=int, metavar="N", help="Images optimised at once."),

@@ -97,6 +97,8 @@ _LABELS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("bytes", "bytes, compressed", "{:,}".format),
     ("weight_bytes", "bytes of packed weights and scales", "{:,}".format),
     ("bit_operations", "bit operations per image", "{:,}".format),
+    ("nodes_integer", "nodes that compute on integers", str),
+    ("nodes_float", "nodes that stay float", str),
     ("agreement_images", "same answer on images that calibrated", _percent),
     ("sqnr_db_images", "signal to noise on them", "{:.1f} dB".format),
     ("held_back", "inputs held back to judge by", str),

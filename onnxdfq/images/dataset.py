@@ -14,7 +14,7 @@ from onnxdfq.images.archive import IMAGES, read_arrays
 from onnxdfq.images.collecting import collect
 from onnxdfq.images.images import PREFIX
 from onnxdfq.images.normalization import Normalization
-from onnxdfq.images.samples import Samples, as_samples
+from onnxdfq.images.samples import Samples, as_samples, fits
 from onnxdfq.model_file import InputSpec
 from onnxdfq.model_file.inputs import CHANNELS
 
@@ -223,7 +223,7 @@ def _from_arrays(
     if spec.image is not None and not pixels:
         if not np.issubdtype(images.dtype, np.floating):
             raise DataError(f"{path}: images are {images.dtype} {_text(images.shape)}; {_READ}.")
-        if images.ndim == len(spec.shape) and images.shape[1:] != wanted:
+        if images.ndim == len(spec.shape) and not fits(images.shape[1:], wanted):
             raise DataError(
                 f"{path}: images {images.dtype} {_text(images.shape)} do not fit input {spec.name!r} "
                 f"{_text(spec.shape)}."
@@ -235,10 +235,10 @@ def _from_arrays(
     if images.ndim != 4:
         raise DataError(f"{path}: images are {images.dtype} {_text(images.shape)}; {_READ}.")
     height, width, channels = images.shape[1:]
-    channels_last = channels in CHANNELS and wanted == (height, width, channels)
-    if spec.is_bytes and (channels_last or wanted == images.shape[1:]):
+    channels_last = channels in CHANNELS and spec.image == "last" and fits((height, width, channels), wanted)
+    if spec.is_bytes and (channels_last or fits(images.shape[1:], wanted)):
         return Dataset(images=images, labels=labels, as_it_is=True)
-    if not channels_last and wanted != (channels, height, width):
+    if not channels_last and not (spec.image == "first" and fits((channels, height, width), wanted)):
         raise DataError(
             f"{path}: images uint8 {_text(images.shape)} (N, H, W, C) do not fit "
             f"input {spec.name!r} {_text(spec.shape)}."

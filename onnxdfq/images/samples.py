@@ -79,16 +79,17 @@ def _samples(array: NDArray[Any], spec: InputSpec) -> NDArray[Any] | None:
     elif axis is not None and array.ndim == rank + 1:  # one entry per run: (runs, ...), a batch in each
         entries = np.moveaxis(array, axis + 1, 1)
         samples = entries.reshape(-1, *entries.shape[2:])
-    elif axis is None and _matches(array.shape, spec.shape):
+    elif axis is None and fits(array.shape, spec.shape):
         samples = array[np.newaxis]
     elif axis is None and array.ndim == rank and rank and spec.shape[0] and not array.shape[0] % spec.shape[0]:
         samples = array.reshape(-1, spec.shape[0], *array.shape[1:])  # runs one behind the other
     else:
         samples = array
-    return samples if _matches(samples.shape[1:], spec.sample_shape) else None
+    return samples if fits(samples.shape[1:], spec.sample_shape) else None
 
 
-def _matches(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+def fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    """Whether a shape is one of those that an input takes; None stands for any size."""
     return len(shape) == len(wanted) and all(size in (None, own) for own, size in zip(shape, wanted, strict=True))
 
 

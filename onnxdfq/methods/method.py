@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from onnxdfq.errors import InputError
 from onnxdfq.images.images import Images
 from onnxdfq.images.source import FixedImages, ImageSource
+from onnxdfq.methods.effort import affordable, limit_of
 from onnxdfq.recipe.bits import Bits
 from onnxdfq.recipe.recipe import Recipe
+from passes.graph.work import work_per_sample
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -143,6 +145,10 @@ class Method:
         """Whether numbers will be decided by images that this method makes."""
         return True
 
+    def fitted(self, model: FloatModel, recipe: Recipe) -> tuple[Self, int]:
+        """The method with what its effort comes to for this model, and how many images it makes then."""
+        return self, recipe.images or IMAGE_COUNT[recipe.effort]
+
     def images(self, model: FloatModel, run: Run) -> ImageSource | None:
         """Where images come from; None where the method makes none."""
         return None
@@ -178,7 +184,24 @@ class Method:
 
 @dataclass(frozen=True, kw_only=True)
 class Synthesis(Method):
-    """A method that makes a number of images and no more."""
+    """A method that makes a number of images and no more. A field `steps` counts the visits to each image."""
+
+    def fitted(self, model: FloatModel, recipe: Recipe) -> tuple[Self, int]:
+        """With as many steps, and images, as the effort allows; what the recipe names itself stays."""
+        steps: int | None = getattr(self, "steps", None)
+        count = recipe.images or IMAGE_COUNT[recipe.effort]
+        if not steps:
+            return self, count
+        named = recipe.steps is not None or "steps" in recipe.settings.get(self.name, {})
+        count, fewer = affordable(
+            work_per_sample(model.graph.graph),
+            limit_of(recipe.effort, recipe.minutes),
+            images=count,
+            steps=steps,
+            fixed_images=recipe.images is not None,
+            fixed_steps=named,
+        )
+        return replace(self, **{"steps": fewer}), count
 
     def images(self, model: FloatModel, run: Run) -> ImageSource:
         """Images by `synthesize`, made when first asked for."""

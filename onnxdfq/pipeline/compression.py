@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from onnxdfq.images.dataset import shapes_of_data
@@ -31,6 +31,7 @@ def run_compression(request: Request) -> Result:
     """Quantize a float model without data, and write and measure a file for each target. Raises DfqError."""
     with recorded(request) as (file, run, record):
         from onnxdfq.pipeline.comparing import compare
+        from onnxdfq.pipeline.floats import tell_of_floats
         from onnxdfq.pipeline.images import make_images
         from onnxdfq.pipeline.loading import load
         from onnxdfq.pipeline.planning import Planning, plan_all
@@ -39,8 +40,8 @@ def run_compression(request: Request) -> Result:
         from onnxdfq.pipeline.writing import save_all, write
         from passes.lint.lint import lint
 
-        model, original = load(request, file)
-        method = settled_method(request, model, run)
+        model, original = load(request, file, run)
+        method, run = fitted(settled_method(request, model, run), model, run)
         source, judging = make_images(model, method, request, run)
         images = None if source is None else source.fixed(run.image_count)
         # decide
@@ -62,13 +63,16 @@ def run_compression(request: Request) -> Result:
         save_all(request, model, plans, written, images, run)
         compare(request, original, images, judging, run)
         judge(request, model, plans, images if judging is None else judging, record.of, run)
+        findings = {t.name: lint(written[t.name], t) for t in request.targets}
+        for output in request.outputs:
+            tell_of_floats(output, findings[output.target.name], run)
     targets = {
         output.target.name: TargetResult(
             model=written[output.target.name],
             plan=plans[output.target.name],
             path=output.path,
             metrics=record.of(output.target.name),
-            findings=lint(written[output.target.name], output.target),
+            findings=findings[output.target.name],
         )
         for output in request.outputs
     }
@@ -91,8 +95,8 @@ def run_synthesis(request: Request) -> Result:
         from onnxdfq.pipeline.loading import load
         from onnxdfq.pipeline.writing import save_images
 
-        model, _ = load(request, file)
-        method = settled_method(request, model, run)
+        model, _ = load(request, file, run)
+        method, run = fitted(settled_method(request, model, run), model, run)
         source, _ = make_images(model, method, request, run)
         images = None if source is None else source.fixed(run.image_count)
         save_images(request, images)
@@ -115,6 +119,33 @@ def settled_method(request: Request, model: FloatModel, run: Run) -> Method:
     if request.calibration is None:
         run.tell(Note(text=reason))
     return method
+
+
+def fitted(method: Method, model: FloatModel, run: Run) -> tuple[Method, Run]:
+    """The method and the run with as many steps and images as the effort comes to for this model, which is told."""
+    if run.own_images or not method.makes_images(run.recipe):
+        return method, run
+    if getattr(method, "steps", None):
+        from onnxdfq.pipeline.floats import without_gradient
+
+        if blocking := without_gradient(model.graph.graph):
+            more = f" and {len(blocking) - 3} more" if len(blocking) > 3 else ""
+            run.tell(
+                Note(
+                    text=f"No gradient passes {', '.join(blocking[:3])}{more}, which ONNX Runtime computes: images are "
+                    "made by what does not lie behind."
+                )
+            )
+    wanted = run.image_count, getattr(method, "steps", None)
+    method, count = method.fitted(model, run.recipe)
+    found = count, getattr(method, "steps", None)
+    if found != wanted:
+        steps = "" if found[1] is None else f" of {found[1]} steps"
+        minutes, effort = run.recipe.minutes, run.recipe.effort
+        bound = f"--effort {effort}" if minutes is None else f"--minutes {minutes:g}"
+        advice = "--minutes, --images and --steps say otherwise."
+        run.tell(Note(text=f"{bound} comes to {count} images{steps} for this model; {advice}"))
+    return method, replace(run, recipe=replace(run.recipe, images=count))
 
 
 def needs_met(request: Request, model: FloatModel) -> frozenset[Need]:

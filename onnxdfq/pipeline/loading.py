@@ -8,8 +8,9 @@ from onnxdfq.budget import check_budget
 from onnxdfq.errors import InputError
 from onnxdfq.evaluation import Session, load_evaluation_data
 from onnxdfq.images.normalization import Normalization
-from onnxdfq.methods.method import FloatModel
+from onnxdfq.methods.method import FloatModel, Note, Run
 from onnxdfq.model_file import batch_of, prepare_model
+from onnxdfq.model_file.loading import CONVERTED
 from onnxdfq.pipeline.checks import calibration_of
 from onnxdfq.pipeline.request import Request
 from onnxdfq.pipeline.rewriting import fold_batch_norms
@@ -22,7 +23,7 @@ from passes.write.provenance import read_provenance
 from passes.write.set_opset import SetOpset
 
 
-def load(request: Request, file: ir.Model) -> tuple[FloatModel, Session]:
+def load(request: Request, file: ir.Model, run: Run) -> tuple[FloatModel, Session]:
     """The network in canonical form, and a session of it as it was loaded (in the file its batch may be fixed).
 
     file: what `read_float_model` made of the request's; it is used up.
@@ -38,6 +39,8 @@ def load(request: Request, file: ir.Model) -> tuple[FloatModel, Session]:
             f"{request.source} computes something else at other batches than {batch_of(graph)}; leave --dynamic-batch "
             "out, or export the model with a dynamic batch."
         )
+    if (gone := graph.metadata_props.pop(CONVERTED, None)) is not None:
+        run.tell(Note(text=f"The model is of {gone}; it is computed and written in float32, inputs and outputs too."))
     text = request.recipe.normalize or read_provenance(graph).get("norm")
     normalization = None if text is None else Normalization.parse(text)
     session = Session(request.source, graph)

@@ -170,8 +170,8 @@ def _tuned(case: Case, planning: Planning) -> Case:
     if untuned := sorted(case.plan.weights.keys() - plan.integers.keys() - scales):
         run.tell(
             Note(
-                text=f"{len(untuned)} weights lie in no block with one way in and one way out, and keep nearest "
-                f"rounding: {', '.join(untuned[:3])}{', ...' if len(untuned) > 3 else ''}."
+                text=f"{len(untuned)} weights lie in no block with one way in and one way out that gradients pass, and "
+                f"keep nearest rounding: {', '.join(untuned[:3])}{', ...' if len(untuned) > 3 else ''}."
             )
         )
     return replace(case, plan=plan)

@@ -20,12 +20,13 @@ class Metrics(TypedDict, total=False):
     """The numbers that `--json` prints; what was not measured is not there, or None.
 
     Of the whole run: images, bn_distance and confident (see `onnxdfq.synthesis.quality`), batch_norms_folded,
-    layers_equalized, biases_absorbed, layers_split, bytes_float, seconds, peak_memory (bytes, of the process). Of one
-    file: bytes, blocks_tuned, weight_bytes and bit_operations (under a budget), agreement_images and sqnr_db_images (on
-    the images that calibrated it), agreement_held_back and sqnr_db_held_back (on `held_back` inputs that decided
-    nothing: dead leaves, or an eighth of the user's own), verdict ("good" above 25 dB, "fair", "poor" below 12), and
-    count, top1, top1_float, agreement, sqnr_db (on the data to evaluate on). Shares lie between 0 and 1; the SQNR is
-    that of the worst output.
+    layers_equalized, biases_absorbed, layers_split, bytes_float, seconds, peak_memory (bytes, of the process).
+
+    Of one file: bytes, nodes_integer and nodes_float (see `onnxdfq.lint`), blocks_tuned, weight_bytes and
+    bit_operations (under a budget), agreement_images and sqnr_db_images (on the images that calibrated it),
+    agreement_held_back and sqnr_db_held_back (on `held_back` inputs that decided nothing: dead leaves, or an eighth of
+    the user's own), verdict ("good" above 25 dB, "fair", "poor" below 12), and count, top1, top1_float, agreement,
+    sqnr_db (on the data to evaluate on). Shares lie between 0 and 1; the SQNR is that of the worst output.
     """
 
     images: int
@@ -44,6 +45,8 @@ class Metrics(TypedDict, total=False):
     bit_operations: int
     agreement_images: float | None
     sqnr_db_images: float | None
+    nodes_integer: int
+    nodes_float: int
     held_back: int
     agreement_held_back: float | None
     sqnr_db_held_back: float | None

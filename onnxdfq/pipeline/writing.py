@@ -49,6 +49,8 @@ def write(
         "source": model_hash(model.source)[:16],
         "target": target.name,
     }
+    if images is not None and (steps := getattr(method, "steps", None)) is not None and images.method == method.name:
+        entries["steps"] = str(steps)
     if model.normalization is not None:
         entries["norm"] = str(model.normalization)
     WriteProvenance(entries)(graph)

@@ -9,6 +9,7 @@ from onnxdfq.errors import InputError
 from onnxdfq.recipe.bits import Bits
 from onnxdfq.recipe.budget import Budget
 from onnxdfq.recipe.choices import CLIPPINGS, EFFORTS, SCHEMES, TUNINGS, Clipping, Effort, Scheme
+from onnxdfq.recipe.limits import positive
 from onnxdfq.recipe.names import AUTO, method_names, one_of
 from onnxdfq.recipe.reading import checked_fields, parse_value, read_toml, toml_value
 
@@ -21,10 +22,11 @@ class Recipe:
 
     method: a registered name, or "auto" for what the model allows. target: names of targets or paths of target files;
     one string names several between commas. images, steps, batch_size: of the synthesis; None leaves them to the
-    effort. tuning: None means by method and bits. equalize, split_channels: edits of the float graph before numbers are
-    decided. clipping: see `onnxdfq.calibration.thresholds`. normalize: None means not told (see `onnxdfq.images`).
-    budget: "size=0.5MB" or "bops=1.2G": each layer gets bits of its own, `bits` at most. settings: by method, values of
-    its own fields; in a file, a table by the method's name.
+    effort, whose work is bounded. minutes: another bound, in minutes of two ordinary cores. tuning: None means by
+    method and bits. equalize, split_channels: edits of the float graph before numbers are decided. clipping: see
+    `onnxdfq.calibration.thresholds`. normalize: None means not told (see `onnxdfq.images`). budget: "size=0.5MB" or
+    "bops=1.2G": each layer gets bits of its own, `bits` at most. settings: by method, values of its own fields; in a
+    file, a table by the method's name.
     """
 
     method: str = AUTO
@@ -32,6 +34,7 @@ class Recipe:
     target: tuple[str, ...] = ("ort",)
     scheme: Scheme = "power-of-two"
     effort: Effort = "fast"
+    minutes: float | None = None
     images: int | None = None
     steps: int | None = None
     batch_size: int | None = None
@@ -66,6 +69,8 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}; it must be at least 1.", field=name)
+        if self.minutes is not None:
+            positive("minutes", self.minutes)
         if self.seed < 0:
             raise InputError(f"seed is {self.seed}; it must be at least 0.", field="seed")
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 import torch
 
+from onnxdfq.engine.operation import is_native
 from onnxdfq.engine.precision import resolve_precision
 from onnxdfq.errors import InputError
 from onnxdfq.images.samples import SamplesLike
@@ -116,12 +117,16 @@ class Tuning:
             for key, quant in plan.activations.items()
         }
         generator = torch.Generator().manual_seed(seed)
+        blocking = {node.name or "" for node in model.graph if not is_native(node)}  # no gradient passes them
         parts: list[TunedPart] = []
         with Cache() as cache:
             floats, tuned = (Prefix(part, pixels, cache, where) for part in (reference or model, graph.model))
             waiting = deque(blocks)
             while waiting:
                 block = waiting.popleft()
+                if blocking.intersection(block.nodes):
+                    waiting.extendleft(reversed(self._layers_of(model, block)))
+                    continue
                 entry = graph.float_name(block.entry)
                 try:
                     data = BlockData(
@@ -132,9 +137,7 @@ class Tuning:
                         dtype=dtype,
                     )
                 except NotByImage:  # a channel shuffle may begin with it; one layer in it need not
-                    if len(block.weights) > 1:
-                        inner = [layer for layer in find_layers(model) if set(layer.weights) <= set(block.weights)]
-                        waiting.extendleft(reversed(inner))
+                    waiting.extendleft(reversed(self._layers_of(model, block)))
                     continue
                 tuned.keep(entry, data.entry)
                 floats.keep(block.exit, data.float_exit)
@@ -178,6 +181,12 @@ class Tuning:
 
     def _blocks(self, model: ir.Model) -> Sequence[Block]:
         return find_blocks(model) if self.by_block else find_layers(model)
+
+    def _layers_of(self, model: ir.Model, block: Block) -> list[Block]:
+        """The single layers of a block that cannot be tuned whole; none of a single layer."""
+        if len(block.weights) < 2:
+            return []
+        return [layer for layer in find_layers(model) if set(layer.weights) <= set(block.weights)]
 
     def _quantizer(self, quant: TensorQuant, *, tied: bool, whole_reciprocal: bool) -> ActivationQuantizer:
         # a Clip that is carried out on the integers ties the scale to the Clip's bounds

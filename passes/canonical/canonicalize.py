@@ -8,6 +8,7 @@ from onnx_ir.passes.common import RemoveInitializersFromInputsPass, RemoveUnused
 
 from passes.canonical.activations import fuse_gelu, fuse_hard_sigmoid, fuse_hard_swish
 from passes.canonical.arithmetic import plain_arithmetic
+from passes.canonical.bounds import clip_by_numbers
 from passes.canonical.convolutions import make_convolutions_explicit, merge_pads
 from passes.canonical.fused import lower_fused
 from passes.canonical.heads import flatten_reshapes, fuse_gemm, plain_gemms, pool_globally
@@ -40,7 +41,8 @@ class Canonicalize(ir.passes.InPlacePass):
     13. clip(x + 3, 0, 6) / 6 becomes HardSigmoid.
     14. Sub of a constant becomes Add, Div by one Mul: for these integer kernels exist.
     15. What ONNX Runtime's optimizer fused (com.microsoft: FusedConv, BiasGelu ...) becomes standard operators again.
-    16. Nodes and initializers that no graph output needs go.
+    16. Max and Min with one number become Clip.
+    17. Nodes and initializers that no graph output needs go.
 
     Value names that stay keep their name and meaning. Subgraphs (If, Loop, Scan) are read, not rewritten.
     """
@@ -170,4 +172,5 @@ REWRITES: tuple[Callable[[ir.Graph], int], ...] = (
     fuse_hard_swish,
     fuse_hard_sigmoid,
     plain_arithmetic,
+    clip_by_numbers,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, Self, get_args
 
 from onnxdfq.errors import InputError
 from onnxdfq.methods.dgh.dgh import Dgh
@@ -82,7 +82,15 @@ class Dfmpc(Method):
         """DGH's, by the effort of the recipe, where images are needed."""
         from onnxdfq.methods import configured
 
-        return configured(Dgh, run.recipe).images(model, run) if self.makes_images(run.recipe) else None
+        if not self.makes_images(run.recipe):
+            return None
+        return configured(Dgh, run.recipe).fitted(model, run.recipe)[0].images(model, run)
+
+    def fitted(self, model: FloatModel, recipe: Recipe) -> tuple[Self, int]:
+        """As many images as DGH makes."""
+        from onnxdfq.methods import configured
+
+        return self, configured(Dgh, recipe).fitted(model, recipe)[1]
 
     def rewrite(self, model: FloatModel, images: ImageSource | None, run: Run) -> FloatModel:
         """Weights on their grids, BatchNormalizations behind them recalibrated; the teacher is the network before.
