@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxdfq.methods import method_of
 from onnxdfq.methods.method import Method
+from onnxdfq.model_file.runtime import op_libraries
 from onnxdfq.pipeline.request import Output, Request, for_target
 from onnxdfq.progress import ProgressFactory, silent
 from onnxdfq.recipe.bits import read_layer_bits
@@ -67,6 +68,7 @@ def compress(
     input_shape: Mapping[str, Sequence[int]] | None = None,
     inputs: Mapping[str, str] | None = None,
     dynamic_batch: bool = False,
+    op_library: Sequence[Path | str] = (),
     device: str | None = None,
     force: bool = False,
     progress: ProgressFactory = silent,
@@ -94,6 +96,7 @@ def compress(
         plan: a TOML file that pins the bits of single layers; save_plan: where to write those of all layers.
         save_images: where to keep the images (.npz). input_shape: by input, sizes that the file leaves open.
         inputs: by input, what it is fed where no data is given: "normal:0:1", "uniform:0:255", "image", or a number.
+        op_library: shared libraries with custom operators that the model holds; they are code that runs.
         dynamic_batch: let the written file take any batch, whatever the model was declared for.
         device: "auto", "cpu" or "cuda". force: replace files that exist. progress: see `onnxdfq.progress`.
 
@@ -127,7 +130,7 @@ def compress(
     one_of("device", device or "auto", DEVICES, field="device")
     from onnxdfq.pipeline.compression import run_compression
 
-    with _as_file(model) as path:
+    with op_libraries(op_library), _as_file(model) as path:
         in_memory = not isinstance(model, str | Path)  # it then lies in a temporary folder, and so does the output
         width = (
             settled.bits.replace("/", "-") if budget is None and settled.budget is None and plan is None else "mixed"
@@ -173,6 +176,7 @@ def synthesize(
     settings: Settings | None = None,
     input_shape: Mapping[str, Sequence[int]] | None = None,
     inputs: Mapping[str, str] | None = None,
+    op_library: Sequence[Path | str] = (),
     device: str | None = None,
     force: bool = False,
     progress: ProgressFactory = silent,
@@ -204,7 +208,7 @@ def synthesize(
     one_of("device", device or "auto", DEVICES, field="device")
     from onnxdfq.pipeline.compression import run_synthesis
 
-    with _as_file(model) as path:
+    with op_libraries(op_library), _as_file(model) as path:
         return run_synthesis(
             Request(
                 source=path,
@@ -226,6 +230,7 @@ def evaluate(
     *,
     against: ModelLike | None = None,
     normalize: str | None = None,
+    op_library: Sequence[Path | str] = (),
     progress: ProgressFactory = silent,
 ) -> Evaluation:
     """Measure a model on images: accuracy where they are labelled, and closeness to its float original.
@@ -235,6 +240,7 @@ def evaluate(
         data: a path, an array, a dataset or an iterable of batches, as for `compress`.
         against: the float model to compare with.
         normalize: how inputs are normalised; a model that onnxdfq wrote remembers it.
+        op_library: as for `compress`.
 
     Raises:
         ModelFileError: ONNX Runtime refuses a model. DataError: the images do not fit, or the models differ.
@@ -243,7 +249,11 @@ def evaluate(
     from onnxdfq.evaluation import evaluate as run
     from onnxdfq.evaluation.saturation import saturation_note
 
-    with _as_file(model) as path, nullcontext() if against is None else _as_file(against) as other:
+    with (
+        op_libraries(op_library),
+        _as_file(model) as path,
+        nullcontext() if against is None else _as_file(against) as other,
+    ):
         session = Session(path)
         original = None if other is None else Session(other)
         images = load_evaluation_data(data, session, normalize)

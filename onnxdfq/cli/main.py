@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from onnxdfq.cli.options import AS_JSON, FILE, QUIET, SYNTHESIS, Command, Group
+from onnxdfq.cli.options import AS_JSON, FILE, OP_LIBRARY, QUIET, SYNTHESIS, Command, Group
 from onnxdfq.cli.printing import (
     echo_json,
     echo_notes,
@@ -40,7 +40,7 @@ SECTIONS = {
     ),
     "Targets": ("target",),
     "Proof": ("require",),
-    "Data": ("normalize", "calibration", "evaluate", "input_shape", "inputs"),
+    "Data": ("normalize", "calibration", "evaluate", "input_shape", "inputs", "op_library"),
     "Output": ("output", "dynamic_batch", "save_images", "force", "as_json", "quiet", "verbose", "help"),
 }
 
@@ -159,13 +159,14 @@ def synthesize(model: Path, as_json: bool, **given: Any) -> None:
 @click.argument("data", type=FILE)
 @click.option("--against", type=FILE, metavar="FLOAT", help="The float model to compare with.")
 @click.option("--normalize", metavar="HOW", help="As for compress; a model that onnxdfq wrote remembers it.")
+@OP_LIBRARY
 @AS_JSON
 @QUIET
-def evaluate(model: Path, data: Path, against: Path | None, normalize: str | None, as_json: bool, quiet: bool) -> None:
+def evaluate(model: Path, data: Path, as_json: bool, quiet: bool, **given: Any) -> None:
     """Measure a model on images: DATA is an .npz file or a folder of class folders."""
     from onnxdfq.api import evaluate as run
 
-    found = run(model, data, against=against, normalize=normalize, progress=silent if quiet else TerminalProgress)
+    found = run(model, data, progress=silent if quiet else TerminalProgress, **given)
     measured = asdict(found)
     notes = list(measured.pop("notes"))
     if as_json:

@@ -93,6 +93,13 @@ AS_JSON = click.option(
 )
 QUIET = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Log what every pass changes, and where.")
+OP_LIBRARY = click.option(
+    "--op-library",
+    type=FILE,
+    multiple=True,
+    metavar="FILE",
+    help="A shared library with custom operators of the model. It is code, and runs.",
+)
 SYNTHESIS = together(
     click.option("-m", "--method", metavar="NAME", help="See `onnxdfq methods`.  [default: auto]"),
     click.option(
@@ -123,6 +130,7 @@ SYNTHESIS = together(
         metavar="NAME=WHAT",
         help="What an input is fed where no data is given: image, normal:MEAN:STD, uniform:LOW:HIGH, or a number.",
     ),
+    OP_LIBRARY,
     click.option("--recipe", type=FILE, metavar="FILE", help="A TOML file of settings; flags overrule it."),
     click.option("--device", metavar="NAME", help="auto, cpu or cuda.  [default: auto]"),
     click.option("--force", is_flag=True, help="Replace files that exist."),

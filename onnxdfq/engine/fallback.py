@@ -17,6 +17,7 @@ from torch import Tensor
 
 from onnxdfq.engine.dtypes import TORCH_DTYPES, from_numpy, to_numpy
 from onnxdfq.errors import UnsupportedOperator
+from onnxdfq.model_file.runtime import session_options
 from passes.graph.editing import name_of
 
 OWN_DOMAINS = ("", "ai.onnx")
@@ -118,8 +119,7 @@ class InRuntime:
             graph = onnx.helper.make_graph([self._node], "node", self._infos, self._outputs, self._constants)
             opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in self._opsets.items()]
             model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
-            options = onnxruntime.SessionOptions()
-            options.log_severity_level = 4
+            options = session_options()
             options.intra_op_num_threads = torch.get_num_threads()
             data = model.SerializeToString()
             self._made = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])

@@ -15,6 +15,8 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from onnxdfq.model_file.runtime import session_options
+
 LAST_BITS: frozenset[str] = frozenset(
     {"Elu", "Erf", "Exp", "Gelu", "InstanceNormalization", "LayerNormalization", "LogSoftmax", "Selu", "Sigmoid",
      "Softmax", "Softplus", "Tanh"}
@@ -53,8 +55,7 @@ class AsRuntime:
 
         graph = onnx.helper.make_graph([self._node], "node", typed(self._node.input), typed(self._node.output))
         model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", self._opset)], ir_version=10)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
+        options = session_options()
         options.intra_op_num_threads = 1  # every session has threads of its own, and there is one for each node
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 

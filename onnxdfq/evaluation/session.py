@@ -14,6 +14,7 @@ from onnxdfq.evaluation.saturation import EXACT
 from onnxdfq.images.feeding import Feeding
 from onnxdfq.images.samples import Samples, SamplesLike
 from onnxdfq.model_file import is_large, read_model
+from onnxdfq.model_file.runtime import session_options
 from onnxdfq.model_file.through_proto import infer_shapes
 from passes.graph.compared import FLOATS, answer_output, compared_values
 from passes.write.provenance import read_provenance
@@ -85,8 +86,7 @@ class Session:
             raise ModelFileError(f"ONNX Runtime refuses {path}: {_first_line(error)}") from error
 
     def _open(self, source: Path | bytes) -> ort.InferenceSession:
-        options = ort.SessionOptions()
-        options.log_severity_level = 4  # fatal only: faults are reported by exceptions
+        options = session_options()
         if self.exact:
             options.add_session_config_entry(*EXACT)
         if not self.fused:

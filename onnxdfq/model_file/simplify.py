@@ -5,6 +5,11 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from onnxdfq.model_file.through_proto import infer_shapes, through_proto
+from passes.canonical.branches import inline_branches
+
+# Merging equal initializers would tie parameters that are folded and tuned apart from each other, and onnxsim puts the
+# nodes of an If's branch in an order that onnx refuses.
+SKIPPED = ("eliminate_duplicate_initializer", "eliminate_if_with_const_cond")
 
 
 def simplify(model: ir.Model) -> ir.Model:
@@ -18,18 +23,20 @@ def simplify(model: ir.Model) -> ir.Model:
     _name_types(model)
 
     def run(proto: onnx.ModelProto) -> onnx.ModelProto:
-        # Merging equal initializers would tie parameters that are folded and tuned apart from each other.
         result: onnx.ModelProto = onnxsim.simplify(
-            proto, skip_fuse_bn=True, skipped_optimizers=["eliminate_duplicate_initializer"], certify=False
+            proto, skip_fuse_bn=True, skipped_optimizers=list(SKIPPED), certify=False
         )[0]
         return result
 
     try:
         result = through_proto(model, run, with_weights=True)
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(result)
+        while inline_branches(result.graph):  # what a branch computes may be constant in its place, too
+            result = through_proto(result, run, with_weights=True)
+            common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(result)
     except (RuntimeError, ValueError, TypeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError):
         return model
     _adopt_boundary(model, result)
-    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(result)
     common.RemoveUnusedNodesPass()(result)
     return result
 

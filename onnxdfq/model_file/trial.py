@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from onnxdfq.model_file.filling import fillings
 from onnxdfq.model_file.inputs import batch_of, inputs
+from onnxdfq.model_file.runtime import session_options
 
 Outputs = list[NDArray[np.generic]]
 Feeds = dict[str, NDArray[np.generic]]
@@ -76,8 +77,7 @@ def _session(model: ir.Model) -> Any:
     """A session without optimisations, None where onnxruntime refuses the model."""
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
+    options = session_options()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         data = ir.to_proto(model).SerializeToString()

@@ -1,5 +1,6 @@
 """Proof: what each written file computes, against the float network."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from onnxdfq.errors import ModelFileError
@@ -11,8 +12,10 @@ from onnxdfq.methods.method import Measurement, Note, Run
 from onnxdfq.pipeline.request import Output, Request
 
 
-def compare(request: Request, original: Session, images: Images | None, judging: Images | None, run: Run) -> None:
+def compare(request: Request, original: Session, images: Images | None, judging: Sequence[Images], run: Run) -> None:
     """Fidelity on the images that calibrated and on those that did not; accuracy where labelled data is given.
+
+    Of several sets that did not, the worst figure counts.
 
     The float network runs once over each set of images, whatever the number of files.
 
@@ -20,23 +23,30 @@ def compare(request: Request, original: Session, images: Images | None, judging:
         ModelFileError: ONNX Runtime refuses a file that was written for it. DataError: the labelled data does not fit.
     """
     sessions = {output.target.name: _session(output) for output in request.outputs}
-    for kind, some in (("images", images), ("held_back", judging)):
-        if some is None:
-            continue
-        found = evaluate_all(
-            sessions,
-            Dataset(images=some.pixels, others=some.others),
-            against=original,
-            progress=run.progress("comparing with the float model"),
-        )
-        for name, one in found.items():
-            values = {f"agreement_{kind}": one.agreement, f"sqnr_db_{kind}": one.sqnr_db}
-            run.tell(Measurement(values=values | ({"held_back": one.count} if some is judging else {}), target=name))
+    for kind, sets in (("images", [] if images is None else [images]), ("held_back", judging)):
+        found = [
+            evaluate_all(
+                sessions,
+                Dataset(images=some.pixels, others=some.others),
+                against=original,
+                progress=run.progress("comparing with the float model"),
+            )
+            for some in sets
+        ]
+        for name in sessions if found else ():
+            ones = [by_name[name] for by_name in found]
+            values = {
+                f"agreement_{kind}": min((one.agreement for one in ones if one.agreement is not None), default=None),
+                f"sqnr_db_{kind}": min((one.sqnr_db for one in ones if one.sqnr_db is not None), default=None),
+            }
+            run.tell(Measurement(values=values, target=name))
+            if kind == "held_back":
+                run.tell(Measurement(values={kind: sum(one.count for one in ones)}, target=name))
     if request.evaluation is not None:
         first = next(iter(sessions.values()))
         data = load_evaluation_data(request.evaluation, first, request.recipe.normalize)
-        found = evaluate_all(sessions, data, against=original, progress=run.progress("evaluating"))
-        for name, one in found.items():
+        measured = evaluate_all(sessions, data, against=original, progress=run.progress("evaluating"))
+        for name, one in measured.items():
             values = {key: value for key, value in asdict(one).items() if key != "notes"}
             run.tell(Measurement(values=values, target=name))
     for output in request.outputs:

@@ -62,7 +62,7 @@ def run_compression(request: Request) -> Result:
         written = {t.name: write(model, plans[t.name], t, method, images, request, run) for t in request.targets}
         save_all(request, model, plans, written, images, run)
         compare(request, original, images, judging, run)
-        judge(request, model, plans, images if judging is None else judging, record.of, run)
+        judge(request, model, plans, judging[-1] if judging else images, record.of, run)
         findings = {t.name: lint(written[t.name], t) for t in request.targets}
         for output in request.outputs:
             tell_of_floats(output, findings[output.target.name], run)

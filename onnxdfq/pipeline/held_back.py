@@ -4,10 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from onnxdfq.images.feeding import Feeding
 from onnxdfq.images.images import Images
 from onnxdfq.methods.dead_leaves import DeadLeaves
 from onnxdfq.methods.method import FloatModel, Run
+from onnxdfq.model_file import fillings, given_by_user
 
+SCALES = (1.0, 0.5, 0.125)
 COUNT = 32  # of them, where they are made
 MOST = 64  # of the user's own
 LEAST_GIVEN, EVERY = 32, 8  # of so many and more of the user's own, each eighth is held back
@@ -23,6 +26,31 @@ def made(model: FloatModel, run: Run) -> Images:
     """
     return DeadLeaves(steps=0).synthesize(
         model.graph, count=COUNT, seed=run.recipe.seed + SEED, normalization=model.normalization, device=run.device
+    )
+
+
+def at_several_scales(images: Images, model: FloatModel) -> tuple[Images, ...]:
+    """The images, and for an input that is no picture the same at half and an eighth of their deviation.
+
+    Nobody knows the range of such an input; a file that is good only at the one that was guessed is not good.
+    """
+    feeding = Feeding(model.graph)
+    if feeding.main.image is not None:
+        return (images,)
+    given = given_by_user(model.graph)
+    free = {spec.name for spec in feeding.specs.values() if spec.is_float and spec.image is None} - given
+    found = fillings(model.graph)
+
+    def scaled(name: str, array: np.ndarray, factor: float) -> np.ndarray:
+        return array * array.dtype.type(factor) if name in free and found[name].kind == "normal" else array
+
+    return tuple(
+        replace(
+            images,
+            pixels=scaled(feeding.main.name, images.pixels, factor),
+            others={name: scaled(name, array, factor) for name, array in images.others.items()},
+        )
+        for factor in SCALES
     )
 
 

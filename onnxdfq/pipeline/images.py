@@ -10,7 +10,7 @@ from onnxdfq.methods.method import FloatModel, Measurement, Method, Note, Run
 from onnxdfq.model_file import fillings, main_input
 from onnxdfq.pipeline import held_back
 from onnxdfq.pipeline.request import Request
-from onnxdfq.synthesis.input_range import other_range
+from onnxdfq.synthesis.input_range import ASSUMED, other_range
 from onnxdfq.synthesis.quality import evaluate_images
 from onnxdfq.synthesis.start import starting_samples
 from passes.graph.batch_norm import read_batch_norms
@@ -18,20 +18,21 @@ from passes.graph.batch_norm import read_batch_norms
 
 def make_images(
     model: FloatModel, method: Method, request: Request, run: Run
-) -> tuple[ImageSource | None, Images | None]:
+) -> tuple[ImageSource | None, tuple[Images, ...]]:
     """Where images come from, None where nothing is decided by images; and others, that files are judged by.
 
-    They are made, or read, here. Where there are too few of the user's own to hold any back, the second is None.
+    They are made, or read, here. Of the others there are several sets where the range of an input is not known, and
+    none where there are too few of the user's own to hold any back.
 
     Raises:
         DataError: The user's own do not fit.
         NoBatchNorm, ShapeError: They cannot be made.
     """
     if request.calibration is not None:
-        images, judging = held_back.parted(_read(model, request, run.image_count + held_back.MOST), run.image_count)
+        images, spared = held_back.parted(_read(model, request, run.image_count + held_back.MOST), run.image_count)
         source: ImageSource | None = FixedImages(images.first)
     else:
-        source, judging = _made(model, method, run), None
+        source, spared = _made(model, method, run), None
     if source is not None:
         source = _completed(source, model, run)
         images = source.fixed(run.image_count)
@@ -39,8 +40,25 @@ def make_images(
         if read_batch_norms(model.graph):
             run.tell(Measurement(values=asdict(evaluate_images(model.graph, images, device=run.device))))
     if request.outputs and request.calibration is None:
-        judging = _drawn(model, held_back.COUNT, run.recipe.seed + held_back.SEED) or held_back.made(model, run)
-    return source, None if judging is None else completed(judging, model, run)
+        spared = _drawn(model, held_back.COUNT, run.recipe.seed + held_back.SEED) or held_back.made(model, run)
+    if spared is None:
+        return source, ()
+    judging = completed(spared, model, run)
+    if request.calibration is None and judging.provenance.get("input_range") == ASSUMED:
+        _tell_of_range(model, run)
+        return source, held_back.at_several_scales(judging, model)
+    return source, (judging,)
+
+
+def _tell_of_range(model: FloatModel, run: Run) -> None:
+    spec = main_input(model.graph)
+    advice = "--normalize" if spec.image is not None else f"--input {spec.name}=uniform:LOW:HIGH or normal:MEAN:STD"
+    run.tell(
+        Note(
+            text=f"Nothing tells the range of the input {spec.name!r}: mean 0 and deviation 1 are assumed. Say what it "
+            f"takes with {advice}, or give inputs of your own with --calibration."
+        )
+    )
 
 
 def _completed(source: ImageSource, model: FloatModel, run: Run) -> FixedImages:

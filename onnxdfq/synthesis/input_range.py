@@ -22,6 +22,8 @@ from onnxdfq.model_file import Filling, InputSpec, fillings, given_by_user, main
 from onnxdfq.synthesis.network import as_input
 from passes.graph.batch_norm import BatchNormStats, read_batch_norms
 
+ASSUMED = "assumed standardised"
+"""The source of a range that nothing tells."""
 PIXEL_MEAN, PIXEL_STD = 0.45, 0.25  # of natural images, on the scale 0..1
 LOWEST, HIGHEST = -2.2, 2.6  # z: where images whose true range is unknown are clamped
 DARKEST, BRIGHTEST = -PIXEL_MEAN / PIXEL_STD, (1 - PIXEL_MEAN) / PIXEL_STD  # z: where a byte ends
@@ -91,7 +93,7 @@ def other_range(spec: InputSpec, normalization: Normalization | None) -> InputRa
         return _input_range(mean, std, DARKEST, BRIGHTEST, "bytes")
     if normalization is not None and spec.image is not None:
         return _from_normalization(normalization, channels)
-    return _input_range(np.zeros(channels), np.ones(channels), *_usual_limits(spec), "assumed standardised")
+    return _input_range(np.zeros(channels), np.ones(channels), *_usual_limits(spec), ASSUMED)
 
 
 def _usual_limits(spec: InputSpec) -> tuple[float, float]:

@@ -1,0 +1,53 @@
+"""Options of every ONNX Runtime session: quiet, and with the libraries of custom operators that the user named."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from onnxdfq.errors import InputError
+
+_LIBRARIES: ContextVar[tuple[str, ...]] = ContextVar("op_libraries", default=())
+
+
+@contextmanager
+def op_libraries(paths: Sequence[Path | str]) -> Iterator[None]:
+    """Within it, sessions know the custom operators of these shared libraries.
+
+    A library is code that runs: only those are loaded that the user names, never one that a model asks for.
+
+    Raises:
+        InputError: A path is no file, or ONNX Runtime does not take it.
+    """
+    for path in paths:
+        if not Path(path).is_file():
+            raise InputError(f"{path}: there is no such file; give a shared library of operators.", field="op_library")
+    token = _LIBRARIES.set(tuple(str(Path(path).resolve()) for path in paths))
+    try:
+        if paths:
+            session_options()
+        yield
+    finally:
+        _LIBRARIES.reset(token)
+
+
+def session_options() -> Any:
+    """New options that log nothing but what is fatal: faults are reported by exceptions.
+
+    Raises:
+        InputError: ONNX Runtime does not take a library.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    for library in _LIBRARIES.get():
+        try:
+            options.register_custom_ops_library(library)
+        except Exception as error:  # onnxruntime's own exceptions share no base class but this
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(
+                f"{library} is no library of ONNX Runtime operators: {reason}", field="op_library"
+            ) from error
+    return options
