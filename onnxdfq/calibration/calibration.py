@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import onnx_ir as ir
+from torch import Tensor
 
 from onnxdfq.calibration.activations import IMAGE_BITS, ActivationGrids
 from onnxdfq.calibration.biases import BiasCorrection, layers_with_bias, with_biases, with_short_biases
-from onnxdfq.calibration.observation import Observations, observe
+from onnxdfq.calibration.observation import Observations, observe, observe_runs
 from onnxdfq.calibration.shift_negative import find_shifts, with_shifts
 from onnxdfq.calibration.weights import CONSTANT_BITS, constant_quant, log_coarser, weight_quant
 from onnxdfq.errors import InputError
@@ -18,6 +19,7 @@ from onnxdfq.model_file import batch_of
 from onnxdfq.progress import Progress, Steps
 from onnxdfq.recipe.bits import FLOAT_BITS, LayerBits, check_layers
 from onnxdfq.recipe.choices import Clipping, Scheme
+from passes.graph.bodies import bodies_with_layers
 from passes.graph.editing import initializer_array
 from passes.quantize.pair_sums import within_pair_sums
 from passes.quantize.plan import QuantPlan, TensorQuant
@@ -87,24 +89,37 @@ class Calibration:
             InputError: There is no weight to quantize.
             DataError: The images do not fit the model.
         """
-        points = [find_quant_points(model, target) for target in targets]
-        if not all(of_target.weights for of_target in points):
+        values, mean_axes = self._wanted(model, targets)
+        if not all(find_quant_points(model, target).weights for target in targets) and not bodies_with_layers(model):
             raise InputError(
                 "The model has no Conv, ConvTranspose, Gemm or MatMul with a constant float32 weight, so there is "
-                "nothing to quantize; a float16 model has to be exported in float32."
+                "nothing to quantize."
             )
         batch_size = batch_of(model) or self.batch_size
-        values = dict.fromkeys(name for of_target in points for name in of_target.activations)
-        layers = [node for of_target in points for node in layers_with_bias(model, of_target)]
         return observe(
             model,
             pixels,
-            values=tuple(values) if self.activation_bits < FLOAT_BITS else (),
-            mean_axes={node.inputs[0].name or "": 1 for node in layers if node.inputs[0] is not None},
+            values=values,
+            mean_axes=mean_axes,
             batch_size=batch_size,
             device=device,
             advance=Steps(progress, -(-len(pixels) // batch_size)),
         )
+
+    def observe_runs(
+        self, model: ir.Model, runs: Sequence[Mapping[str, Tensor]], targets: Sequence[Target], *, device: str = "cpu"
+    ) -> Observations:
+        """Statistics of the values of a graph whose runs have no images in common: see `observation.observe_runs`."""
+        values, mean_axes = self._wanted(model, targets)
+        return observe_runs(model, runs, values=values, mean_axes=mean_axes, device=device)
+
+    def _wanted(self, model: ir.Model, targets: Sequence[Target]) -> tuple[tuple[str, ...], dict[str, int]]:
+        """Values to take histograms of, and those to take means of with their channel axes."""
+        points = [find_quant_points(model, target) for target in targets]
+        values = dict.fromkeys(name for of_target in points for name in of_target.activations)
+        layers = [node for of_target in points for node in layers_with_bias(model, of_target)]
+        means = {node.inputs[0].name or "": 1 for node in layers if node.inputs[0] is not None}
+        return tuple(values) if self.activation_bits < FLOAT_BITS else (), means
 
     def decide(
         self,

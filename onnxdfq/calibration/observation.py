@@ -1,6 +1,6 @@
 """One pass of the images through the float graph: histograms of values, channel means of what layers read."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,19 +78,52 @@ def observe(
     with torch.no_grad():
         at_once = min(batch_size, images_within(model, BATCH_BYTES))
         for number, batch in enumerate(Feeds(model).batches(graph.input_names, pixels, at_once, device)):
-            for name, value in graph.stream(*channels_last(batch)):
-                try:
-                    if name in histograms:
-                        histograms[name].add(value)
-                except ValueError as error:
-                    raise DataError(
-                        f"The value {name!r} became infinite or not a number on the calibration images; "
-                        "check the weights, and that --normalize is what the network was trained with."
-                    ) from error
-                if name in means:
-                    means[name].add(value)
+            _take_in(graph.stream(*channels_last(batch)), histograms, means)
             # the caller counts batches of its own size
             ends = [min((number + one) * at_once, len(pixels)) for one in (0, 1)]
             for _ in range(-(-ends[0] // batch_size), -(-ends[1] // batch_size)):
                 advance("activations")
     return Observations(histograms=histograms, means=means)
+
+
+def observe_runs(
+    model: ir.Model,
+    runs: Sequence[Mapping[str, torch.Tensor]],
+    *,
+    values: tuple[str, ...],
+    mean_axes: Mapping[str, int],
+    device: str,
+) -> Observations:
+    """The same of a graph whose runs have no images in common, as the body of a loop.
+
+    Args:
+        model: Float.
+        runs: By input name, what each run is fed.
+        values, mean_axes, device: As for `observe`.
+
+    Raises:
+        DataError: The graph computes infinities.
+    """
+    histograms = {name: Histogram() for name in values}
+    means = {name: ChannelMean(axis) for name, axis in mean_axes.items()}
+    graph = TorchGraph(model, outputs=list(dict.fromkeys([*values, *mean_axes]))).to(device).eval()
+    with torch.no_grad():
+        for given in runs:
+            _take_in(graph.stream(*(given[name] for name in graph.input_names)), histograms, means)
+    return Observations(histograms=histograms, means=means)
+
+
+def _take_in(
+    stream: Iterator[tuple[str, torch.Tensor]], histograms: dict[str, Histogram], means: dict[str, ChannelMean]
+) -> None:
+    for name, value in stream:
+        try:
+            if name in histograms:
+                histograms[name].add(value)
+        except ValueError as error:
+            raise DataError(
+                f"The value {name!r} became infinite or not a number on the calibration images; "
+                "check the weights, and that --normalize is what the network was trained with."
+            ) from error
+        if name in means:
+            means[name].add(value)

@@ -17,6 +17,7 @@ from onnxdfq.engine import TorchGraph
 from onnxdfq.engine.feeds import Feeds
 from onnxdfq.errors import InputError
 from onnxdfq.images.samples import SamplesLike
+from passes.graph.bodies import captured_values
 from passes.graph.compared import compared_values
 from passes.graph.editing import FreshNames, set_constant_input
 from passes.quantize.plan import QuantPlan, TensorQuant
@@ -152,7 +153,9 @@ class _Sweep:
     def _alive(self, point: int) -> list[str]:
         """Values computed before the node at `point` that it, or a later one, or an output of the graph reads."""
         nodes = list(self._model.graph)
-        read = {value for node in nodes[point:] for value in node.inputs if value is not None}
+        read = {
+            value for node in nodes[point:] for value in (*node.inputs, *captured_values(node)) if value is not None
+        }
         read |= self._read_last
         made = [*self._model.graph.inputs, *(value for node in nodes[:point] for value in node.outputs)]
         return [value.name or "" for value in made if value in read]

@@ -5,7 +5,6 @@ computes may be of a type that torch lacks (a sequence, text): it is handed on a
 such node.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,34 +17,10 @@ from torch import Tensor
 from onnxdfq.engine.dtypes import TORCH_DTYPES, from_numpy, to_numpy
 from onnxdfq.errors import UnsupportedOperator
 from onnxdfq.model_file.runtime import session_options
+from passes.graph.bodies import captured_values
 from passes.graph.editing import name_of
 
 OWN_DOMAINS = ("", "ai.onnx")
-
-
-def captured_values(node: ir.Node) -> list[ir.Value]:
-    """Values of the graph around that the subgraphs of a node read, each once."""
-    found: dict[ir.Value, None] = {}
-    for graph in _subgraphs(node):
-        _capture(graph, set(), found)
-    return list(found)
-
-
-def _subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            yield attribute.as_graph()
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            yield from attribute.as_graphs()
-
-
-def _capture(graph: ir.Graph, outer: set[ir.Value], found: dict[ir.Value, None]) -> None:
-    own = outer | {*graph.inputs, *graph.initializers.values(), *(value for node in graph for value in node.outputs)}
-    for node in graph:
-        found.update(dict.fromkeys(value for value in node.inputs if value is not None and value not in own))
-        for inner in _subgraphs(node):
-            _capture(inner, own, found)
-    found.update(dict.fromkeys(value for value in graph.outputs if value not in own))
 
 
 def carried(node: ir.Node) -> bool:

@@ -10,12 +10,13 @@ import onnx_ir as ir
 from torch import Tensor
 
 from onnxdfq.engine.dtypes import to_torch, torch_dtype
-from onnxdfq.engine.fallback import OWN_DOMAINS, InRuntime, captured_values, carried
+from onnxdfq.engine.fallback import OWN_DOMAINS, InRuntime, carried
 from onnxdfq.engine.host import Host, host_inputs
 from onnxdfq.engine.ops import OPERATORS
 from onnxdfq.engine.quant import float_carriers
 from onnxdfq.engine.runtime import LAST_BITS, AsRuntime
 from onnxdfq.errors import InputError, UnsupportedOperator
+from passes.graph.bodies import captured_values
 from passes.graph.editing import name_of
 
 TYPE_ATTRIBUTES = frozenset({"dtype", "output_dtype", "precision", "softmax_precision", "to"})

@@ -74,13 +74,16 @@ def restore_shapes(model: ir.Model, *, dynamic_batch: bool, static: bool) -> Non
     values = [value for value in model.graph.inputs if value.name not in model.graph.initializers]
     axes = batch_axes(values)
     for value, dims in zip(values, declared, strict=True):
-        for axis, dim in enumerate(dims or ()):
-            now = (value.shape or ())[axis]
+        if value.shape is None or dims is None:
+            continue
+        sizes = list(value.shape)
+        for axis, (now, dim) in enumerate(zip(value.shape, dims, strict=True)):
             is_batch = axis == axes[value.name or ""]
-            if value.shape is None or (is_batch and dynamic_batch) or (static and isinstance(now, int)):
+            if (is_batch and dynamic_batch) or (static and isinstance(now, int)):
                 continue
             free = now if isinstance(now, ir.SymbolicDim) else ir.SymbolicDim(f"{value.name}_{axis}")
-            value.shape[axis] = dim if dim is not None else free
+            sizes[axis] = free if dim is None else dim if isinstance(dim, int) else ir.SymbolicDim(dim)
+        value.shape = ir.Shape(sizes)
     del model.metadata_props[KEY]
     for value in (value for node in model.graph for value in node.outputs):
         if not value.is_graph_output():

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 def run_compression(request: Request) -> Result:
     """Quantize a float model without data, and write and measure a file for each target. Raises DfqError."""
     with recorded(request) as (file, run, record):
+        from onnxdfq.pipeline.bodies import observe_bodies
         from onnxdfq.pipeline.comparing import compare
         from onnxdfq.pipeline.floats import tell_of_floats
         from onnxdfq.pipeline.images import make_images
@@ -47,6 +48,7 @@ def run_compression(request: Request) -> Result:
         # decide
         model = rewritten(model, method, source, request, run)
         observations = method.observe(model, source, request.targets, calibration_of(request), run)
+        bodies = observe_bodies(model.graph, images, list(request.targets), calibration_of(request), run)
         planning = Planning(
             model=model,
             method=method,
@@ -59,7 +61,9 @@ def run_compression(request: Request) -> Result:
         )
         plans = plan_all(planning, request.targets, calibration_of(request))
         # then edit, and prove
-        written = {t.name: write(model, plans[t.name], t, method, images, request, run) for t in request.targets}
+        written = {
+            t.name: write(model, plans[t.name], t, method, images, bodies, request, run) for t in request.targets
+        }
         save_all(request, model, plans, written, images, run)
         compare(request, original, images, judging, run)
         judge(request, model, plans, judging[-1] if judging else images, record.of, run)

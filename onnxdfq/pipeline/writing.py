@@ -10,6 +10,8 @@ from onnxdfq.images.images import Images
 from onnxdfq.methods.method import FloatModel, Measurement, Method, Run
 from onnxdfq.model_file import atomic_write, model_hash, save_model
 from onnxdfq.model_file.declared import restore_shapes
+from onnxdfq.pipeline.bodies import ObservedBody, with_quantized_bodies
+from onnxdfq.pipeline.checks import calibration_of
 from onnxdfq.pipeline.request import Request
 from onnxdfq.recipe.bits import bits_of_plan, layer_bits_toml
 from passes.graph.editing import drop_unused_initializers
@@ -29,12 +31,14 @@ def write(
     target: Target,
     method: Method,
     images: Images | None,
+    bodies: list[ObservedBody],
     request: Request,
     run: Run,
 ) -> ir.Model:
     """The quantized graph for one target, with the provenance of its numbers and the boundary of the file."""
     graph = model.graph.clone()
     WriteForTarget(plan, target)(graph)
+    graph = with_quantized_bodies(graph, bodies, target, calibration_of(request))
     drop_unused_initializers(graph.graph)
     restore_shapes(graph, dynamic_batch=request.dynamic_batch, static=target.static_shapes)
     recipe = run.recipe

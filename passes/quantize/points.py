@@ -76,7 +76,7 @@ def find_quant_points(model: ir.Model, target: Target) -> QuantPoints:
                 continue
             data.add(value)
             source = node.inputs[0]
-            if not (value.uses() or value.is_graph_output()) or is_fused(value, target):
+            if not (value.uses() or value.is_graph_output()) or is_fused(value, target) or _is_only_compared(value):
                 continue
             if is_within_function(value, target) or (target.fused_sums and is_summed_in_kernel(value)):
                 continue
@@ -93,6 +93,12 @@ def find_quant_points(model: ir.Model, target: Target) -> QuantPoints:
     return QuantPoints(
         activations=tuple(activations), same_as=same_as, weights=tuple(weights), constants=tuple(constants)
     )
+
+
+def _is_only_compared(value: ir.Value) -> bool:
+    """Whether nothing but comparisons reads a value: rounding it would only change on which side it lies."""
+    readers = [use.node for use in value.uses()]
+    return not value.is_graph_output() and all(node.outputs[0].dtype == ir.DataType.BOOL for node in readers)
 
 
 def is_fused(value: ir.Value, target: Target) -> bool:

@@ -1,0 +1,143 @@
+"""Bodies of If and Loop as models of their own, and back: what is quantized in one is quantized as any graph is."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx
+import onnx_ir as ir
+
+from passes.graph.editing import constant_value, is_op, name_of
+from passes.graph.operators import LINEAR
+
+ENTERED = ("If", "Loop")
+BODIES = ("then_branch", "else_branch", "body")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Body:
+    """One body.
+
+    Attributes:
+        node: Name of the If or Loop.
+        attribute: "then_branch", "else_branch" or "body".
+        model: The body alone; what it reads of the graph around it are inputs behind its own, constants its own.
+        captured: Names of these inputs, in order.
+    """
+
+    node: str
+    attribute: str
+    model: ir.Model
+    captured: tuple[str, ...]
+
+
+def bodies_with_layers(model: ir.Model) -> list[Body]:
+    """Those of the nodes of the graph itself that hold layers with constant weights, in graph order."""
+    return [
+        _body(model, node, name)
+        for node in model.graph
+        if is_op(node, *ENTERED)
+        for name in BODIES
+        if name in node.attributes and _has_layers(node.attributes[name].as_graph())
+    ]
+
+
+def captured_values(node: ir.Node) -> list[ir.Value]:
+    """Values of the graph around that the subgraphs of a node read, each once."""
+    found: dict[ir.Value, None] = {}
+    for graph in subgraphs(node):
+        _capture(graph, set(), found)
+    return list(found)
+
+
+def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
+    """The graphs that are attributes of a node."""
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield attribute.as_graph()
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            yield from attribute.as_graphs()
+
+
+def with_body(model: ir.Model, body: Body, written: ir.Model) -> ir.Model:
+    """The model with another body in the place of one; what the new one reads of the graph around are the same values.
+
+    Args:
+        model: In which the node of `body` stands; it is used up.
+        body: As `bodies_with_layers` gave it of this model or of the one that this was made from.
+        written: The new body, with the inputs of `body.model`.
+    """
+    proto = ir.to_proto(model)
+    node = next(node for node in proto.graph.node if node.name == body.node)
+    attribute = next(attribute for attribute in node.attribute if attribute.name == body.attribute)
+    own = len(attribute.g.input)
+    here = next(one for one in model.graph if one.name == body.node)
+    around = _captured_by(here.attributes[body.attribute].as_graph())
+    renamed = dict(zip(body.captured, (name_of(value) for value in around if not _is_constant(value)), strict=True))
+    kept = {value.name for value in attribute.g.output} | {value.name for value in attribute.g.input} | renamed.keys()
+    new = ir.serde.serialize_graph(written.graph)
+    del new.input[own:]
+    _rename(new, kept, renamed, f"{body.node}.{body.attribute}.")
+    attribute.g.CopyFrom(new)
+    return ir.from_proto(proto)
+
+
+def _rename(graph: onnx.GraphProto, kept: set[str], renamed: dict[str, str], prefix: str) -> None:
+    """Names that must not hide those of the graph around get the prefix; what is captured its name there."""
+    own = {tensor.name for tensor in graph.initializer} | {name for node in graph.node for name in node.output}
+    names = {name: prefix + name for name in own - kept if name} | renamed
+    for tensor in graph.initializer:
+        tensor.name = names.get(tensor.name, tensor.name)
+    for node in graph.node:
+        node.name = prefix + node.name
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    for info in graph.value_info:
+        info.name = names.get(info.name, info.name)
+
+
+def _has_layers(graph: ir.Graph) -> bool:
+    return any(
+        node.op_type in LINEAR and any(constant_value(value) is not None for value in node.inputs[:2]) for node in graph
+    )
+
+
+def _body(model: ir.Model, node: ir.Node, attribute: str) -> Body:
+    graph = node.attributes[attribute].as_graph()
+    around = _captured_by(graph)
+    proto = ir.serde.serialize_graph(graph)
+    captured = [value for value in around if not _is_constant(value)]
+    for value in around:
+        if _is_constant(value):
+            assert value.const_value is not None
+            tensor = ir.serde.serialize_tensor(value.const_value)
+            tensor.name = name_of(value)
+            proto.initializer.append(tensor)
+        else:
+            proto.input.append(ir.serde.serialize_value(value))
+    opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in model.graph.opset_imports.items()]
+    alone = onnx.helper.make_model(proto, opset_imports=opsets, ir_version=model.ir_version)
+    return Body(
+        node=name_of(node),
+        attribute=attribute,
+        model=ir.from_proto(alone),
+        captured=tuple(name_of(value) for value in captured),
+    )
+
+
+def _captured_by(graph: ir.Graph) -> list[ir.Value]:
+    found: dict[ir.Value, None] = {}
+    _capture(graph, set(), found)
+    return list(found)
+
+
+def _is_constant(value: ir.Value) -> bool:
+    return value.is_initializer() and value.const_value is not None
+
+
+def _capture(graph: ir.Graph, outer: set[ir.Value], found: dict[ir.Value, None]) -> None:
+    own = outer | {*graph.inputs, *graph.initializers.values(), *(value for node in graph for value in node.outputs)}
+    for node in graph:
+        found.update(dict.fromkeys(value for value in node.inputs if value is not None and value not in own))
+        for inner in subgraphs(node):
+            _capture(inner, own, found)
+    found.update(dict.fromkeys(value for value in graph.outputs if value not in own))

@@ -1,0 +1,69 @@
+"""Layers inside If and Loop: integers inside, the same numbers outside."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper, parser
+
+import onnxdfq
+
+HEADER = '<ir_version: 10, opset_import: ["" : 21]>\n'
+W = {name: np.random.default_rng(seed).normal(size=(8, 8)).astype("f4") / 3 for seed, name in enumerate("wuv")}
+CASES = {
+    "two branches, by what the input is": """net (float[N,8] x) => (float[N,8] y) {
+        a = MatMul (x, w) s = ReduceSum <keepdims = 0> (x) z = Constant <value = float {0}> () c = Greater (s, z)
+        b = If (c) <then_branch = yes () => (float[N,8] p) { h = MatMul (a, u) p = Relu (h) },
+                    else_branch = no () => (float[N,8] p) { h = MatMul (a, v) g = Neg (h) p = MatMul (g, u) }>
+        y = MatMul (b, w) }""",
+    "a loop with a state, and what is around it": """net (float[N,8] x) => (float[N,8] y) {
+        a = MatMul (x, w) n = Constant <value = int64 {3}> () c = Constant <value = bool {1}> ()
+        y = Loop (n, c, x) <body = step (int64 i, bool go, float[N,8] h) => (bool on, float[N,8] k) {
+            on = Identity (go) m = MatMul (h, u) r = Relu (m) k = Add (r, a) }> }""",
+    "nothing but a branch": """net (float[N,8] x) => (float[N,8] y) {
+        s = ReduceSum <keepdims = 0> (x) z = Constant <value = float {0}> () c = Greater (s, z)
+        y = If (c) <then_branch = yes () => (float[N,8] p) { p = MatMul (x, u) },
+                    else_branch = no () => (float[N,8] p) { p = MatMul (x, v) }> }""",
+}
+
+
+def saved(text: str, folder: Path) -> Path:
+    proto = parser.parse_model(HEADER + text)
+    proto.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in W.items())
+    onnx.save(proto, folder / "m.onnx")
+    return folder / "m.onnx"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bodies_compute_on_integers(name: str, tmp_path: Path) -> None:
+    path = saved(CASES[name], tmp_path)
+    x = np.random.default_rng(7).normal(size=(64, 8)).astype("f4")
+    result = onnxdfq.compress(path, output=tmp_path / "q.onnx", calibration=x)
+    written = onnx.load(tmp_path / "q.onnx")
+    bodies = [attribute.g for node in written.graph.node for attribute in node.attribute if attribute.HasField("g")]
+    assert bodies
+    for body in bodies:
+        operators = [node.op_type for node in body.node]
+        assert operators.count("QuantizeLinear") >= 1 and "DequantizeLinear" in operators
+        stored = {tensor.name: tensor for tensor in body.initializer}
+        weights = [node for node in body.node if node.op_type == "MatMul"]
+        made = {node.output[0]: node for node in body.node}
+        for node in weights:
+            source = made[node.input[1]]
+            assert source.op_type == "DequantizeLinear"
+            assert stored[source.input[0]].data_type in (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
+    names = {tensor.name for tensor in written.graph.initializer}
+    assert not names & {tensor.name for body in bodies for tensor in body.initializer}
+    # one sample at a time, for each may take another branch
+    clear = [row[np.newaxis] for row in x if abs(row.sum()) > 0.5][:8]  # on which side of a condition it lies
+    levels = [onnxdfq.evaluate(tmp_path / "q.onnx", row, against=path).sqnr_db for row in clear]
+    assert all(level is not None and level > 20 for level in levels)
+    assert result.metrics["verdict"] != "poor"
+
+
+def test_a_branch_that_nothing_takes_stays_float_and_is_named(tmp_path: Path) -> None:
+    path = saved(CASES["two branches, by what the input is"], tmp_path)
+    x = np.abs(np.random.default_rng(7).normal(size=(32, 8))).astype("f4")
+    result = onnxdfq.compress(path, output=tmp_path / "q.onnx", calibration=x)
+    assert any("else_branch" in note and "no image takes it" in note for note in result.notes)
