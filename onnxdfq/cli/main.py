@@ -142,7 +142,7 @@ def _exit_unless_met(least: float | None, files: dict[str, dict[str, Any]]) -> N
 @click.option("-o", "--output", type=FILE, required=True, help="The .npz file to write.")
 @SYNTHESIS
 def synthesize(model: Path, as_json: bool, **given: Any) -> None:
-    """Make calibration images from a model's BatchNormalization statistics."""
+    """Only make the images that compress would calibrate on."""
     from onnxdfq.api import synthesize as run
 
     result = run(model, **_prepared(given))
@@ -162,7 +162,10 @@ def synthesize(model: Path, as_json: bool, **given: Any) -> None:
 @AS_JSON
 @QUIET
 def evaluate(model: Path, data: Path, against: Path | None, normalize: str | None, as_json: bool, quiet: bool) -> None:
-    """Measure a model on images: DATA is an .npz file or a folder of class folders."""
+    """Measure a model on images, or on arrays by input: DATA is an .npz or .npy file, or a folder of class folders.
+
+    Accuracy where there are labels; with --against, closeness to the float model.
+    """
     from onnxdfq.api import evaluate as run
 
     found = run(model, data, against=against, normalize=normalize, progress=silent if quiet else TerminalProgress)
