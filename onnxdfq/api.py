@@ -83,13 +83,14 @@ def compress(
         method: a name, or an object with settings of its own: `Dgh(steps=500)`. By default what the model allows.
         bits: of weights and activations, "w4a8"; "w2/6" for a method that takes two widths.
         target: what to write for: names, paths of target files, or `Target` objects; one or several.
-        scheme: which scales are powers of two. effort: how many images and steps, within about 3 minutes (fast) or 15
-            (standard) of two ordinary cores; minutes: another bound. images, steps and batch_size overrule both.
+        scheme: which scales are powers of two. effort: how many images and steps; making them is bounded by the work of
+            about 3 minutes (fast) or 15 (standard) of two ordinary cores, minutes: another bound. images and steps
+            overrule both; batch_size: how many images are made at once.
         seed: same seed, same bytes. normalize: how the network's inputs were normalised.
         tuning: "none", "adaround" or "brecq". clipping: thresholds by "mse", "aciq" or "max".
         shift_negative, equalize, split_channels: see `Recipe`. budget: "size=0.5MB" or "bops=1.2G".
         settings: by method, values of its fields.
-        calibration: images of the user's own instead of synthesised ones: a path, an array uint8 (N, H, W, C) or
+        calibration: inputs of the user's own instead of synthesised ones: a path, an array uint8 (N, H, W, C) or
             float32 (N, C, H, W), a mapping of arrays by input name, a dataset of images or (image, label) pairs, or an
             iterable of batches.
         evaluate: labelled images to measure accuracy on, in any of these forms.
@@ -233,11 +234,12 @@ def evaluate(
     op_library: Sequence[Path | str] = (),
     progress: ProgressFactory = silent,
 ) -> Evaluation:
-    """Measure a model on images: accuracy where they are labelled, and closeness to its float original.
+    """Measure a model on images or other inputs: accuracy where they are labelled, closeness to its float original.
 
     Args:
         model: a path, or a model in memory.
-        data: a path, an array, a dataset or an iterable of batches, as for `compress`.
+        data: a path, an array, a mapping of arrays by input name, a dataset or an iterable of batches, as for
+            `compress`.
         against: the float model to compare with.
         normalize: how inputs are normalised; a model that onnxdfq wrote remembers it.
         op_library: as for `compress`.

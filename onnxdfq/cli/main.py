@@ -94,7 +94,10 @@ def main() -> None:
 @click.option("--save-plan", type=FILE, metavar="FILE", help="Write the bits of all layers.")
 @click.option("--evaluate", type=FILE, metavar="DATA", help="Labelled images to measure on.")
 @click.option(
-    "--require", metavar="sqnr=DB", help="Exit with 1 where a file's signal to noise on held-back inputs is less."
+    "--require",
+    metavar="sqnr=DB",
+    help="Exit with 1 where a file's signal to noise is less, on inputs held back; where those are too few, on what "
+    "calibrated.",
 )
 def compress(model: Path, target: tuple[str, ...], require: str | None, as_json: bool, **given: Any) -> None:
     """Quantize a float ONNX model without data."""
@@ -142,7 +145,7 @@ def _exit_unless_met(least: float | None, files: dict[str, dict[str, Any]]) -> N
 @click.option("-o", "--output", type=FILE, required=True, help="The .npz file to write.")
 @SYNTHESIS
 def synthesize(model: Path, as_json: bool, **given: Any) -> None:
-    """Make calibration images from a model's BatchNormalization statistics."""
+    """Only make the images that compress would calibrate on."""
     from onnxdfq.api import synthesize as run
 
     result = run(model, **_prepared(given))
@@ -163,7 +166,10 @@ def synthesize(model: Path, as_json: bool, **given: Any) -> None:
 @AS_JSON
 @QUIET
 def evaluate(model: Path, data: Path, as_json: bool, quiet: bool, **given: Any) -> None:
-    """Measure a model on images: DATA is an .npz file or a folder of class folders."""
+    """Measure a model on images, or on arrays by input: DATA is an .npz or .npy file, or a folder of class folders.
+
+    Accuracy where there are labels; with --against, closeness to the float model.
+    """
     from onnxdfq.api import evaluate as run
 
     found = run(model, data, progress=silent if quiet else TerminalProgress, **given)

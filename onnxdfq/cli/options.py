@@ -103,12 +103,15 @@ OP_LIBRARY = click.option(
 SYNTHESIS = together(
     click.option("-m", "--method", metavar="NAME", help="See `onnxdfq methods`.  [default: auto]"),
     click.option(
-        "--effort", metavar="NAME", help="fast (3 minutes at most on 2 cores), standard (15) or paper.  [default: fast]"
+        "--effort",
+        metavar="NAME",
+        help="How much work images are worth: fast (about 3 minutes of 2 cores), standard (15) or paper.  "
+        "[default: fast]",
     ),
     click.option("--minutes", type=float, metavar="M", help="Another bound for the work of making images."),
     click.option("--images", type=int, metavar="N", help="How many images; the effort says by default."),
     click.option("--steps", type=int, metavar="N", help="Steps per image; the effort says by default."),
-    click.option("--batch-size", type=int, metavar="N", help="Images optimised at once."),
+    click.option("--batch-size", type=int, metavar="N", help="Images that are made at once."),
     click.option("--seed", type=int, metavar="S", help="Same seed, same bytes.  [default: 0]"),
     click.option(
         "--set",

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
+from onnxdfq.model_file.filling import KEY as FED
 from onnxdfq.model_file.filling import fillings
 from onnxdfq.model_file.inputs import batch_axes, inputs
 from onnxdfq.model_file.trial import Feeds, run, same
@@ -85,6 +86,8 @@ def restore_shapes(model: ir.Model, *, dynamic_batch: bool, static: bool) -> Non
             sizes[axis] = free if dim is None else dim if isinstance(dim, int) else ir.SymbolicDim(dim)
         value.shape = ir.Shape(sizes)
     del model.metadata_props[KEY]
+    for value in model.graph.inputs:
+        value.metadata_props.pop(FED, None)  # what the run was told, and no part of the network
     for value in (value for node in model.graph for value in node.outputs):
         if not value.is_graph_output():
             value.shape = None

@@ -109,6 +109,10 @@ def _restore_metadata(source: ir.Model, target: ir.Model) -> None:
             node.metadata_props.clear()
             node.metadata_props.update(origin.metadata_props)
             node.doc_string = origin.doc_string
+    inputs = {value.name: value for value in source.graph.inputs}
+    for value in target.graph.inputs:
+        if (same := inputs.get(value.name)) is not None:
+            value.metadata_props.update(same.metadata_props)
     values = {value.name: value for node in source.graph.all_nodes() for value in node.outputs}
     for node in target.graph.all_nodes():
         for value in node.outputs:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from onnxdfq.images.dataset import shapes_of_data
 from onnxdfq.methods import choose_method
 from onnxdfq.methods.method import FloatModel, Measurement, Method, Need, Note, Run
-from onnxdfq.model_file import read_float_model
+from onnxdfq.model_file import main_input, read_float_model
 from onnxdfq.pipeline.checks import calibration_of, check_method, check_paths, found_device, tuning_of
 from onnxdfq.pipeline.request import Request
 from onnxdfq.pipeline.result import Metrics, Result, TargetResult
@@ -129,7 +129,7 @@ def fitted(method: Method, model: FloatModel, run: Run) -> tuple[Method, Run]:
     """The method and the run with as many steps and images as the effort comes to for this model, which is told."""
     if run.own_images or not method.makes_images(run.recipe):
         return method, run
-    if getattr(method, "steps", None):
+    if getattr(method, "steps", None) and main_input(model.graph).image is not None:
         from onnxdfq.pipeline.floats import without_gradient
 
         if blocking := without_gradient(model.graph.graph):

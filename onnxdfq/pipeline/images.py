@@ -52,11 +52,12 @@ def make_images(
 
 def _tell_of_range(model: FloatModel, run: Run) -> None:
     spec = main_input(model.graph)
+    kind = "images" if spec.image is not None else "normal numbers"
     advice = "--normalize" if spec.image is not None else f"--input {spec.name}=uniform:LOW:HIGH or normal:MEAN:STD"
     run.tell(
         Note(
-            text=f"Nothing tells the range of the input {spec.name!r}: mean 0 and deviation 1 are assumed. Say what it "
-            f"takes with {advice}, or give inputs of your own with --calibration."
+            text=f"Nothing tells the range of the input {spec.name!r}: {kind} of mean 0 and deviation 1 are fed. Say "
+            f"what it takes with {advice}, or give inputs of your own with --calibration."
         )
     )
 

@@ -26,7 +26,8 @@ class Inspection:
     operators: number of nodes by operator, most frequent first.
     batch_norms: number of BatchNormalization nodes. folded_batch_norms: where the file shows that one was folded at
         export; empty does not mean that none was.
-    unsupported: operators that the engine lacks.
+    without_gradient: operators that the engine has no function for: `compress` runs them in ONNX Runtime and leaves them
+        float.
     quantized: what `quantization` finds: form, bits, scales and zero points; empty for a float model.
     provenance: what `compress` or `export` wrote into the file.
     """
@@ -41,7 +42,7 @@ class Inspection:
     operators: dict[str, int]
     batch_norms: int
     folded_batch_norms: list[str]
-    unsupported: list[str]
+    without_gradient: list[str]
     quantized: dict[str, int | bool | str | list[int] | list[str]]
     provenance: dict[str, str]
 
@@ -58,7 +59,7 @@ def inspect(path: Path | str) -> Inspection:
     path = Path(path)
     model = read_model(path)
     operators = Counter(node.op_type for node in model.graph)
-    unsupported = sorted(
+    without_gradient = sorted(
         {
             f"{node.domain}.{node.op_type}" if node.domain else node.op_type
             for node in model.graph
@@ -76,7 +77,7 @@ def inspect(path: Path | str) -> Inspection:
         operators=dict(operators.most_common()),
         batch_norms=len(read_batch_norms(model)),
         folded_batch_norms=list(folded_batch_norms(model)),
-        unsupported=unsupported,
+        without_gradient=without_gradient,
         quantized=quantization(model),
         provenance=read_provenance(model),
     )

@@ -1,5 +1,6 @@
 """`compress --require`: how good a file has to be."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,9 +17,16 @@ def read_requirement(text: str) -> float:
     try:
         if key.strip() != "sqnr":
             raise ValueError(text)
-        return float(number)
+        return finite(float(number))
     except ValueError as error:
         raise InputError(f"--require {text!r} is not sqnr=DB, such as sqnr=20.", field="require") from error
+
+
+def finite(number: float) -> float:
+    """The number itself. Raises ValueError where it is none that anything could be compared with."""
+    if not math.isfinite(number):
+        raise ValueError(number)
+    return number
 
 
 def unmet(least: float, files: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -45,7 +45,7 @@ def reason_for_float(node: ir.Node, target: Target) -> str | None:
         return "only its weight is held as integers"
     if node.domain not in ("", "ai.onnx"):
         return f"it is an operator of {node.domain}, and no integer form of it is known"
-    return f"{target.title} is not known to compute {node.op_type} on integers"
+    return f"no integer kernel of {target.title} is known for {node.op_type}"
 
 
 def values_of_shapes(graph: ir.Graph, constants: Set[ir.Value]) -> set[ir.Value]:

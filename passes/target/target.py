@@ -16,7 +16,7 @@ class Target:
     format: Quantize/Dequantize around float operators, or QLinear operators.
     opset, ir_version: the newest that the runtime reads. A newer model is converted; an older one keeps its own unless
         its containers need more.
-    static_shapes: the batch is written as 1.
+    static_shapes: the batch is written as 1, and sizes that the model left open as those it was worked on with.
     inner_shapes: the shapes of values inside are written. Viewers show them, loaders infer them anyway.
     weight_bits, activation_bits: the widths that the target takes; 32 is float.
     weight_containers: width → element type; a weight takes the narrowest that holds its bits.

@@ -1,6 +1,6 @@
 """What ONNX Runtime's own `quantize_static` makes of a model: `python -m samples.any_model.peer MODEL ARRAYS OUTPUT`.
 
-QDQ, per channel, min-max, on the arrays of an .npz by input name; two runs of it would have to agree with none of ours.
+QDQ, per channel, min-max, on the arrays of an .npz by input name.
 """
 
 import sys

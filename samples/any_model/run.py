@@ -25,6 +25,7 @@ from samples.record import write_results
 RESULTS = Path(__file__).with_name("results.json")
 COUNT = 16
 SIZES = {"mtcnn_pnet": "input_1=1,224,224,3", "ppocr_cls": "x=1,3,48,192", "silero_vad_16k_op15": "input=1,512"}
+FED = {"silero_vad_16k_op15": ["sr=16000"], "hand_lstm": ["score_threshold=0.5"]}
 BATCHED_BEHIND = {"state"}  # inputs whose samples lie along axis 1
 
 
@@ -77,6 +78,7 @@ def measure(name: str) -> dict[str, Any]:
         row["sqnr_db_peer"] = sqnr(peer, test, model) if done.returncode == 0 else f"fails: {lines[-1][:200]}"
         known = ["--normalize", inputs.normalize] if isinstance(inputs, Pictures) else []
         known += ["--input-shape", SIZES[name]] if name in SIZES else []
+        known += [part for fed in FED.get(name, []) for part in ("--input", fed)]
         row["seconds_data_free"], done = timed(*compress, *known, "-o", free)
         if done.returncode == 0:
             said = json.loads(done.stdout)
