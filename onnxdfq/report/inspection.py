@@ -26,8 +26,8 @@ class Inspection:
     operators: number of nodes by operator, most frequent first.
     batch_norms: number of BatchNormalization nodes. folded_batch_norms: where the file shows that one was folded at
         export; empty does not mean that none was.
-    without_gradient: operators that the engine has no function for: `compress` runs them in ONNX Runtime and leaves them
-        float.
+    without_gradient: operators that the engine has no function for: `compress` runs them in ONNX Runtime and leaves
+        them float.
     quantized: what `quantization` finds: form, bits, scales and zero points; empty for a float model.
     provenance: what `compress` or `export` wrote into the file.
     """

@@ -102,7 +102,7 @@ def test_evaluate_and_inspect_what_was_written(cli: Cli, model: Path, tmp_path: 
 
 def test_inspect_a_float_model(cli: Cli, model: Path) -> None:
     seen = json.loads(cli("inspect", model, "--json").stdout)
-    assert seen["batch_norms"] > 0 and seen["quantized"] == {} and seen["unsupported"] == []
+    assert seen["batch_norms"] > 0 and seen["quantized"] == {} and seen["without_gradient"] == []
     assert "batch norms" in cli("inspect", model).stdout
 
 
