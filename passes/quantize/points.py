@@ -63,7 +63,12 @@ def find_quant_points(model: ir.Model, target: Target) -> QuantPoints:
     data: set[ir.Value] = {value for value in model.graph.inputs if value.dtype == ACTIVATION_DTYPE}
     # bytes of pixels, or indices into a table; what is made of shapes and sizes is none
     others: set[ir.Value] = {value for value in model.graph.inputs if value.dtype != ACTIVATION_DTYPE}
-    activations.extend(required_name(value) for value in model.graph.inputs if value in data and value.uses())
+    activations.extend(
+        required_name(value)
+        for value in model.graph.inputs
+        if value in data and value.uses() and not stays_in_float(value, target)
+    )
+    quantized = set(activations)
     for node in model.graph:
         weights.extend(weight_uses(node))
         from_others = any(value in others for value in node.inputs) and node.op_type not in ("Shape", "Size")
@@ -78,13 +83,13 @@ def find_quant_points(model: ir.Model, target: Target) -> QuantPoints:
             source = node.inputs[0]
             if not (value.uses() or value.is_graph_output()) or is_fused(value, target) or _is_only_compared(value):
                 continue
-            if is_within_function(value, target) or (target.fused_sums and is_summed_in_kernel(value)):
+            if stays_in_float(value, target) or (target.fused_sums and is_summed_in_kernel(value)):
                 continue
-            if node.op_type in SELECTIONS and source in data and source is not None and not is_fused(source, target):
+            if node.op_type in SELECTIONS and source is not None and source.name in quantized:
                 same_as[required_name(value)] = same_as.get(required_name(source), required_name(source))
             else:
                 activations.append(required_name(value))
-    quantized = {*activations, *same_as}
+            quantized.add(required_name(value))
     constants = [
         required_name(value)
         for value in model.graph.initializers.values()
@@ -120,6 +125,47 @@ def is_within_function(value: ir.Value, target: Target) -> bool:
         and not target.operators.get(node.op_type, OperatorRule()).takes_integers
         for node in (value.producer(), sole_consumer(value))
     )
+
+
+def stays_in_float(value: ir.Value, target: Target) -> bool:
+    """Whether a value goes from an operator without an integer kernel, or an input, to such operators alone.
+
+    What only moves numbers in between does not matter. To quantize it would cost accuracy and spare nothing.
+    """
+    if not target.fused_functions or value.is_graph_output():
+        return False
+    return _is_made_in_float(value, target) and _is_read_in_float(value, target)
+
+
+def _is_made_in_float(value: ir.Value, target: Target) -> bool:
+    producer = value.producer()
+    if producer is None:
+        return value.is_graph_input()
+    if _only_moves(producer, target) and producer.inputs[0] is not None:
+        return _is_made_in_float(producer.inputs[0], target)
+    return not _rule(producer, target).takes_integers
+
+
+def _is_read_in_float(value: ir.Value, target: Target) -> bool:
+    """Whether nothing that computes on integers reads a value, nor what is only moved from it."""
+    return all(
+        not _rule(use.node, target).takes_integers
+        or (
+            _only_moves(use.node, target)
+            and use.idx == 0
+            and all(not out.is_graph_output() and _is_read_in_float(out, target) for out in use.node.outputs)
+        )
+        for use in value.uses()
+    )
+
+
+def _only_moves(node: ir.Node, target: Target) -> bool:
+    """Whether a node moves numbers without a kernel of its own for integers, as MaxPool has one."""
+    return node.op_type in SELECTIONS and not _rule(node, target).containers
+
+
+def _rule(node: ir.Node, target: Target) -> OperatorRule:
+    return target.operators.get(node.op_type, OperatorRule())
 
 
 def _is_combined(constant: ir.Value, node: ir.Node, quantized: Set[str], target: Target) -> bool:

@@ -39,7 +39,7 @@ class Target:
         within each of the "taps".
     fused_activations: operators that the runtime merges into the one before when the range of the following
         QuantizeLinear makes them redundant, so that nothing is materialised between the two.
-    fused_functions: element-wise operators without an integer kernel, one right behind the other, are one function that
+    fused_functions: operators without an integer kernel, one right behind the other, are one function that
         is quantized behind the last.
     fused_sums: a Conv adds the other operand of a sum to its own accumulator, which nothing rounds.
     batch_norm: what becomes of a BatchNormalization that no layer can take in: a "convolution" of one tap per channel,

@@ -114,7 +114,7 @@ def test_images_that_do_not_fit_are_refused() -> None:
 
 def test_a_model_without_float32_weights_is_refused() -> None:
     model = build("(float[N,3] x) => (float[N,3] y) { y = Relu (x) }")
-    with pytest.raises(InputError, match="nothing to quantize; a float16 model"):
+    with pytest.raises(InputError, match="nothing to quantize"):
         plan(model, np.ones((4, 3)))
 
 
