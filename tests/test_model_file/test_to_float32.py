@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+import onnxdfq
 from onnxdfq.model_file import load_model
 from onnxdfq.model_file.loading import CONVERTED
 
@@ -199,7 +200,6 @@ def test_outputs_of_a_batch_normalization_that_nothing_reads(tmp_path: Path, ops
 
 @pytest.mark.parametrize("name", TYPES)
 def test_a_written_file_takes_and_gives_float32_and_says_so(tmp_path: Path, name: str) -> None:
-    import onnxdfq
 
     path = saved(small_net(name), tmp_path)
     result = onnxdfq.compress(path, method="noise", images=8, normalize="none")
