@@ -211,7 +211,7 @@ def test_a_model_that_takes_bytes(entry: InputSpec, shape: tuple[int, ...], turn
     ],
 )
 def test_what_does_not_fit_a_model_that_takes_bytes(entry: InputSpec, array: np.ndarray) -> None:
-    with pytest.raises(DataError, match="do not fit|the input takes uint8"):
+    with pytest.raises(DataError, match=r"do not fit|the input takes uint8"):
         load_data(array, spec=entry)
 
 
