@@ -1,5 +1,6 @@
 """`compress --require`: how good a file has to be."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,11 +15,12 @@ def read_requirement(text: str) -> float:
     """
     key, _, number = text.partition("=")
     try:
-        if key.strip() != "sqnr":
+        least = float(number)
+        if key.strip() != "sqnr" or not math.isfinite(least):
             raise ValueError(text)
-        return float(number)
     except ValueError as error:
         raise InputError(f"--require {text!r} is not sqnr=DB, such as sqnr=20.", field="require") from error
+    return least
 
 
 def unmet(least: float, files: Mapping[str, Mapping[str, Any]]) -> list[str]:

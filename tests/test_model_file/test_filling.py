@@ -1,5 +1,6 @@
 """What inputs are fed where nobody gives data: read from text, chosen by what reads them, drawn."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import onnx_ir as ir
 import pytest
 
 from onnxdfq.errors import InputError
-from onnxdfq.model_file import Filling, InputSpec, fillings, given_by_user, parse_fillings
+from onnxdfq.model_file import Filling, InputSpec, fillings, given_by_user, load_model, parse_fillings
 from onnxdfq.model_file.filling import set_fillings
 
 from ..graphs import build
@@ -184,3 +185,11 @@ def test_an_input_that_the_model_lacks() -> None:
     for name in ("c", "y", ""):
         with pytest.raises(InputError, match=f"names '{name}', and the model has no such input; it has 'x'"):
             set_fillings(model, {name: "1"})
+
+
+def test_what_the_user_says_outlives_the_simplification(tmp_path: Path) -> None:
+    source = build("(float[N,5] x, float[N,5] z) => (float[N,5] y) { h = Add(x, z) y = Identity(h) }")
+    ir.save(source, tmp_path / "model.onnx")
+    model = load_model(tmp_path / "model.onnx", fed={"z": "uniform:0:1", "x": "3"})
+    assert [node.op_type for node in model.graph] == ["Add"]
+    assert {name: str(found) for name, found in fillings(model).items()} == {"x": "3", "z": "uniform:0:1"}
