@@ -65,7 +65,14 @@ def as_samples(array: NDArray[Any], spec: InputSpec, where: str) -> NDArray[Any]
         one = f"({', '.join(map(str, array.shape))})"
         taken = f"({spec.text().replace(',', ', ')})" if spec.shape else "()"
         raise DataError(f"{where}: the array {spec.name!r} is {one}, and the input takes {taken}.")
-    samples = samples.astype(spec.dtype.numpy(), copy=False)
+    kind = spec.dtype.numpy()
+    if np.issubdtype(kind, np.integer) and samples.size:
+        low, high, limits = int(samples.min()), int(samples.max()), np.iinfo(kind)
+        if low < limits.min or high > limits.max:
+            wanted = spec.dtype.name.lower()
+            numbers = f"holds numbers from {low} to {high}"
+            raise DataError(f"{where}: the array {spec.name!r} {numbers}; the input takes {wanted}.")
+    samples = samples.astype(kind, copy=False)
     if spec.is_float and not np.isfinite(samples.astype(np.float32, copy=False)).all():
         raise DataError(f"{where}: the array {spec.name!r} holds NaN or infinity.")
     return samples

@@ -91,9 +91,11 @@ def restore_shapes(model: ir.Model, *, dynamic_batch: bool, static: bool) -> Non
     for value in (value for node in model.graph for value in node.outputs):
         if not value.is_graph_output():
             value.shape = None
+    if static:
+        return
     for value, dims in zip(model.graph.outputs, declared_outputs, strict=True):
-        if dims is not None and not dynamic_batch and not static:
-            value.shape = ir.Shape(dims)  # what inference finds replaces it
+        # what inference finds replaces it; the numbers that it had follow from sizes that may be open again
+        value.shape = ir.Shape(dims) if dims is not None and not dynamic_batch else None
 
 
 def runs_at_other_sizes(model: ir.Model, opened: ir.Model) -> bool:

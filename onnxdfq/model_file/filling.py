@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -57,7 +58,7 @@ class Filling:
 
     def __str__(self) -> str:
         """What `parse` reads back."""
-        numbers = [f"{number:g}" for number in self.numbers]
+        numbers = [str(int(number)) if number.is_integer() else repr(number) for number in self.numbers]
         return ":".join(numbers if self.kind == "constant" else [self.kind, *numbers])
 
     @property
@@ -81,7 +82,7 @@ class Filling:
             return np.broadcast_to(np.array("", dtype=object), (count, *shape))
         dtype = spec.dtype.numpy()
         if self.kind == "constant":
-            return np.broadcast_to(np.asarray(self.numbers[0]).astype(dtype), (count, *shape))
+            return np.broadcast_to(_as_type(np.asarray(self.numbers[0]), dtype), (count, *shape))
         rows = 1 if spec.batch_axis is None else count
         random = np.random.default_rng([seed, *spec.name.encode()])
         if self.kind == "uniform" and not spec.is_float:
@@ -94,8 +95,18 @@ class Filling:
         else:
             mean, deviation = self.numbers or (0.0, 1.0)
             drawn = mean + deviation * random.standard_normal((rows, *shape))
-        array = drawn.astype(dtype)
+        array = _as_type(drawn, dtype)
         return array if rows == count else np.broadcast_to(array, (count, *shape))
+
+
+def _as_type(numbers: NDArray[np.generic], dtype: np.dtype[Any]) -> NDArray[np.generic]:
+    """Numbers in another type: whole ones are the nearest that it holds."""
+    if np.issubdtype(dtype, np.integer) and np.issubdtype(numbers.dtype, np.floating):
+        numbers = np.rint(numbers)
+    if np.issubdtype(dtype, np.integer):
+        limits = np.iinfo(dtype)
+        numbers = np.clip(numbers, limits.min, limits.max)
+    return numbers.astype(dtype)
 
 
 def parse_fillings(texts: Iterable[str]) -> dict[str, str]:
@@ -150,16 +161,17 @@ def _default(spec: InputSpec, value: ir.Value) -> Filling:
     if spec.is_float and not single:
         return Filling(kind="normal", numbers=(0.0, 1.0))
     for node, position in readers:
-        compared = node.inputs[1 - position] if node.op_type in _COMPARES else None
-        other = None if compared is None else ir.convenience.get_const_tensor(compared)
-        if other is not None and other.size == 1:
-            number = float(other.numpy().reshape(-1)[0])
-            return Filling(kind="constant", numbers=(number,), why=f"{node.op_type} compares it with that")
         table = node.inputs[0] if node.op_type in ("Gather", "GatherElements") and position == 1 else None
         if table is not None and table.const_value is not None and spec.dtype.is_integer():
             rows = table.const_value.shape.numpy()[node.attributes.get_int("axis", 0)]
             why = f"{node.op_type} reads a table of {rows} rows"
             return Filling(kind="uniform", numbers=(0.0, rows - 1.0), why=why)
+    for node, position in readers if single else ():
+        compared = node.inputs[1 - position] if node.op_type in _COMPARES else None
+        other = None if compared is None else ir.convenience.get_const_tensor(compared)
+        if other is not None and other.size == 1:
+            number = float(other.numpy().reshape(-1)[0])
+            return Filling(kind="constant", numbers=(number,), why=f"{node.op_type} compares it with that")
     if spec.is_float:
         return Filling(kind="constant", numbers=(float(any(node.op_type in _FACTORS for node, _ in readers)),))
     if spec.dtype == ir.DataType.BOOL:

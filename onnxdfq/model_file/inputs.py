@@ -119,13 +119,15 @@ def inputs(model: ir.Model) -> tuple[InputSpec, ...]:
 def batch_axes(values: Sequence[ir.Value]) -> dict[str, int | None]:
     """By input name, the axis along which samples lie.
 
-    A symbol tells: that of a leading axis, or one that is called as a batch is; where no leading axis is open, the one
-    that is open behind a leading size above 1 (a sequence, a state per layer). Where no size is open, the batch is 1 if
-    some input of rank 2 or more begins with it, else what the input of the highest rank begins with.
+    A symbol tells: one that is called as a batch is, or that of a leading axis, unless it lies beside one that is so
+    called; where no leading axis is open, the one that is open behind a leading size above 1 (a sequence, a state per
+    layer). Where no size is open, the batch is 1 if some input of rank 2 or more begins with it, else what the input of
+    the highest rank begins with.
     """
     symbols = [[_symbol(dim) for dim in value.shape or ()] for value in values]
-    leading = {names[0] for names in symbols if names and names[0] is not None}
     called = {name for names in symbols for name in names if name is not None and name.lower() in _CALLED_BATCH}
+    beside = {name for names in symbols if called.intersection(names) for name in names if name} - called
+    leading = {names[0] for names in symbols if names and names[0] is not None} - beside
     if not leading and not called:
         behind = [names[1] for names, value in zip(symbols, values, strict=True) if _opens_behind(value, names)]
         called.update(name for name in behind if name is not None)
@@ -133,7 +135,15 @@ def batch_axes(values: Sequence[ir.Value]) -> dict[str, int | None]:
     if not batch:
         return _fixed_axes(values)
     return {
-        name_of(value): next((axis for axis, name in enumerate(names) if name in batch and (name or axis == 0)), None)
+        name_of(value): next(
+            (
+                axis
+                for wanted in (called, batch)
+                for axis, name in enumerate(names)
+                if name in wanted and (name or axis == 0)
+            ),
+            None,
+        )
         for value, names in zip(values, symbols, strict=True)
     }
 

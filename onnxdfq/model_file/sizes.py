@@ -73,7 +73,7 @@ def fix_input_shapes(
     known_symbols: dict[str, int] = {}
     for name, value in values.items():
         _give(name, value, axes[name], sizes.get(name), known_symbols)
-    for name, value in values.items():
+    for name, value in [*values.items(), *values.items()]:  # twice: a later input may tell a symbol of an earlier one
         _follow(value, axes[name], known_symbols, data.get(name))
     for name, value in values.items():
         if any(not _is_size(dim) for axis, dim in enumerate(value.shape or ()) if axis != axes[name]):
@@ -86,6 +86,8 @@ def _by_input(model: ir.Model, data: Mapping[str, Sequence[int]]) -> dict[str, S
     found = {name: tuple(shape) for name, shape in data.items()}
     if (shape := found.pop("images", None)) is not None and inputs(model):
         main = main_input(model)
+        if main.image is not None and len(shape) == 3:  # grey
+            shape = (*shape, 1)
         if main.image == "first" and len(shape) == 4 and shape[3] in CHANNELS and shape[1] not in CHANNELS:
             shape = (shape[0], shape[3], shape[1], shape[2])
         found.setdefault(main.name, shape)
@@ -116,7 +118,7 @@ def _give(name: str, value: ir.Value, batch: int | None, given: Shape | None, sy
     value.shape = ir.Shape(dims)
 
 
-def _follow(value: ir.Value, batch: int | None, symbols: Mapping[str, int], data: Sequence[int] | None) -> None:
+def _follow(value: ir.Value, batch: int | None, symbols: dict[str, int], data: Sequence[int] | None) -> None:
     """Sizes that follow: from a symbol that is known, from what reads the input, from the data at hand."""
     dims = _dims(value)
     read = dict(_sizes_of_readers(value))
@@ -132,6 +134,8 @@ def _follow(value: ir.Value, batch: int | None, symbols: Mapping[str, int], data
             dims[axis] = read[axis]
         elif shown is not None and len(shown) == len(dims):
             dims[axis] = int(shown[axis])
+        if symbol and isinstance(found := dims[axis], int):
+            symbols.setdefault(symbol, found)
     value.shape = ir.Shape(dims)
 
 

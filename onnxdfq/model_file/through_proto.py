@@ -26,7 +26,7 @@ def through_proto(
 ) -> ir.Model:
     """The model that `change` makes of the protobuf.
 
-    Metadata and doc strings are restored by name: of the model, of the graph, of nodes by their first output.
+    Metadata and doc strings are restored by name: of model, graph and values, and of nodes by their first output.
 
     Args:
         model: Read only; its weights are shared with the result, not copied.
@@ -109,12 +109,11 @@ def _restore_metadata(source: ir.Model, target: ir.Model) -> None:
             node.metadata_props.clear()
             node.metadata_props.update(origin.metadata_props)
             node.doc_string = origin.doc_string
-    inputs = {value.name: value for value in source.graph.inputs}
-    for value in target.graph.inputs:
-        if (same := inputs.get(value.name)) is not None:
+    values = {value.name: value for value in _values(source.graph)}
+    for value in _values(target.graph):
+        if (same := values.get(value.name)) is not None and same.metadata_props:
             value.metadata_props.update(same.metadata_props)
-    values = {value.name: value for node in source.graph.all_nodes() for value in node.outputs}
-    for node in target.graph.all_nodes():
-        for value in node.outputs:
-            if (same := values.get(value.name)) is not None and same.metadata_props:
-                value.metadata_props.update(same.metadata_props)
+
+
+def _values(graph: ir.Graph) -> list[ir.Value]:
+    return [*graph.inputs, *(value for node in graph.all_nodes() for value in node.outputs)]

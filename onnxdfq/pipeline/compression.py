@@ -149,7 +149,11 @@ def fitted(method: Method, model: FloatModel, run: Run) -> tuple[Method, Run]:
         bound = f"--effort {effort}" if minutes is None else f"--minutes {minutes:g}"
         advice = "--minutes, --images and --steps say otherwise."
         run.tell(Note(text=f"{bound} comes to {count} images{steps} for this model; {advice}"))
-    return method, replace(run, recipe=replace(run.recipe, images=count))
+    # as if these counts had been asked for: who asks for them gets the same bytes
+    settled = replace(run.recipe, images=count)
+    if found[1] is not None and "steps" not in settled.settings.get(method.name, {}):
+        settled = replace(settled, steps=found[1] or None, minutes=None)
+    return method, replace(run, recipe=settled)
 
 
 def needs_met(request: Request, model: FloatModel) -> frozenset[Need]:

@@ -15,18 +15,12 @@ def read_requirement(text: str) -> float:
     """
     key, _, number = text.partition("=")
     try:
-        if key.strip() != "sqnr":
+        least = float(number)
+        if key.strip() != "sqnr" or not math.isfinite(least):
             raise ValueError(text)
-        return finite(float(number))
     except ValueError as error:
         raise InputError(f"--require {text!r} is not sqnr=DB, such as sqnr=20.", field="require") from error
-
-
-def finite(number: float) -> float:
-    """The number itself. Raises ValueError where it is none that anything could be compared with."""
-    if not math.isfinite(number):
-        raise ValueError(number)
-    return number
+    return least
 
 
 def unmet(least: float, files: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -26,8 +26,11 @@ def lower_fused(graph: ir.Graph) -> int:
     names, count = FreshNames(graph), 0
     for node in graph:
         lower = _LOWER.get(node.op_type) if node.domain == DOMAIN else None
-        chain = None if lower is None else lower(node, _Chain(graph, node, names))
-        if chain is None:
+        if lower is None:
+            continue
+        chain = _Chain(graph, node, names)
+        if lower(node, chain) is None:
+            chain.give_up()
             continue
         chain.finish()
         logger.debug("%s %s becomes %s", node.op_type, node.name, ", ".join(chain.op_types))
@@ -68,6 +71,11 @@ class _Chain:
         for node in self._nodes[:-1]:
             self._graph.insert_before(self._old, node)
         replace_with(self._old, self._nodes[-1])
+
+    def give_up(self) -> None:
+        """No node of the chain reads anything any more, so that readers can be counted."""
+        for node in self._nodes:
+            node.resize_inputs(0)
 
 
 def _inputs(node: ir.Node, count: int) -> list[ir.Value | None]:

@@ -38,7 +38,7 @@ def _terms(node: ir.Node) -> int:
     weight = node.inputs[1]
     sizes = _sizes(weight)
     if weight is None or len(sizes) < 2:
-        return 1
+        return sizes[0] if sizes else 1
     match node.op_type:
         case "Conv":
             return math.prod(sizes[1:])
