@@ -7,7 +7,7 @@ from onnxdfq.images.feeding import Feeding
 from onnxdfq.images.images import Images
 from onnxdfq.images.source import FixedImages, ImageSource
 from onnxdfq.methods.method import FloatModel, Measurement, Method, Note, Run
-from onnxdfq.model_file import fillings, main_input
+from onnxdfq.model_file import fillings, given_by_user, main_input
 from onnxdfq.pipeline import held_back
 from onnxdfq.pipeline.request import Request
 from onnxdfq.synthesis.input_range import ASSUMED, other_range
@@ -79,8 +79,8 @@ def completed(images: Images, model: FloatModel, run: Run) -> Images:
         else:
             others[spec.name] = found[spec.name].draw(spec, len(images), images.seed)
         text = f"The input {spec.name!r} ({spec.dtype.name.lower()} {spec.text() or 'scalar'}) is fed "
-        advice = f"--input {spec.name}=... and --calibration say otherwise."
-        run.tell(Note(text=f"{text}{found[spec.name].sentence}; {advice}"))
+        advice = "" if spec.name in given_by_user(model.graph) else f"; --input {spec.name}=... says otherwise"
+        run.tell(Note(text=f"{text}{found[spec.name].sentence}{advice}."))
     return replace(images, others=others)
 
 
