@@ -25,6 +25,7 @@ README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
         ("dfmpc.run", "summary"),
         ("detection.run", "table"),
         ("saturation.run", "table"),
+        ("any_model.run", "table"),
     ],
 )
 def test_every_figure_comes_from_a_results_file(script: str, table: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,8 @@ from onnxdfq.images.dataset import Dataset, load_data
 from onnxdfq.images.normalization import Normalization
 from onnxdfq.progress import Progress
 
+TRACED_AT = (1, 2, 4, 8, 16, 32)
+
 Outputs: TypeAlias = Shaped[NDArray[Any], "..."]
 Classes: TypeAlias = Int[NDArray[np.integer[Any]], "..."]
 
@@ -84,10 +86,23 @@ def evaluate_all(
     Raises:
         DataError: the images do not run, or the models are not the same network.
     """
-    labels, done = data.labels, 0
-    scores = {name: _Score() for name in sessions}
     every = [*sessions.values(), *([] if against is None else [against])]
     size = min(session.batch_size(next(data.samples(2))) for session in every)
+    try:
+        return _evaluated(sessions, data, size, against, progress)
+    except DataError:
+        # a file may declare a free batch and hold the one that it was traced at
+        other = next((one for one in TRACED_AT if one != size and _runs(every, data, one)), None)
+        if other is None or _runs(every, data, size):
+            raise
+        return _evaluated(sessions, data, other, against, progress)
+
+
+def _evaluated(
+    sessions: Mapping[str, Session], data: Dataset, size: int, against: Session | None, progress: Progress | None
+) -> dict[str, Evaluation]:
+    labels, done = data.labels, 0
+    scores = {name: _Score() for name in sessions}
     for samples in data.samples(size):
         wanted = None if labels is None else labels[done : done + len(samples)]
         expected, right = (None, None) if against is None else against.run_with_answers(samples, against.answer)
@@ -102,6 +117,15 @@ def evaluate_all(
         if progress is not None:
             progress(done, len(data), "evaluating")
     return {name: score.evaluation(done, labelled=labels is not None) for name, score in scores.items()}
+
+
+def _runs(sessions: Sequence[Session], data: Dataset, size: int) -> bool:
+    try:
+        for session in sessions:
+            session.run(next(data.samples(size)))
+    except DataError:
+        return False
+    return True
 
 
 @dataclass(kw_only=True)

