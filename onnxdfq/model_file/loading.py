@@ -14,7 +14,7 @@ from onnxdfq.model_file.convert import convert
 from onnxdfq.model_file.declared import declare_shapes, fix_declared_sizes, runs_at_other_sizes, with_declared_sizes
 from onnxdfq.model_file.filling import set_fillings
 from onnxdfq.model_file.free_batch import free_batch
-from onnxdfq.model_file.sizes import fix_input_shapes
+from onnxdfq.model_file.sizes import fix_input_shapes, forget_placeholders
 from onnxdfq.model_file.through_proto import CARRIED_INLINE, infer_shapes
 from onnxdfq.model_file.to_float32 import to_float32
 from onnxdfq.model_file.untrusted import read_proto, refuse_ill_formed
@@ -93,6 +93,7 @@ def read_float_model(
     refuse_not_finite(model, path)
     if (gone := to_float32(model)) is not None:
         model.metadata_props[CONVERTED] = gone
+    forget_placeholders(model)
     set_fillings(model, fed or {})
     declare_shapes(model)
     fix_input_shapes(model, input_shape, data)

@@ -39,6 +39,17 @@ def parse_input_shapes(texts: Iterable[str]) -> dict[str, Shape]:
     return shapes
 
 
+def forget_placeholders(model: ir.Model) -> None:
+    """Open sizes of inputs that are called "?", as some exporters do, lose that name: it stands for several."""
+    for value in model.graph.inputs:
+        if value.shape is not None:
+            value.shape = ir.Shape([None if _is_placeholder(dim) else dim for dim in value.shape])
+
+
+def _is_placeholder(dim: int | ir.SymbolicDim) -> bool:
+    return isinstance(dim, ir.SymbolicDim) and not (dim.value or "").replace(".", "_").isidentifier()
+
+
 def fix_input_shapes(
     model: ir.Model, given: Mapping[str, Sequence[int]] | None, data: Mapping[str, Sequence[int]] | None = None
 ) -> None:

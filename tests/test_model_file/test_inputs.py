@@ -130,3 +130,9 @@ def test_the_main_input(tmp_path: Path, first: Sequence[Any], others: dict[str, 
 def test_inputs_of_lower_rank(tmp_path: Path, shape: Sequence[Any]) -> None:
     path = saved(build([helper.make_node("Relu", ["x"], ["y"])], {}, shape=shape), tmp_path)
     assert main_input(load_model(path)).shape == (None, *shape[1:])
+
+
+def test_a_placeholder_is_no_symbol(tmp_path: Path) -> None:
+    path = saved(conv_net(shape=("?", 3, "?", "?")), tmp_path)
+    model = load_model(path, data={"x": (5, 3, 8, 12)})
+    assert main_input(model).shape == (None, 3, 8, 12)
