@@ -50,4 +50,5 @@ def channels_last(tensors: Iterable[Shaped[Tensor, "..."]]) -> tuple[Shaped[Tens
 def _bytes(value: ir.Value) -> int:
     """Of one image's share of a value: without its first size, that of the batch."""
     known = [size for size in tuple(value.shape or ())[1:] if isinstance(size, int)]
-    return math.ceil(math.prod(known) * (4 if value.dtype is None else value.dtype.itemsize))
+    sized = value.dtype is not None and value.dtype not in (ir.DataType.STRING, ir.DataType.UNDEFINED)
+    return math.ceil(math.prod(known) * (value.dtype.itemsize if sized and value.dtype is not None else 4))

@@ -16,7 +16,7 @@ from onnxdfq.images.samples import Samples, SamplesLike
 from onnxdfq.model_file import is_large, read_model
 from onnxdfq.model_file.runtime import session_options
 from onnxdfq.model_file.through_proto import infer_shapes
-from passes.graph.compared import FLOATS, answer_output, compared_values
+from passes.graph.compared import FLOATS, answer_output, compared_values, is_float
 from passes.write.provenance import read_provenance
 
 BATCH_SIZE = 64
@@ -52,7 +52,7 @@ class Session:
         self.main, self.others = self._feeding.main, self._feeding.others
         self.normalization = read_provenance(model).get("norm")
         outputs = model.graph.outputs
-        if any(value.dtype not in FLOATS for value in outputs):
+        if not all(map(is_float, outputs)):
             model = model.clone()
             infer_shapes(model, strict=False)
         values = compared_values(model.graph)

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxdfq.errors import AlreadyQuantized, ModelFileError
+from onnxdfq.errors import AlreadyQuantized, ModelFileError, UnsupportedOperator
 
 _QUANTIZED_PREFIXES = ("QLinear", "DynamicQuantize", "QGemm", "QAttention", "QMoE", "QOrdered")
 _QUANTIZED = {
@@ -43,6 +43,21 @@ def refuse_quantized(model: ir.Model, path: Path) -> None:
             f"{path} is already quantized: it holds {len(found)} such nodes, the first {node.op_type} "
             f"{node.name or node.outputs[0].name!r}; give the float model that it was made from."
         )
+
+
+def refuse_text(model: ir.Model, path: Path) -> None:
+    """Refuses a model that is fed text, or sequences: what calibrates it are numbers.
+
+    Raises:
+        UnsupportedOperator: Names the first such input.
+    """
+    for value in model.graph.inputs:
+        if value.dtype == ir.DataType.STRING or not (value.type is None or isinstance(value.type, ir.TensorType)):
+            kind = "text" if value.dtype == ir.DataType.STRING else "a sequence of tensors"
+            raise UnsupportedOperator(
+                f"{path}: the input {value.name!r} takes {kind}, and only inputs of numbers are calibrated; cut the "
+                "model behind what reads it."
+            )
 
 
 def refuse_not_finite(model: ir.Model, path: Path) -> None:

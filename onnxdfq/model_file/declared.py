@@ -120,4 +120,5 @@ def _dims(value: ir.Value) -> Dims | None:
     def text(dim: int | ir.SymbolicDim) -> int | str | None:
         return dim if isinstance(dim, int) and dim >= 0 else None if isinstance(dim, int) else dim.value
 
-    return None if value.shape is None else list(map(text, value.shape))
+    is_tensor = value.type is None or isinstance(value.type, ir.TensorType)
+    return None if value.shape is None or not is_tensor else list(map(text, value.shape))

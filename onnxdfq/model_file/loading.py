@@ -9,7 +9,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from onnxdfq.errors import ModelFileError
-from onnxdfq.model_file.checks import refuse_not_finite, refuse_quantized
+from onnxdfq.model_file.checks import refuse_not_finite, refuse_quantized, refuse_text
 from onnxdfq.model_file.convert import convert
 from onnxdfq.model_file.declared import declare_shapes, fix_declared_sizes, runs_at_other_sizes, with_declared_sizes
 from onnxdfq.model_file.filling import set_fillings
@@ -82,6 +82,7 @@ def read_float_model(
     _check_opset(proto, path)
     model = _parsed(proto, path)
     refuse_quantized(model, path)
+    refuse_text(model, path)
     if model.functions:
         common.InlinePass()(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)

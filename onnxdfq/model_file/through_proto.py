@@ -53,7 +53,8 @@ def infer_shapes(model: ir.Model, *, strict: bool) -> None:
     """
     proto, _ = without_weights(model)
     for output in proto.graph.output:
-        output.type.tensor_type.ClearField("shape")
+        if output.type.HasField("tensor_type"):
+            output.type.tensor_type.ClearField("shape")
     inferred = onnx.shape_inference.infer_shapes(proto, check_type=strict, strict_mode=strict, data_prop=True)
     values = {value.name: value for node in model.graph for value in node.outputs if value.name}
     for info in (*inferred.graph.value_info, *inferred.graph.output):

@@ -117,6 +117,8 @@ def same(outputs: Sequence[Outputs], expected: Sequence[Outputs]) -> bool:
 
 def stacked(found: NDArray[np.generic], parts: Sequence[NDArray[np.generic]]) -> bool:
     """Whether an output is that of several runs side by side, along any axis; or the same in all, as a constant is."""
+    if not all(isinstance(part, np.ndarray) for part in (found, *parts)):
+        return False  # a sequence, of which nobody knows how it grows with the batch
     joined = [np.concatenate(parts, axis) for axis in range(parts[0].ndim)]
     if all(_close(part, parts[0]) for part in parts[1:]):
         joined.append(parts[0])
@@ -125,10 +127,15 @@ def stacked(found: NDArray[np.generic], parts: Sequence[NDArray[np.generic]]) ->
 
 def first_row(found: NDArray[np.generic], whole: NDArray[np.generic]) -> bool:
     """Whether an output is that of the first row alone of a run, along any axis; or the same, as a constant is."""
+    if not isinstance(whole, np.ndarray):
+        return False
     return _close(found, whole) or any(_close(found, whole.take([0], axis)) for axis in range(whole.ndim))
 
 
-def _close(found: NDArray[np.generic], expected: NDArray[np.generic]) -> bool:
+def _close(found: Any, expected: Any) -> bool:
+    if not isinstance(found, np.ndarray) or not isinstance(expected, np.ndarray):
+        both = isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected)
+        return all(map(_close, found, expected)) if both else bool(found == expected)
     if found.shape != expected.shape or found.dtype != expected.dtype:
         return False
     if not np.issubdtype(found.dtype, np.floating):

@@ -9,13 +9,18 @@ _SCORES = {"Softmax", "LogSoftmax"}
 _LOGITS = {"Gemm", "MatMul", "Add", "Conv", "GlobalAveragePool", "ReduceMean", "AveragePool"}
 
 
+def is_float(value: ir.Value) -> bool:
+    """Whether a value is a tensor of floating-point numbers; a sequence of tensors is none."""
+    return value.dtype in FLOATS and (value.type is None or isinstance(value.type, ir.TensorType))
+
+
 def compared_values(graph: ir.Graph) -> list[ir.Value]:
     """Values in which rounding shows: each float output itself; of any other, the nearest float value before it.
 
     Of several that are as near as one another (what ArgMax reads, and what a threshold is compared with), the one of
     the highest rank. Types have to be inferred. Each value once, in the order of the outputs.
     """
-    found = [value if value.dtype in FLOATS else _float_before(value) for value in graph.outputs]
+    found = [value if is_float(value) else _float_before(value) for value in graph.outputs]
     return list(dict.fromkeys(value for value in found if value is not None))
 
 
@@ -47,7 +52,7 @@ def _float_before(value: ir.Value) -> ir.Value | None:
             if source is not None and source not in seen and not source.is_initializer()
         ]
         seen.update(nearest)
-        floats = [source for source in nearest if source.dtype in FLOATS and source.producer() is not None]
+        floats = [source for source in nearest if is_float(source) and source.producer() is not None]
         if floats:
             return max(floats, key=lambda source: len(source.shape or ()))
         front = list(dict.fromkeys(nearest))

@@ -75,6 +75,8 @@ def find_quant_points(model: ir.Model, target: Target) -> QuantPoints:
         if not (from_others or any(value in data for value in node.inputs)):
             continue
         for value in node.outputs:
+            if isinstance(value.type, ir.SequenceType | ir.OptionalType):
+                continue
             if value.dtype != ACTIVATION_DTYPE or (from_others and value.shape is not None and len(value.shape) < 2):
                 if from_others and value.dtype != ACTIVATION_DTYPE:
                     others.add(value)

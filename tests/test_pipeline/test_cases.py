@@ -114,4 +114,4 @@ def _loads_quietly(result: onnxdfq.Result, capfd: pytest.CaptureFixture[str]) ->
     given = result.images.samples[: feeding.batch or 4]
     capfd.readouterr()
     run(result.path, feeding.arrays(given), Level.ORT_ENABLE_ALL, quiet=False)
-    assert capfd.readouterr().err == ""
+    assert "onnxruntime" not in capfd.readouterr().err

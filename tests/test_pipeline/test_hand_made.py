@@ -9,6 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxdfq
+from onnxdfq.errors import InputError
 from onnxdfq.evaluation.evaluation import Session, evaluate
 from onnxdfq.images.dataset import Dataset
 from onnxdfq.recipe.bits import read_layer_bits
@@ -330,3 +331,30 @@ def test_biases_of_scales_are_not_tuned(tmp_path: Path) -> None:
     )
     np.testing.assert_array_equal(first["norm.bias"], second["norm.bias"])
     assert any(np.any(first[name] != second[name]) for name in first.keys() & second.keys() if "quantized" in name)
+
+
+def test_a_sequence_as_output_is_judged_by_what_it_is_made_of(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("SplitToSequence", ["h"], ["y"], axis=1),
+    ]
+    weight = np.random.default_rng(0).normal(size=(4, 4)).astype("f4")
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 4])
+    y = helper.make_tensor_sequence_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph(nodes, "g", [x], [y], [numpy_helper.from_array(weight, "w")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    result = onnxdfq.compress(tmp_path / "m.onnx", output=tmp_path / "q.onnx", images=16)
+    assert result.metrics["sqnr_db_images"] is not None and result.metrics["sqnr_db_images"] > 25
+
+
+def test_text_is_refused_by_its_input(tmp_path: Path) -> None:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"]), helper.make_node("Identity", ["s"], ["t"])]
+    weight = numpy_helper.from_array(np.eye(4, dtype="f4"), "w")
+    infos = [
+        helper.make_tensor_value_info(name, kind, ["N", 4])
+        for name, kind in (("x", TensorProto.FLOAT), ("s", TensorProto.STRING), ("y", TensorProto.FLOAT))
+    ]
+    graph = helper.make_graph(nodes[:1], "g", infos[:2], infos[2:], [weight])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    with pytest.raises(InputError, match="the input 's' takes text"):
+        onnxdfq.compress(tmp_path / "m.onnx", output=tmp_path / "q.onnx")
