@@ -130,9 +130,10 @@ def _exit_unless_met(least: float | None, files: dict[str, dict[str, Any]]) -> N
     """Exit code 1 where a file is worse than `--require` allows; it is written all the same."""
     from onnxdfq.report.requirement import unmet
 
-    for sentence in [] if least is None else unmet(least, files):
+    sentences = [] if least is None else unmet(least, files)
+    for sentence in sentences:
         click.echo(f"onnxdfq: {sentence}", err=True)
-    if least is not None and unmet(least, files):
+    if sentences:
         sys.exit(1)
 
 

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxdfq.errors import AlreadyQuantized, ModelFileError, UnsupportedOperator
+from passes.graph.compared import FLOATS
 
 _QUANTIZED_PREFIXES = ("QLinear", "DynamicQuantize", "QGemm", "QAttention", "QMoE", "QOrdered")
 _QUANTIZED = {
@@ -21,7 +22,6 @@ _QUANTIZED = {
     "MatMulBnb4",
     "FakeQuant",
 }
-_FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 
 # Where an infinity is ordinary: bounds, padding and masks. Anywhere else it is a broken weight.
 _TAKES_INFINITY = {"Clip", "Max", "Min", "Pad", "Where", "Expand", "ConstantOfShape", "ScatterND", "ScatterElements"}
@@ -74,7 +74,7 @@ def refuse_not_finite(model: ir.Model, path: Path) -> None:
             array = tensor.numpy()
         except (ValueError, TypeError, OSError) as error:
             raise ModelFileError(f"{path}: tensor {value.name!r} is damaged ({error}); export it again.") from error
-        if tensor.dtype not in _FLOATS:
+        if tensor.dtype not in FLOATS:
             continue
         has_nan, has_plus, has_minus = _not_finite(array)
         users = {use.node.op_type for use in value.uses()}

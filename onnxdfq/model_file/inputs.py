@@ -10,10 +10,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxdfq.errors import ShapeError
+from passes.graph.compared import FLOATS
 from passes.graph.editing import name_of
 
 FREE_BATCH = "batch"
-FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 CHANNELS = (1, 3, 4)
 """Of images, as far as their layout is told by it."""
 LEAST_SIDE = 8  # of an image, where something else could be meant

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from onnxdfq.model_file.inputs import FLOATS
+from passes.graph.compared import FLOATS
 from passes.graph.operators import LINEAR
 
 _OTHERS = tuple(dtype for dtype in FLOATS if dtype != ir.DataType.FLOAT)
