@@ -5,7 +5,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxdfq.errors import DataError
-from onnxdfq.images.samples import Samples, SamplesLike
+from onnxdfq.images.samples import Samples, SamplesLike, fits
 from onnxdfq.model_file import batch_of, fillings, inputs, main_input
 
 
@@ -40,9 +40,7 @@ class Feeding:
         samples = Samples.of(samples)
         given = {self.main.name: samples.main, **samples.others}
         return {
-            name: np.ascontiguousarray(spec.joined(given[name].astype(spec.dtype.numpy(), copy=False))).reshape(
-                spec.joined(given[name]).shape
-            )
+            name: np.asarray(spec.joined(given[name].astype(spec.dtype.numpy(), copy=False)), order="C")
             if name in given
             else self.filled(name, len(samples))
             for name, spec in self.specs.items()
@@ -73,9 +71,7 @@ class Feeding:
         given = Samples.of(samples)
         for name, array in ((self.main.name, given.main), *given.others.items()):
             expected = self.specs[name].sample_shape
-            if array.ndim != len(expected) + 1 or any(
-                size not in (None, found) for size, found in zip(expected, array.shape[1:], strict=True)
-            ):
+            if not array.ndim or not fits(array.shape[1:], expected):
                 raise DataError(
                     f"The samples are {array.shape} and the input {name!r} takes (N, {', '.join(map(str, expected))})."
                 )

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from onnxdfq.model_file.filling import KEY as FED
 from onnxdfq.model_file.filling import fillings
-from onnxdfq.model_file.inputs import batch_axes, inputs
+from onnxdfq.model_file.inputs import batch_axes, fed_inputs, inputs
 from onnxdfq.model_file.trial import Feeds, run, same
 
 KEY = "onnxdfq.declared_shapes"
@@ -21,7 +21,7 @@ OTHER = 32  # by which open sizes grow, to see whether the model still computes 
 
 def declare_shapes(model: ir.Model) -> None:
     """Writes the shapes of inputs and outputs into the metadata."""
-    values = [value for value in model.graph.inputs if value.name not in model.graph.initializers]
+    values = fed_inputs(model)
     declared = {"inputs": list(map(_dims, values)), "outputs": list(map(_dims, model.graph.outputs))}
     model.metadata_props[KEY] = json.dumps(declared)
 
@@ -29,7 +29,7 @@ def declare_shapes(model: ir.Model) -> None:
 def declared_shapes(model: ir.Model) -> tuple[list[Dims | None], list[Dims | None]]:
     """Shapes of inputs and outputs, in graph order, as the file had them; None for what told none."""
     found = json.loads(model.metadata_props.get(KEY, "{}"))
-    values = [value for value in model.graph.inputs if value.name not in model.graph.initializers]
+    values = fed_inputs(model)
     return (
         found.get("inputs", [None] * len(values)),
         found.get("outputs", [None] * len(model.graph.outputs)),
@@ -39,7 +39,7 @@ def declared_shapes(model: ir.Model) -> tuple[list[Dims | None], list[Dims | Non
 def with_declared_sizes(model: ir.Model) -> ir.Model | None:
     """A copy whose inputs are as declared; None where they leave nothing open but the batch."""
     copy = model.clone()
-    values = [value for value in copy.graph.inputs if value.name not in copy.graph.initializers]
+    values = fed_inputs(copy)
     axes = batch_axes(values)
     opened = False
     for value, dims in zip(values, declared_shapes(model)[0], strict=True):
@@ -53,7 +53,7 @@ def with_declared_sizes(model: ir.Model) -> ir.Model | None:
 def fix_declared_sizes(model: ir.Model) -> None:
     """Puts numbers in the place of open sizes of inputs, batch apart: the model runs at these alone."""
     found = json.loads(model.metadata_props[KEY])
-    values = [value for value in model.graph.inputs if value.name not in model.graph.initializers]
+    values = fed_inputs(model)
     axes = batch_axes(values)
     for value, dims in zip(values, found["inputs"], strict=True):
         for axis, now in enumerate(value.shape or () if dims is not None else ()):
@@ -72,7 +72,7 @@ def restore_shapes(model: ir.Model, *, dynamic_batch: bool, static: bool) -> Non
         static: Whether sizes that were left open stay numbers, for a runtime that takes nothing else.
     """
     declared, declared_outputs = declared_shapes(model)
-    values = [value for value in model.graph.inputs if value.name not in model.graph.initializers]
+    values = fed_inputs(model)
     axes = batch_axes(values)
     for value, dims in zip(values, declared, strict=True):
         if value.shape is None or dims is None:

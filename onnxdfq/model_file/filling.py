@@ -10,7 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxdfq.errors import InputError
-from onnxdfq.model_file.inputs import InputSpec, inputs
+from onnxdfq.model_file.inputs import InputSpec, fed_inputs, inputs
 from passes.graph.editing import name_of
 
 KEY = "onnxdfq.input"
@@ -145,7 +145,7 @@ def set_fillings(model: ir.Model, given: Mapping[str, str]) -> None:
     Raises:
         InputError: A name is of no input, or a text is none of `ALLOWED`.
     """
-    values = {name_of(value): value for value in model.graph.inputs if value.name not in model.graph.initializers}
+    values = {name_of(value): value for value in fed_inputs(model)}
     for name, text in given.items():
         if name not in values:
             known = ", ".join(map(repr, values)) or "none"

@@ -95,9 +95,14 @@ class InputSpec:
         return ",".join(str(batch if axis == self.batch_axis else size or "?") for axis, size in enumerate(self.shape))
 
 
+def fed_inputs(model: ir.Model) -> list[ir.Value]:
+    """The values that the caller has to feed, in graph order, without initializers that are inputs as well."""
+    return [value for value in model.graph.inputs if value.name not in model.graph.initializers]
+
+
 def inputs(model: ir.Model) -> tuple[InputSpec, ...]:
     """The inputs that the caller has to feed, in graph order, without initializers that are inputs as well."""
-    values = [value for value in model.graph.inputs if value.name not in model.graph.initializers]
+    values = fed_inputs(model)
     axes = batch_axes(values)
     floats = [value for value in values if value.dtype in FLOATS]
     specs = []

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import onnx_ir as ir
 
 from onnxdfq.errors import ShapeError
-from onnxdfq.model_file.inputs import CHANNELS, FREE_BATCH, InputSpec, batch_axes, inputs, main_input
+from onnxdfq.model_file.inputs import CHANNELS, FREE_BATCH, InputSpec, batch_axes, fed_inputs, inputs, main_input
 from onnxdfq.model_file.trial import first_that_runs
 from passes.graph.editing import name_of
 
@@ -66,7 +66,7 @@ def fix_input_shapes(
         ShapeError: A size stays open or contradicts the model; says which `--input-shape` to give for which input.
     """
     sizes = {name: tuple(shape) for name, shape in (given or {}).items()}
-    values = {name_of(value): value for value in model.graph.inputs if value.name not in model.graph.initializers}
+    values = {name_of(value): value for value in fed_inputs(model)}
     data = _by_input(model, data or {})
     if "" in sizes:
         sizes.setdefault(main_input(model).name, sizes.pop(""))

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from onnx_ir.analysis import analyze_implicit_usage
 
+from passes.graph.bodies import subgraphs
+
 # Of these inputs only the shape or the type is read.
 _READS_NO_DATA = {"Shape": (0,), "Size": (0,), "CastLike": (1,)}
 
@@ -41,7 +43,7 @@ class Flow:
         self._captured = {
             node: [value for subgraph in inner for value in sorted(captured[subgraph], key=str) if value.graph is graph]
             for node in graph
-            if (inner := _subgraphs(node))
+            if (inner := subgraphs(node))
         }
         self._data: dict[ir.Value, None] = dict.fromkeys(v for v in graph.inputs if not v.is_initializer())
         self._sources: dict[ir.Node, tuple[ir.Value, ...]] = {}
@@ -160,13 +162,3 @@ def _origin(value: ir.Value) -> ir.Node | ir.Value:
 
 def _skips(node: ir.Node, index: int) -> bool:
     return node.domain in ("", "ai.onnx") and index in _READS_NO_DATA.get(node.op_type, ())
-
-
-def _subgraphs(node: ir.Node) -> list[ir.Graph]:
-    graphs = []
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            graphs.append(attribute.as_graph())
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            graphs.extend(attribute.as_graphs())
-    return graphs

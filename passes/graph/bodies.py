@@ -1,6 +1,5 @@
 """Bodies of If and Loop as models of their own, and back: what is quantized in one is quantized as any graph is."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import onnx
@@ -49,13 +48,15 @@ def captured_values(node: ir.Node) -> list[ir.Value]:
     return list(found)
 
 
-def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
-    """The graphs that are attributes of a node."""
+def subgraphs(node: ir.Node) -> list[ir.Graph]:
+    """The graphs that an If, Loop or Scan runs; they read values of the graph around them besides the node's inputs."""
+    found: list[ir.Graph] = []
     for attribute in node.attributes.values():
         if attribute.type == ir.AttributeType.GRAPH:
-            yield attribute.as_graph()
+            found.append(attribute.as_graph())
         elif attribute.type == ir.AttributeType.GRAPHS:
-            yield from attribute.as_graphs()
+            found.extend(attribute.as_graphs())
+    return found
 
 
 def with_body(model: ir.Model, body: Body, written: ir.Model) -> ir.Model:

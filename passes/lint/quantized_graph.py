@@ -7,9 +7,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from passes.graph.bodies import subgraphs
 from passes.graph.editing import constant_value, is_op, sole_consumer, static_dims
 from passes.graph.operators import RANDOM
-from passes.lint.unjudged import bodies_of, values_of_shapes
+from passes.lint.unjudged import values_of_shapes
 from passes.target.operator_rule import OperatorRule
 
 WHOLE_FILE = "*"  # the rule for what concerns no single operator
@@ -140,7 +141,7 @@ def _constants(graph: ir.Graph) -> set[ir.Value]:
     """Values that runtimes compute when they load the file. Dequantized constants stay quantized, and are none."""
     found: set[ir.Value] = set()
     for node in graph:
-        if node.op_type == "DequantizeLinear" or node.op_type in RANDOM or not node.inputs or bodies_of(node):
+        if node.op_type == "DequantizeLinear" or node.op_type in RANDOM or not node.inputs or subgraphs(node):
             continue
         data = node.inputs[:1] if is_op(node, "CastLike") else node.inputs  # of the other input only the type counts
         constant = all(value is None or value in found or constant_value(value) is not None for value in data)

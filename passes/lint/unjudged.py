@@ -4,6 +4,7 @@ from collections.abc import Set
 
 import onnx_ir as ir
 
+from passes.graph.bodies import subgraphs
 from passes.graph.editing import constant_value, is_op
 from passes.graph.operators import MOVEMENTS, RANDOM
 from passes.target.target import Target
@@ -35,7 +36,7 @@ def reason_for_float(node: ir.Node, target: Target) -> str | None:
     read = [value for value in node.inputs if value is not None and constant_value(value) is None]
     if not any(value.dtype in FLOATS or value.dtype is None for value in (*read, *node.outputs)):
         return None
-    if bodies := bodies_of(node):
+    if bodies := subgraphs(node):
         inside = any(inner.op_type.startswith(_QUANTIZERS) for body in bodies for inner in body.all_nodes())
         held = (
             "there are quantized nodes in it, of which nothing is said here" if inside else "nothing in it is quantized"
@@ -54,18 +55,7 @@ def values_of_shapes(graph: ir.Graph, constants: Set[ir.Value]) -> set[ir.Value]
     for node in graph:
         data = node.inputs[:1] if is_op(node, "CastLike") else node.inputs  # of the other input only the type counts
         known = [value in found or value in constants or constant_value(value) is not None for value in data if value]
-        follows = any(value in found for value in data) and all(known) and not bodies_of(node)
+        follows = any(value in found for value in data) and all(known) and not subgraphs(node)
         if is_op(node, "Shape", "Size") or follows:
             found.update(node.outputs)
-    return found
-
-
-def bodies_of(node: ir.Node) -> list[ir.Graph]:
-    """The graphs that an If, Loop or Scan runs; they read values of the graph around them besides the node's inputs."""
-    found: list[ir.Graph] = []
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            found.append(attribute.as_graph())
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            found.extend(attribute.as_graphs())
     return found
