@@ -13,8 +13,9 @@ from onnxdfq.errors import DataError, ModelFileError
 from onnxdfq.evaluation.saturation import EXACT
 from onnxdfq.images.feeding import Feeding
 from onnxdfq.images.samples import Samples, SamplesLike
-from onnxdfq.model_file import is_large, read_model
-from onnxdfq.model_file.runtime import session_options
+from onnxdfq.model_file import Opened, is_large, read_model
+from onnxdfq.model_file.reference import as_types
+from onnxdfq.model_file.runtime import reason_of, session_options
 from onnxdfq.model_file.through_proto import infer_shapes
 from passes.graph.compared import FLOATS, answer_output, compared_values, is_float
 from passes.write.provenance import read_provenance
@@ -29,7 +30,9 @@ class Session:
 
     Args:
         path: Of the model, for error messages and for weights of more than 2 GB.
-        model: What `path` holds, if it is at hand already, or a version of it to run in its place.
+        model: A version of it, which runs in its place.
+        original: The file as it was opened. Its `model` only tells what goes in and comes out: what runs is the file
+            itself, wherever it runs.
         fuse: Whether Quantize and Dequantize may become integer kernels; next to int2 weights they never do, for ONNX
             Runtime then makes kernels that it refuses itself.
 
@@ -45,10 +48,17 @@ class Session:
         ModelFileError: ONNX Runtime refuses the model, or it computes no float.
     """
 
-    def __init__(self, path: Path, model: ir.Model | None = None, *, fuse: bool = True) -> None:
-        given, model = model, read_model(path) if model is None else model
+    def __init__(
+        self, path: Path, model: ir.Model | None = None, *, original: Opened | None = None, fuse: bool = True
+    ) -> None:
+        if original is not None:
+            model = original.model
+        given, model = model, read_model(path, run=True) if model is None else model
         self.path = path
+        self._original = original if original is not None and original.reference.own else None
         self._feeding = Feeding(model)
+        if self._original is not None:
+            self._feeding.batch = self._original.reference.batch
         self.main, self.others = self._feeding.main, self._feeding.others
         self.normalization = read_provenance(model).get("norm")
         outputs = model.graph.outputs
@@ -68,10 +78,15 @@ class Session:
             None if value.shape is None else [size if isinstance(size, int) else None for size in value.shape]
             for value in values
         ]
-        if inner := [value for value in values if value not in model.graph.outputs]:
-            given = model
-            model.graph.outputs.extend(inner)
-        source = path if given is None or is_large(given) else ir.to_proto(given).SerializeToString()
+        inner = [value for value in values if value not in model.graph.outputs]
+        if self._original is not None:
+            source = self._original.file
+        else:
+            if inner:
+                given = model = model.clone()
+                names = {value.name: value for node in model.graph for value in node.outputs}
+                model.graph.outputs.extend(names[value.name] for value in inner)
+            source = path if given is None or is_large(given) else ir.to_proto(given).SerializeToString()
         self.fused = fuse and not any(value.dtype == ir.DataType.INT2 for value in model.graph.initializers.values())
         self.exact = True
         try:
@@ -83,7 +98,7 @@ class Session:
                 self.exact = False
                 self._session = self._open(source)
         except Exception as error:
-            raise ModelFileError(f"ONNX Runtime refuses {path}: {_first_line(error)}") from error
+            raise ModelFileError(f"ONNX Runtime refuses {path}: {reason_of(error)}") from error
 
     def _open(self, source: Path | bytes) -> ort.InferenceSession:
         options = session_options()
@@ -132,13 +147,15 @@ class Session:
             rows = np.minimum(np.arange(count + short), count - 1)
             given = Samples(main=given.main[rows], others={name: array[rows] for name, array in given.others.items()})
         try:
-            results = self._session.run(names, self._feeding.arrays(given))
+            results = self._session.run(names, self._fed(given))
         except Exception as error:  # as above
-            raise DataError(f"{self.path} does not run on these samples: {_first_line(error)}") from error
+            raise DataError(f"{self.path} does not run on these samples: {reason_of(error)}") from error
         arrays = [np.asarray(result) for result in results]
+        if self._original is not None:  # of a file of float16
+            arrays = [array.astype(np.float32) if array.dtype.kind == "f" else array for array in arrays]
         # only what was padded is cut off: the first axis of an output need not be the batch
         return [array[:count] if array.ndim else array for array in arrays] if short else arrays
 
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    def _fed(self, samples: Samples) -> dict[str, NDArray[np.generic]]:
+        arrays = self._feeding.arrays(samples)
+        return arrays if self._original is None else as_types(arrays, self._original.reference.types)

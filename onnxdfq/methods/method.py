@@ -55,15 +55,16 @@ class FloatModel:
     """A float network, and what is known of it.
 
     graph: canonical; BatchNormalizations are in place until the pipeline folds them. source: the file that it came
-    from. normalization: how its inputs were normalised, where that is told. moments: value name → mean and deviation of
-    each channel, (C,), as BatchNormalization tells them. inputs: input name → what it takes, for a method that looks at
-    no image. teacher: the network that refinement approximates, where
-    `graph` no longer computes it: the same nodes, other numbers. settled: of a folded graph, initializer → grid and
-    integers that are decided already.
+    from. digest: SHA-256 of that file, in hexadecimal. normalization: how its inputs were normalised, where that is
+    told. moments: value name → mean and deviation of each channel, (C,), as BatchNormalization tells them. inputs:
+    input name → what it takes, for a method that looks at no image. teacher: the network that refinement approximates,
+    where `graph` no longer computes it: the same nodes, other numbers. settled: of a folded graph, initializer → grid
+    and integers that are decided already.
     """
 
     graph: ir.Model
     source: Path
+    digest: str = ""
     normalization: Normalization | None = None
     moments: Mapping[str, Moments] = field(default_factory=dict)
     inputs: Mapping[str, Spread] = field(default_factory=dict)

@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Mapping
 
-import numpy as np
 import onnx_ir as ir
 
 from onnxdfq.model_file.free_sizes import with_free_sizes
 from onnxdfq.model_file.inputs import FREE_BATCH, inputs
 from onnxdfq.model_file.simplify import simplify
-from onnxdfq.model_file.trial import Outputs, first_row, run, same, stacked, try_out
+from onnxdfq.model_file.trial import Outputs, first_row, joined_feeds, run, same, stacked, try_out
 from passes.graph.editing import name_of
 
 # Three, not two: exporters write twos of their own (two halves, two boxes) that a batch of two would match by chance.
@@ -29,7 +28,7 @@ def free_batch(model: ir.Model) -> ir.Model:
         return model
     batch, feeds, expected = trial.batch, trial.feeds, trial.outputs
     axes = {spec.name: spec.batch_axis for spec in inputs(model) if spec.batch_axis is not None}
-    together = feeds[0] | {name: np.concatenate([fed[name] for fed in feeds], axis) for name, axis in axes.items()}
+    together = joined_feeds(feeds, axes)
     one_row = feeds[0] | {name: feeds[0][name].take([0], axis) for name, axis in axes.items()}
 
     def runs_at_any_batch(candidate: ir.Model) -> bool:

@@ -1,4 +1,4 @@
-"""Loading: from an untrusted file to a float model of opset 21 to 25 that runs at any batch."""
+"""From an untrusted file to a float model of opset 21 to 25 that runs at any batch: what a process apart does."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -15,9 +15,10 @@ from onnxdfq.model_file.declared import declare_shapes, fix_declared_sizes, runs
 from onnxdfq.model_file.filling import set_fillings
 from onnxdfq.model_file.free_batch import free_batch
 from onnxdfq.model_file.sizes import fix_input_shapes, forget_placeholders
+from onnxdfq.model_file.sparse import write_out_sparse
 from onnxdfq.model_file.through_proto import CARRIED_INLINE, infer_shapes
 from onnxdfq.model_file.to_float32 import to_float32
-from onnxdfq.model_file.untrusted import read_proto, refuse_ill_formed
+from onnxdfq.model_file.untrusted import load_inner_data, read_proto, refuse_ill_formed
 from onnxdfq.model_file.writing import is_large
 from passes.graph.editing import name_of
 
@@ -29,35 +30,6 @@ CONVERTED = "onnxdfq.converted_from"
 _IR_VERSION = {21: 10, 22: 10, 23: 11, 24: 12, 25: 13}
 
 
-def load_model(
-    path: Path | str,
-    *,
-    input_shape: Mapping[str, Sequence[int]] | None = None,
-    data: Mapping[str, Sequence[int]] | None = None,
-    fed: Mapping[str, str] | None = None,
-) -> ir.Model:
-    """A float model to compress: checked, float32, opset 21 to 25, simplified once, batch free.
-
-    Values and nodes that remain keep the file's names. Where weights exceed 2 GB they stay on the disk until used, and
-    the model is neither simplified nor its batch freed, for both need the whole model in one protobuf.
-    BatchNormalizations are kept. `declared_shapes` tells the boundary of the file.
-
-    Args:
-        path: Of the file.
-        input_shape: By input name ("" for the main input), for inputs whose sizes the file leaves open.
-        data: Shapes of arrays at hand, by input name, from which such sizes follow too.
-        fed: By input name, what inputs are fed where nobody gives data (`--input`).
-
-    Raises:
-        ModelFileError: The file cannot be read, is damaged, or is of an opset that is not read.
-        AlreadyQuantized: It holds quantized operators.
-        UnsupportedOperator: It holds an operator that ONNX itself lacks.
-        ShapeError: An input's sizes stay open, or `input_shape` contradicts them.
-        InputError: `fed` names no input, or says what none can be fed.
-    """
-    return prepare_model(read_float_model(path, input_shape=input_shape, data=data, fed=fed), path)
-
-
 def read_float_model(
     path: Path | str,
     *,
@@ -65,7 +37,7 @@ def read_float_model(
     data: Mapping[str, Sequence[int]] | None = None,
     fed: Mapping[str, str] | None = None,
 ) -> ir.Model:
-    """What `load_model` begins with: every check that needs nothing but the file, before anything slow is imported.
+    """What `load_model` begins with: every check that needs nothing but the file.
 
     Args:
         path: Of the file.
@@ -83,8 +55,7 @@ def read_float_model(
     model = _parsed(proto, path)
     refuse_quantized(model, path)
     refuse_text(model, path)
-    if model.functions:
-        common.InlinePass()(model)
+    inline_functions(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.RemoveInitializersFromInputsPass()(model)
     _tell_nodes_apart(model)
@@ -123,17 +94,30 @@ def prepare_model(model: ir.Model, path: Path | str) -> ir.Model:
     return model
 
 
-def read_model(path: Path | str) -> ir.Model:
-    """Any model unchanged, quantized ones too, after the safety checks: for `inspect`, `lint` and `evaluate`.
+def read_any_model(path: Path) -> ir.Model:
+    """What `read_model` gives.
 
     Raises:
         ModelFileError: The file cannot be read or is damaged.
         UnsupportedOperator: It holds an operator that ONNX itself lacks.
     """
-    path = Path(path)
     model = _parsed(read_proto(path), path)
     _load_external_data(model, keep_large=is_large(model))
     return model
+
+
+def inline_functions(model: ir.Model) -> None:
+    """Puts the bodies of functions in the place of their calls, in place.
+
+    A function that is called as one of ONNX's own operators goes without: runtimes compute that operator.
+    """
+    opset = model.opset_imports.get("", 0)
+    for identifier in list(model.functions):
+        domain, name, _ = identifier
+        if domain == "" and onnx.defs.has(name, opset):
+            del model.functions[identifier]
+    if model.functions:
+        common.InlinePass()(model)
 
 
 def _drop_unused_outputs(model: ir.Model) -> None:
@@ -160,6 +144,8 @@ def _tell_nodes_apart(model: ir.Model) -> None:
 
 def _parsed(proto: onnx.ModelProto, path: Path) -> ir.Model:
     refuse_ill_formed(path, proto)
+    load_inner_data(path, proto)
+    write_out_sparse(path, proto)
     try:
         model = ir.from_proto(proto)
     except (ir.serde.SerdeError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -189,7 +175,7 @@ def _write_raw(model: ir.Model) -> None:
 
 
 def _check_opset(proto: onnx.ModelProto, path: Path) -> None:
-    opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), None)
+    opset = next((entry.version for entry in proto.opset_import if entry.domain == ""), None)
     if opset is None:
         raise ModelFileError(f"{path} imports no ONNX operators (domain 'ai.onnx'); opset 7 to 25 is needed.")
     if not OLDEST_OPSET <= opset <= NEWEST_OPSET:

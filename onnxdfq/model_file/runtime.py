@@ -1,5 +1,6 @@
 """Options of every ONNX Runtime session: quiet, and with the libraries of custom operators that the user named."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -46,8 +47,20 @@ def session_options() -> Any:
         try:
             options.register_custom_ops_library(library)
         except Exception as error:  # onnxruntime's own exceptions share no base class but this
-            reason = str(error).strip().splitlines()[0]
             raise InputError(
-                f"{library} is no library of ONNX Runtime operators: {reason}", field="op_library"
+                f"{library} is no library of ONNX Runtime operators: {reason_of(error)}", field="op_library"
             ) from error
     return options
+
+
+def named_libraries() -> tuple[str, ...]:
+    """Paths of the libraries that the user named."""
+    return _LIBRARIES.get()
+
+
+def reason_of(error: Exception) -> str:
+    """The first line of what ONNX Runtime says, without its own marks; a sentence."""
+    lines = str(error).strip().splitlines()
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .* failed:)?", "", lines[0] if lines else "")
+    text = text.strip() or type(error).__name__
+    return text if text.endswith(".") else f"{text}."

@@ -1,5 +1,6 @@
 """Sizes of inputs that the file leaves open: from the user, from the data at hand, or from what reads the input."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import onnx_ir as ir
@@ -14,6 +15,8 @@ _Dims = list[int | ir.SymbolicDim]
 
 # Tried in this order until the model runs: sides of images, lengths of signals and sequences.
 _SIDES = (224, 64, 128, 256, 320, 416, 512, 640, 48, 96)
+MOST_NUMBERS = 2**27
+"""Of all inputs, for one run: images of 8K, in color, are within it."""
 _LENGTHS = (16, 128, 1, 512, 64, 100, 256, 1024, 4000, 16000)
 
 
@@ -90,6 +93,18 @@ def fix_input_shapes(
         if any(not _is_size(dim) for axis, dim in enumerate(value.shape or ()) if axis != axes[name]):
             raise ShapeError(f"Input {name!r} has unknown sizes: {_text(_dims(value))}; {_suggestion(model, name)}")
         value.shape = ir.Shape([dim if _is_size(dim) else _symbol(dim) for dim in _dims(value)])
+    _refuse_huge(model)
+
+
+def _refuse_huge(model: ir.Model) -> None:
+    counts = {spec.name: math.prod(spec.with_batch(1)) for spec in inputs(model)}
+    if sum(counts.values()) > MOST_NUMBERS:
+        name = max(counts, key=lambda name: counts[name])
+        shape = "×".join(str(size or 1) for spec in inputs(model) if spec.name == name for size in spec.shape)
+        raise ShapeError(
+            f"The inputs hold {sum(counts.values()):,} numbers for one run, {counts[name]:,} of them the input "
+            f"{name!r} ({shape}), and up to {MOST_NUMBERS:,} are taken; export the model with smaller ones."
+        )
 
 
 def _by_input(model: ir.Model, data: Mapping[str, Sequence[int]]) -> dict[str, Shape]:

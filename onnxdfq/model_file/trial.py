@@ -16,7 +16,7 @@ Outputs = list[NDArray[np.generic]]
 Feeds = dict[str, NDArray[np.generic]]
 
 # A file may declare a free batch and hold the one it was traced at: these are tried until one runs.
-_TRACED_AT = (1, 2, 4, 8, 16, 32)
+TRACED_AT = (1, 2, 4, 8, 16, 32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ def try_out(model: ir.Model, count: int) -> Trial | None:
     None where onnxruntime refuses the model.
     """
     declared = batch_of(model)
-    for batch in _TRACED_AT if declared is None else (declared,):
+    for batch in TRACED_AT if declared is None else (declared,):
         feeds = random_feeds(model, batch, count)
         outputs = run(model, feeds)
         if outputs is not None:
@@ -50,6 +50,16 @@ def random_feeds(model: ir.Model, batch: int, count: int) -> list[Feeds]:
         {spec.name: spec.joined(samples[start : start + batch]) for spec, samples in drawn}
         for start in range(0, batch * count, batch)
     ]
+
+
+def joined_feeds(feeds: Sequence[Feeds], axes: Mapping[str, int]) -> Feeds:
+    """Several runs' arrays as those of one.
+
+    Args:
+        feeds: Of each run.
+        axes: Input name → where its samples lie; of the others, the first run's array serves all.
+    """
+    return dict(feeds[0]) | {name: np.concatenate([fed[name] for fed in feeds], axis) for name, axis in axes.items()}
 
 
 def run(model: ir.Model, feeds: Sequence[Feeds]) -> list[Outputs] | None:

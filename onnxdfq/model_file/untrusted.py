@@ -14,6 +14,8 @@ from onnxdfq.errors import ModelFileError, UnsupportedOperator
 
 Found = TypeVar("Found", bound=Message)
 # Number and wire type of the fields of onnx.ModelProto (onnx.proto3): 0 is a varint, 2 is length-delimited.
+_LARGEST = 2**31 - 1  # bytes of a protobuf
+_MOST_NODES = 1_000_000  # of a model whose functions are inlined
 _MODEL_FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
 
 
@@ -27,6 +29,11 @@ def read_proto(path: Path) -> onnx.ModelProto:
         raise ModelFileError(f"{path}: there is no such file.")
     if not path.is_file():
         raise ModelFileError(f"{path} is not a file; give an .onnx file.")
+    if (size := path.stat().st_size) > _LARGEST:
+        raise ModelFileError(
+            f"{path} has {size:,} bytes, and an ONNX file ends at {_LARGEST:,}; its weights belong into a file of "
+            "external data."
+        )
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -45,6 +52,8 @@ def read_proto(path: Path) -> onnx.ModelProto:
         raise ModelFileError(f"{path} names no opset, so it was probably cut off; copy or export it again.")
     for tensor in _external_tensors(proto):
         external_file(path, tensor)
+    _refuse_many_calls(path, proto)
+    _spell_default_domain(proto)
     return proto
 
 
@@ -54,14 +63,18 @@ def model_hash(path: Path) -> str:
     Raises:
         ModelFileError: As `read_proto` does.
     """
-    proto = read_proto(path)
-    files = {external_file(path, tensor) for tensor in _external_tensors(proto)}
     digest = hashlib.sha256()
-    for file in [path, *sorted(files)]:
+    for file in files_of(path):
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def files_of(path: Path) -> list[Path]:
+    """The file itself and those of its external data. Raises ModelFileError as `read_proto` does."""
+    proto = read_proto(path)
+    return [path, *sorted({external_file(path, tensor) for tensor in _external_tensors(proto)})]
 
 
 def external_file(path: Path, tensor: onnx.TensorProto) -> Path:
@@ -73,19 +86,26 @@ def external_file(path: Path, tensor: onnx.TensorProto) -> Path:
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location: str = entries.get("location", "")
     what = f"{path}: the external data of tensor {tensor.name!r}"
+    if tensor.data_type == onnx.TensorProto.STRING:
+        raise ModelFileError(f"{what} should hold text, which ONNX keeps in the model file only; export it again.")
     if not location:
         raise ModelFileError(f"{what} names no file; export the model again.")
     folder: Path = path.parent.resolve()
     # Windows paths are refused on every system: the model must mean the same file everywhere.
     absolute = location.startswith(("/", "\\")) or location[1:2] == ":"
-    inside = not absolute and "\0" not in location and (folder / location).resolve().is_relative_to(folder)
+    try:
+        inside = not absolute and "\0" not in location and (folder / location).resolve().is_relative_to(folder)
+        found = inside and (folder / location).is_file()
+    except (OSError, RuntimeError) as error:  # a name too long, links that go round in a circle
+        reason = error.strerror if isinstance(error, OSError) else "its links go round in a circle"
+        raise ModelFileError(f"{what} lies in a file that cannot be opened: {reason}.") from error
     if not inside or ".." in location.replace("\\", "/").split("/"):
         raise ModelFileError(
             f"{what} lies in {location!r}, outside the model's own folder, which is refused; "
             "put the data file beside the model and name it by a relative path."
         )
     file = folder / location
-    if not file.is_file():
+    if not found:
         raise ModelFileError(f"{what} is missing: there is no file {location!r} beside the model.")
     try:
         offset, length = int(entries.get("offset", 0)), int(entries.get("length", 0)) or _size_in_bytes(tensor)
@@ -109,6 +129,61 @@ def _refuse_broken_text(path: Path, proto: onnx.ModelProto) -> None:
                 raise ModelFileError(f"{path} is damaged: a text in it is not UTF-8; copy or export it again.")
 
 
+def load_inner_data(path: Path, proto: onnx.ModelProto) -> None:
+    """Loads external data wherever it lies but in the initializers of the graph, in place.
+
+    Whatever reads these tensors later would look for their files in the current folder.
+    """
+    parts = [message for field, message in _parts(proto) if field != "graph"]
+    parts += [message for field, message in _parts(proto.graph) if field != "initializer"]
+    for tensor in (tensor for part in parts for tensor in _external_tensors(part)):
+        onnx.external_data_helper.load_external_data_for_tensor(tensor, str(path.parent.resolve()))
+        tensor.data_location = onnx.TensorProto.DEFAULT
+        del tensor.external_data[:]
+
+
+def _parts(message: Message) -> Iterator[tuple[str, Message]]:
+    for field, value in message.ListFields():
+        if field.type == FieldDescriptor.TYPE_MESSAGE:
+            yield from ((field.name, part) for part in (value if field.is_repeated else (value,)))
+
+
+def _refuse_many_calls(path: Path, proto: onnx.ModelProto) -> None:
+    """Functions that call functions grow by a factor at each level: nodes are counted before anybody inlines them."""
+    bodies = {(function.domain, function.name): function for function in proto.functions}
+    counts: dict[tuple[str, str], int] = {}
+    waiting: list[tuple[str, str]] = list(bodies)
+    inside: set[tuple[str, str]] = set()
+    while waiting:
+        key = waiting[-1]
+        calls = [(node.domain, node.op_type) for node in messages_of(bodies[key], onnx.NodeProto)]
+        open_calls = {call for call in calls if call in bodies and call not in counts}
+        if key in counts or not open_calls:
+            counts.setdefault(key, sum(counts.get(call, 1) for call in calls))
+            inside.discard(waiting.pop())
+            continue
+        if open_calls & inside or key in open_calls:
+            raise ModelFileError(f"{path}: its function {key[1]!r} calls itself, which ONNX does not allow.")
+        inside.add(key)
+        waiting.extend(open_calls)
+    calls = [(node.domain, node.op_type) for node in messages_of(proto.graph, onnx.NodeProto)]
+    if (total := sum(counts.get(call, 1) for call in calls)) > _MOST_NODES:
+        raise ModelFileError(
+            f"{path} comes to {total:,} nodes once its functions are inlined, and up to {_MOST_NODES:,} are read."
+        )
+
+
+def _spell_default_domain(proto: onnx.ModelProto) -> None:
+    """ONNX's own domain is "", and may be written "ai.onnx": here it is "" alone."""
+    named = [entry for entry in proto.opset_import if entry.domain == "ai.onnx"]
+    if named and any(entry.domain == "" for entry in proto.opset_import):
+        proto.opset_import.remove(named[0])
+    opsets = [*proto.opset_import, *(entry for function in proto.functions for entry in function.opset_import)]
+    for message in (*opsets, *messages_of(proto, onnx.NodeProto), *proto.functions):
+        if message.domain == "ai.onnx":
+            message.domain = ""
+
+
 def refuse_ill_formed(path: Path, proto: onnx.ModelProto) -> None:
     """Refuses a model that onnx.checker refuses.
 
@@ -116,10 +191,9 @@ def refuse_ill_formed(path: Path, proto: onnx.ModelProto) -> None:
         UnsupportedOperator: ONNX's own domain has no such operator at the file's opset.
         ModelFileError: onnx.checker finds anything else.
     """
-    opsets = {entry.domain or "ai.onnx": entry.version for entry in proto.opset_import}
-    opset = opsets.get("ai.onnx", 0)
+    opset = {entry.domain: entry.version for entry in proto.opset_import}.get("", 0)
     for node in proto.graph.node:
-        if node.domain in ("", "ai.onnx") and opset <= onnx.defs.onnx_opset_version() and not _known(node, opset):
+        if node.domain == "" and opset <= onnx.defs.onnx_opset_version() and not _known(node, opset):
             raise UnsupportedOperator(
                 f"{path}: ONNX opset {opset} has no operator {node.op_type} (domain 'ai.onnx'), which node "
                 f"{node.name or ', '.join(node.output)!r} uses."
@@ -169,7 +243,7 @@ def _size_in_bytes(tensor: onnx.TensorProto) -> int:
     return int(math.prod(tensor.dims)) * item
 
 
-def _external_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+def _external_tensors(proto: Message) -> Iterator[onnx.TensorProto]:
     """Every tensor with external data, wherever the schema has room for one."""
     return (tensor for tensor in messages_of(proto, onnx.TensorProto) if tensor.data_location == tensor.EXTERNAL)
 

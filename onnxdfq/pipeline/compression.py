@@ -11,25 +11,21 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 from onnxdfq.images.dataset import shapes_of_data
 from onnxdfq.methods import choose_method
 from onnxdfq.methods.method import FloatModel, Measurement, Method, Need, Note, Run
-from onnxdfq.model_file import main_input, read_float_model
+from onnxdfq.model_file import Opening, main_input
 from onnxdfq.pipeline.checks import calibration_of, check_method, check_paths, found_device, tuning_of
 from onnxdfq.pipeline.request import Request
 from onnxdfq.pipeline.result import Metrics, Result, TargetResult
 from onnxdfq.recipe.bits import Bits
 from passes.graph.batch_norm import read_batch_norms
 
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
 
 def run_compression(request: Request) -> Result:
     """Quantize a float model without data, and write and measure a file for each target. Raises DfqError."""
-    with recorded(request) as (file, run, record):
+    with recorded(request) as (opening, run, record):
         from onnxdfq.pipeline.bodies import observe_bodies
         from onnxdfq.pipeline.comparing import compare
         from onnxdfq.pipeline.floats import tell_of_floats
@@ -41,7 +37,7 @@ def run_compression(request: Request) -> Result:
         from onnxdfq.pipeline.writing import save_all, write
         from passes.lint.lint import lint
 
-        model, original = load(request, file, run)
+        model, original = load(request, opening, run)
         method, run = fitted(settled_method(request, model, run), model, run)
         source, judging = make_images(model, method, request, run)
         images = None if source is None else source.fixed(run.image_count)
@@ -94,12 +90,12 @@ def run_compression(request: Request) -> Result:
 
 def run_synthesis(request: Request) -> Result:
     """Only the images, as a compression would make them. Raises DfqError."""
-    with recorded(request) as (file, run, record):
+    with recorded(request) as (opening, run, record):
         from onnxdfq.pipeline.images import make_images
         from onnxdfq.pipeline.loading import load
         from onnxdfq.pipeline.writing import save_images
 
-        model, _ = load(request, file, run)
+        model, _ = load(request, opening, run)
         method, run = fitted(settled_method(request, model, run), model, run)
         source, _ = make_images(model, method, request, run)
         images = None if source is None else source.fixed(run.image_count)
@@ -183,23 +179,27 @@ class Record:
 
 
 @contextmanager
-def recorded(request: Request) -> Iterator[tuple[ir.Model, Run, Record]]:
-    """The file, a run and the record of what it tells, its seconds among it. Checks first what can be checked first."""
+def recorded(request: Request) -> Iterator[tuple[Opening, Run, Record]]:
+    """The file as it is being opened, a run, and the record of what it tells, its seconds among it.
+
+    Checks first what can be checked first: a file that is refused does not wait for torch.
+    """
     started, record = time.monotonic(), Record()
     check_paths(request)
-    file = read_float_model(
+    with Opening(
         request.source, input_shape=request.input_shape, data=_shapes_at_hand(request), fed=request.inputs
-    )
-    if request.method is not None:
-        check_method(request, request.method)
-    run = Run(
-        recipe=request.recipe,
-        device=found_device(request.device),
-        own_images=request.calibration is not None,
-        progress=request.progress,
-        tell=record.take,
-    )
-    yield file, run, record
+    ) as opening:
+        opening.check()
+        if request.method is not None:
+            check_method(request, request.method)
+        run = Run(
+            recipe=request.recipe,
+            device=found_device(request.device),
+            own_images=request.calibration is not None,
+            progress=request.progress,
+            tell=record.take,
+        )
+        yield opening, run, record
     run.tell(Measurement(values={"seconds": round(time.monotonic() - started, 1), "peak_memory": peak_memory()}))
 
 

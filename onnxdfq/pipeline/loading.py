@@ -9,7 +9,7 @@ from onnxdfq.errors import InputError
 from onnxdfq.evaluation import Session, load_evaluation_data
 from onnxdfq.images.normalization import Normalization
 from onnxdfq.methods.method import FloatModel, Note, Run
-from onnxdfq.model_file import batch_of, prepare_model
+from onnxdfq.model_file import Opening, batch_of
 from onnxdfq.model_file.loading import CONVERTED
 from onnxdfq.pipeline.checks import calibration_of
 from onnxdfq.pipeline.request import Request
@@ -23,17 +23,18 @@ from passes.write.provenance import read_provenance
 from passes.write.set_opset import SetOpset
 
 
-def load(request: Request, file: ir.Model, run: Run) -> tuple[FloatModel, Session]:
-    """The network in canonical form, and a session of it as it was loaded (in the file its batch may be fixed).
+def load(request: Request, opening: Opening, run: Run) -> tuple[FloatModel, Session]:
+    """The network in canonical form, and a session of the file itself, which all that is written is held against.
 
-    file: what `read_float_model` made of the request's; it is used up.
+    opening: of the request's file.
 
     Raises:
         ModelFileError: the file cannot be converted.
         DataError: the data to evaluate on does not fit it.
         InputError: a target's opset lacks an operator; pins or a budget do not fit the layers.
     """
-    graph = prepare_model(file, request.source)
+    opened = opening.opened()
+    graph = opened.model
     if request.dynamic_batch and batch_of(graph) is not None:
         raise InputError(
             f"{request.source} computes something else at other batches than {batch_of(graph)}; leave --dynamic-batch "
@@ -43,13 +44,23 @@ def load(request: Request, file: ir.Model, run: Run) -> tuple[FloatModel, Sessio
         run.tell(Note(text=f"The model is of {gone}; it is computed and written in float32, inputs and outputs too."))
     text = request.recipe.normalize or read_provenance(graph).get("norm")
     normalization = None if text is None else Normalization.parse(text)
-    session = Session(request.source, graph)
+    if not opened.reference.own:
+        run.tell(
+            Note(
+                text=f"What is written is held against the float network as it was read, and not against "
+                f"{request.source.name} itself. {opened.reference.why}"
+            )
+        )
+    session = Session(request.source, original=opened)
     if request.evaluation is not None:  # data that does not fit is found now, not after the images are made
         load_evaluation_data(request.evaluation, session, request.recipe.normalize)
     Canonicalize()(graph)
     _check_opsets(graph, request.targets)
     _check_layers(graph, request)
-    return FloatModel(graph=graph, source=request.source, normalization=normalization), session
+    return (
+        FloatModel(graph=graph, source=request.source, digest=opened.reference.digest, normalization=normalization),
+        session,
+    )
 
 
 def _check_opsets(graph: ir.Model, targets: Sequence[Target]) -> None:

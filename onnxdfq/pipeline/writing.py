@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from onnxdfq.images.images import Images
 from onnxdfq.methods.method import FloatModel, Measurement, Method, Run
-from onnxdfq.model_file import atomic_write, model_hash, save_model
+from onnxdfq.model_file import atomic_write, save_model
 from onnxdfq.model_file.declared import restore_shapes
 from onnxdfq.pipeline.bodies import ObservedBody, with_quantized_bodies
 from onnxdfq.pipeline.checks import calibration_of
@@ -50,7 +50,7 @@ def write(
         "seed": str(recipe.seed),
         "images": str(0 if images is None else len(images)),
         "recipe": hashlib.sha256(recipe.to_toml().encode()).hexdigest()[:16],
-        "source": model_hash(model.source)[:16],
+        "source": model.digest[:16],
         "target": target.name,
     }
     if images is not None and (steps := getattr(method, "steps", None)) is not None and images.method == method.name:

@@ -1,0 +1,123 @@
+"""What is done with a stranger's file, in the process that may fall over it: the program that `opening` calls.
+
+`python -m onnxdfq.model_file.tasks FD` serves these tasks until its caller is gone.
+"""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from onnxdfq.errors import DfqError
+from onnxdfq.model_file.handover import hand_over
+from onnxdfq.model_file.loading import inline_functions, prepare_model, read_any_model, read_float_model
+from onnxdfq.model_file.reference import MADE, inner_values, load_file, run_file, with_outputs
+from onnxdfq.model_file.runtime import op_libraries
+from onnxdfq.model_file.stages import CONVERTING, READING, RUNNING
+from onnxdfq.model_file.through_proto import infer_shapes
+from onnxdfq.model_file.untrusted import files_of, model_hash
+from onnxdfq.sandbox import Limits, Stage, serve
+
+TIMES_ITS_SIZE = 6  # of memory that a large model gets: protobufs, sessions and weights in several forms
+SECONDS_PER_MEGABYTE = 1
+
+
+def blaming_the_file(task: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """Where the task fails as nobody foresaw: a file that ONNX Runtime refuses is at fault itself, any other is not."""
+
+    @wraps(task)
+    def run(stage: Stage, path: str, *, libraries: Sequence[str], **arguments: Any) -> dict[str, Any]:
+        with op_libraries(libraries):
+            try:
+                return task(stage, Path(path), **arguments)
+            except (DfqError, MemoryError):
+                raise
+            except Exception:
+                stage(RUNNING)
+                load_file(Path(path))
+                raise
+
+    return run
+
+
+@blaming_the_file
+def open_float(
+    stage: Stage,
+    path: Path,
+    *,
+    folder: str,
+    input_shape: Mapping[str, Sequence[int]],
+    data: Mapping[str, Sequence[int]],
+    fed: Mapping[str, str],
+) -> dict[str, Any]:
+    """`read_float_model`, `run_file`, `prepare_model`. Returns the `Reference` in plain values.
+
+    Args:
+        stage: Told what goes on.
+        path: Of the file.
+        folder: Empty, for the model (`hand_over`) and the reference.
+        input_shape, data, fed: As for `load_model`.
+    """
+    stage(READING)
+    model = read_float_model(path, input_shape=input_shape, data=data, fed=fed)
+    _limits_for(path).apply()
+    stage(RUNNING)
+    reference = run_file(path, model)
+    stage(CONVERTING)
+    model = prepare_model(model, path)
+    if reference.own and (inner := inner_values(model)):
+        made = with_outputs(path, inner)
+        if made is None:
+            reference = replace(reference, own=False, why="What is compared lies inside one of its functions.")
+        else:
+            (Path(folder) / MADE).write_bytes(made)
+    hand_over(model, Path(folder))
+    return asdict(replace(reference, digest=model_hash(path)))
+
+
+@blaming_the_file
+def read_any(stage: Stage, path: Path, *, folder: str, inferred: bool, run: bool) -> dict[str, Any]:
+    """`read_any_model`.
+
+    Args:
+        stage: Told what goes on.
+        path: Of the file.
+        folder: Empty, for the model.
+        inferred: Whether functions are inlined and shapes inferred.
+        run: Whether ONNX Runtime has to load it.
+    """
+    stage(READING)
+    model = read_any_model(path)
+    _limits_for(path).apply()
+    if inferred:
+        inline_functions(model)
+        infer_shapes(model, strict=False)
+    if run:
+        stage(RUNNING)
+        load_file(path)
+    hand_over(model, Path(folder))
+    return {}
+
+
+def _limits_for(path: Path) -> Limits:
+    """More of everything for a file that is large itself."""
+    size, least = sum(file.stat().st_size for file in files_of(path)), Limits()
+    return replace(
+        least,
+        memory=max(least.memory, TIMES_ITS_SIZE * size),
+        seconds=least.seconds + SECONDS_PER_MEGABYTE * size // 2**20,
+        file_size=max(least.file_size, TIMES_ITS_SIZE * size),
+    )
+
+
+TASKS: Mapping[str, Callable[..., Any]] = {"open_float": open_float, "read_any": read_any}
+
+if __name__ == "__main__":
+    import onnxruntime  # noqa: F401  once, here, and not in every fork
+
+    sys.modules["torch"] = None  # type: ignore[assignment]  # onnxsim imports it for what nobody uses here
+    import onnxsim  # noqa: F401
+
+    serve(TASKS, int(sys.argv[1]))
