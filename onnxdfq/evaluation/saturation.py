@@ -7,7 +7,6 @@ import numpy as np
 import onnx
 import onnxruntime
 from onnx import helper
-from onnx_ir.passes import common
 
 from onnxdfq.model_file import read_model
 from onnxdfq.targets import load_target
@@ -40,9 +39,7 @@ def saturation_note(path: Path, *, exact: bool) -> str | None:
     """
     if not saturates():
         return None
-    model = read_model(path)
-    if model.functions:
-        common.InlinePass()(model)
+    model = read_model(path, inferred=True)
     layers = [finding.node for finding in lint(model, load_target("ort")) if not finding.exact]
     if not layers:
         return None

@@ -8,7 +8,7 @@ half-written file.
 
 from onnxdfq.model_file.filling import Filling, fillings, given_by_user, parse_fillings
 from onnxdfq.model_file.inputs import InputSpec, batch_of, inputs, main_input
-from onnxdfq.model_file.opening import Opened, Opening, load_model, read_model
+from onnxdfq.model_file.opening import Opened, Opening, blaming, load_model, read_model
 from onnxdfq.model_file.sizes import parse_input_shapes
 from onnxdfq.model_file.writing import atomic_write, check_writable, is_large, save_model
 
@@ -19,6 +19,7 @@ __all__ = [
     "Opening",
     "atomic_write",
     "batch_of",
+    "blaming",
     "check_writable",
     "fillings",
     "given_by_user",

@@ -1,14 +1,14 @@
 """The doors of this package: models are read, run, converted and simplified in a process of their own."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
-from onnxdfq.errors import ModelFileError
+from onnxdfq.errors import DfqError, ModelFileError
 from onnxdfq.model_file.handover import take_over
 from onnxdfq.model_file.reference import MADE, Reference
 from onnxdfq.model_file.runtime import named_libraries
@@ -127,6 +127,22 @@ def read_model(path: Path | str, *, inferred: bool = False, run: bool = False) -
     with scratch_folder() as folder, _Task("read_any", Path(path), folder, arguments) as task:
         task.result()
         return take_over(folder, Path(path))
+
+
+@contextmanager
+def blaming(path: Path) -> Iterator[None]:
+    """Where the block fails as nobody foresaw and ONNX Runtime refuses the file, the file is at fault.
+
+    Raises:
+        ModelFileError: ONNX Runtime refuses it.
+    """
+    try:
+        yield
+    except DfqError:
+        raise
+    except Exception:
+        read_model(path, run=True)
+        raise
 
 
 class _Task:

@@ -1,13 +1,14 @@
 """The contents of a model file, as far as they matter for compression."""
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
-from onnxdfq.model_file import inputs, load_model, read_model
+from onnxdfq.model_file import blaming, inputs, load_model, read_model
 from onnxdfq.report.quantization import quantization
 from passes.canonical.canonicalize import Canonicalize
 from passes.dfmpc.layer_pairs import find_layer_pairs
@@ -58,12 +59,17 @@ def inspect(path: Path | str) -> Inspection:
 
     path = Path(path)
     model = read_model(path)
+    with blaming(path):
+        return _inspected(path, model, SUPPORTED_OPERATORS)
+
+
+def _inspected(path: Path, model: ir.Model, supported: Collection[str]) -> Inspection:
     operators = Counter(node.op_type for node in model.graph)
     without_gradient = sorted(
         {
             f"{node.domain}.{node.op_type}" if node.domain else node.op_type
             for node in model.graph
-            if node.domain not in ("", "ai.onnx") or node.op_type not in SUPPORTED_OPERATORS
+            if node.domain not in ("", "ai.onnx") or node.op_type not in supported
         }
     )
     return Inspection(

@@ -5,11 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnx_ir.passes import common
-
 from onnxdfq.errors import InputError
-from onnxdfq.model_file import read_model
-from onnxdfq.model_file.through_proto import infer_shapes
+from onnxdfq.model_file import blaming, read_model
 from onnxdfq.recipe.names import one_of
 from onnxdfq.report.quantization import quantization
 from onnxdfq.targets import load_target, target_names
@@ -64,14 +61,11 @@ def lint(path: Path | str, *, target: str | None = None) -> Lint:
     """
     if target is not None:
         one_of("target", target, target_names())
-    model = read_model(path)
+    model = read_model(path, inferred=True)
     written_for = read_provenance(model).get("target")
-    name = target or (written_for if written_for in target_names() else "ort")
-    if model.functions:
-        common.InlinePass()(model)
-    infer_shapes(model, strict=False)
-    found = load_target(name)
-    return Lint(file=str(path), target=found, quantized=bool(quantization(model)), findings=run(model, found))
+    found = load_target(target or (written_for if written_for in target_names() else "ort"))
+    with blaming(Path(path)):
+        return Lint(file=str(path), target=found, quantized=bool(quantization(model)), findings=run(model, found))
 
 
 def shortfalls(findings: Sequence[Finding], requirement: str) -> tuple[Finding, ...]:
