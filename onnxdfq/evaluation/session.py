@@ -30,6 +30,7 @@ class Session:
     Args:
         path: Of the model, for error messages and for weights of more than 2 GB.
         model: What `path` holds, if it is at hand already, or a version of it to run in its place.
+        called: What error messages call it where that is not `path`.
         fuse: Whether Quantize and Dequantize may become integer kernels; next to int2 weights they never do, for ONNX
             Runtime then makes kernels that it refuses itself.
 
@@ -45,9 +46,11 @@ class Session:
         ModelFileError: ONNX Runtime refuses the model, or it computes no float.
     """
 
-    def __init__(self, path: Path, model: ir.Model | None = None, *, fuse: bool = True) -> None:
+    def __init__(
+        self, path: Path, model: ir.Model | None = None, *, called: Path | None = None, fuse: bool = True
+    ) -> None:
         given, model = model, read_model(path) if model is None else model
-        self.path = path
+        self.path = called or path
         self._feeding = Feeding(model)
         self.main, self.others = self._feeding.main, self._feeding.others
         self.normalization = read_provenance(model).get("norm")
@@ -57,7 +60,7 @@ class Session:
             infer_shapes(model, strict=False)
         values = compared_values(model.graph)
         if not values:
-            raise ModelFileError(f"{path} computes no floating-point value, so there is nothing to compress.")
+            raise ModelFileError(f"{self.path} computes no floating-point value, so there is nothing to compress.")
         place = answer_output(model.graph)
         answer = None if place is None else model.graph.outputs[place]
         last = answer.shape[1] if answer is not None and answer.shape is not None and len(answer.shape) > 1 else None
@@ -83,7 +86,8 @@ class Session:
                 self.exact = False
                 self._session = self._open(source)
         except Exception as error:
-            raise ModelFileError(f"ONNX Runtime refuses {path}: {_first_line(error)}") from error
+            reason = _first_line(error).replace(str(path), str(self.path))
+            raise ModelFileError(f"ONNX Runtime refuses {self.path}: {reason}") from error
 
     def _open(self, source: Path | bytes) -> ort.InferenceSession:
         options = session_options()

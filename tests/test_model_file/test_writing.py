@@ -15,7 +15,7 @@ from onnxdfq.errors import (
 from onnxdfq.model_file import (
     atomic_write,
     save_model,
-    writing,
+    saving,
 )
 
 from .conftest import small
@@ -103,7 +103,7 @@ def test_disk_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("limit", [2**40, 100], ids=["inline", "external"])
 def test_a_real_limit_on_file_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
     """The kernel itself stops the writing half-way."""
-    monkeypatch.setattr(writing, "INLINE_LIMIT", limit)
+    monkeypatch.setattr(saving, "INLINE_LIMIT", limit)
     model = small(tmp_path)
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (512, old[1]))
