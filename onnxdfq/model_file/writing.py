@@ -9,7 +9,7 @@ from pathlib import Path
 
 from onnxdfq.errors import OutputError
 from onnxdfq.scratch import scratch_folder
-from onnxdfq.signals import uninterrupted, written
+from onnxdfq.signals import raise_what_came, uninterrupted, written
 
 _DISK_AT_FAULT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
@@ -110,6 +110,7 @@ class Staged:
         for place in self._files:
             check_writable(place, force=self._force)
         with uninterrupted(), ExitStack() as undo:
+            raise_what_came()
             for place, file in self._files.items():
                 with _as_output_error(place):
                     model = place.with_suffix("")

@@ -21,6 +21,7 @@ from onnxdfq.pipeline.checks import calibration_of, check_method, check_paths, f
 from onnxdfq.pipeline.request import Request
 from onnxdfq.pipeline.result import Metrics, Result, TargetResult
 from onnxdfq.recipe.bits import Bits
+from onnxdfq.scratch import sweep_all
 from passes.graph.batch_norm import read_batch_norms
 
 if TYPE_CHECKING:
@@ -191,6 +192,7 @@ def recorded(request: Request) -> Iterator[tuple[ir.Model, Run, Record]]:
     """The file, a run and the record of what it tells, its seconds among it. Checks first what can be checked first."""
     started, record = time.monotonic(), Record()
     check_paths(request)
+    sweep_all(request.folders)
     file = read_float_model(
         request.source, input_shape=request.input_shape, data=_shapes_at_hand(request), fed=request.inputs
     )
