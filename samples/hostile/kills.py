@@ -1,7 +1,7 @@
 """Kills at random moments, and what they leave: `python -m samples.hostile.kills [COUNT]`.
 
-Each run compresses a small network in folders of its own, and is killed at a moment drawn uniformly over the length of a
-run that nothing disturbs. Every second one finds an older file at the output's place. Then a second run, whole, sweeps.
+Each run compresses a small network in folders of its own, and is killed at a moment drawn uniformly over the length of
+one that nothing disturbs. Every second run finds an older file at the output's place. Then another, whole, sweeps.
 """
 
 import os
@@ -106,9 +106,7 @@ def undisturbed(folder: Path, model: Path, bits: str) -> Undisturbed:
         _, said = process.communicate()
         if process.returncode:
             raise RuntimeError(f"The undisturbed run ended with {process.returncode}: {said}")
-    return Undisturbed(
-        seconds=time.monotonic() - began, written=(folder / "files" / "out.onnx").read_bytes()
-    )
+    return Undisturbed(seconds=time.monotonic() - began, written=(folder / "files" / "out.onnx").read_bytes())
 
 
 def killed(
