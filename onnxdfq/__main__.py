@@ -3,7 +3,7 @@
 import sys
 
 from onnxdfq.cli.interruption import tell_of_interruption
-from onnxdfq.signals import raise_ending
+from onnxdfq.signals import raise_ending, raise_what_came
 
 
 def main() -> None:
@@ -12,6 +12,7 @@ def main() -> None:
     try:
         from onnxdfq.cli.main import main as run
 
+        raise_what_came()
         run()
     except KeyboardInterrupt:
         sys.exit(tell_of_interruption())

@@ -25,7 +25,7 @@ def raise_ending() -> None:
 
 
 def raise_what_came() -> None:
-    """Raises KeyboardInterrupt where it was raised before and a library took it for a failure of its own."""
+    """Raises KeyboardInterrupt where a signal came that an import put off, or that a library swallowed."""
     if came:
         raise KeyboardInterrupt(came[0])
 
@@ -83,7 +83,10 @@ def _imports(frame: FrameType | None) -> bool:
 
 def _again(number: int) -> None:
     """Has the signal come once more, a moment later."""
-    timer = threading.Timer(0.01, _thread.interrupt_main, [number])
+    if hasattr(signal, "pthread_kill"):  # which also ends what the main thread waits for
+        timer = threading.Timer(0.01, signal.pthread_kill, [threading.main_thread().ident, number])
+    else:
+        timer = threading.Timer(0.01, _thread.interrupt_main, [number])
     timer.daemon = True
     timer.start()
 

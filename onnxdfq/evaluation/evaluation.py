@@ -244,5 +244,5 @@ def _arg_max(output: Outputs) -> Classes:
 
 
 def _decibel(signal: float, noise: float) -> float | None:
-    """Infinite when nothing differs, which JSON cannot say: None then."""
-    return 10 * float(np.log10(signal / noise)) if noise > 0 and signal > 0 else None
+    """Infinite when nothing differs, or when something is infinite, which JSON cannot say: None then."""
+    return 10 * float(np.log10(signal / noise)) if 0 < noise < np.inf and signal > 0 else None
