@@ -1,7 +1,8 @@
 """Kills at random moments, and what they leave: `python -m samples.hostile.kills [COUNT]`.
 
 Each run compresses a small network in folders of its own, and is killed at a moment drawn uniformly over the length of
-one that nothing disturbs. Every second run finds an older file at the output's place. Then another, whole, sweeps.
+one that nothing disturbs. Every second run finds an older file at the output's place. Where something is left over,
+another run, whole, sweeps.
 """
 
 import os
@@ -106,6 +107,8 @@ def undisturbed(folder: Path, model: Path, bits: str) -> Undisturbed:
         _, said = process.communicate()
         if process.returncode:
             raise RuntimeError(f"The undisturbed run ended with {process.returncode}: {said}")
+        if strangers(folder):
+            raise RuntimeError(f"The undisturbed run left {strangers(folder)}.")
     return Undisturbed(seconds=time.monotonic() - began, written=(folder / "files" / "out.onnx").read_bytes())
 
 
@@ -139,10 +142,11 @@ def killed(
     counts["exit_code_of_the_signal"] = int(process.returncode == 128 + number)
     counts["untrue"] = int(("nothing was written" in said) != (process.returncode > 0 and state != "whole"))
     counts["tracebacks"] = int("Traceback" in said and "onnxdfq" in said)
-    sweeping = started(folder, "other.onnx", SWEEP)
-    _, said = sweeping.communicate(timeout=600)
-    if sweeping.returncode:
-        raise RuntimeError(f"The sweeping run ended with {sweeping.returncode}: {said}")
+    if counts["left_by_the_kill"]:
+        sweeping = started(folder, "other.onnx", SWEEP)
+        _, said = sweeping.communicate(timeout=600)
+        if sweeping.returncode:
+            raise RuntimeError(f"The sweeping run ended with {sweeping.returncode}: {said}")
     counts["left_after_the_next_run"] = len(strangers(folder))
     return counts
 
