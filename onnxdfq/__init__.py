@@ -4,6 +4,7 @@ import onnxdfq
 result = onnxdfq.compress("model.onnx", bits="w8a8", normalize="imagenet")
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,9 @@ if getattr(passes, "PART_OF", None) != "onnxdfq":
         f"onnxdfq's own package `passes` is hidden by {getattr(passes, '__file__', passes)}, which Python finds first; "
         "rename that folder or file, or start from another folder."
     )
+
+# ONNX Runtime's own builds carry a client of its makers' telemetry, which starts when they are imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from onnxdfq.api import compress, evaluate, load, synthesize

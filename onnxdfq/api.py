@@ -6,7 +6,6 @@ refused at once.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields, replace
@@ -22,6 +21,7 @@ from onnxdfq.recipe.bits import read_layer_bits
 from onnxdfq.recipe.choices import Clipping, Effort, Scheme
 from onnxdfq.recipe.names import one_of
 from onnxdfq.recipe.recipe import Recipe, Settings
+from onnxdfq.scratch import scratch_folder
 from onnxdfq.targets import load_target
 from passes.target.target import Target
 
@@ -315,8 +315,8 @@ def _as_file(model: ModelLike) -> Iterator[Path]:
         return
     import onnx_ir as ir
 
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "model.onnx"
+    with scratch_folder() as scratch:
+        path = scratch / "model.onnx"
         ir.save(model if isinstance(model, ir.Model) else ir.from_proto(model), path)
         yield path
 

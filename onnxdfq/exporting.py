@@ -5,7 +5,6 @@ import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
@@ -19,6 +18,7 @@ from onnxdfq.errors import DfqError, OutputError
 from onnxdfq.images.normalization import Normalization
 from onnxdfq.model_file import check_writable, is_large, save_model
 from onnxdfq.model_file.through_proto import infer_shapes
+from onnxdfq.scratch import scratch_folder
 from passes.write.provenance import WriteProvenance
 
 Names = tuple[list[str], list[str]]  # of inputs and outputs
@@ -118,9 +118,9 @@ def _reason(error: BaseException) -> str:
 
 def _with_torchscript(module: nn.Module, examples: tuple[Tensor, ...], names: Names) -> ir.Model:
     inputs, outputs = names
-    with TemporaryDirectory() as folder, warnings.catch_warnings():
+    with scratch_folder() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # the exporter as a whole, and each function in it
-        file = Path(folder) / "model.onnx"
+        file = folder / "model.onnx"
         torch.onnx.export(
             module,
             examples,

@@ -9,7 +9,7 @@ import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -59,6 +59,14 @@ def sweep(place: Path) -> None:
         for folder in place.iterdir():
             if _LEFT_OVER.fullmatch(folder.name):
                 _sweep_one(folder)
+
+
+def sweep_all(places: Iterable[Path]) -> None:
+    """Deletes what killed owners left in these folders and in the system's temporary folder."""
+    with suppress(OSError):
+        sweep(temporary_folder())
+    for place in places:
+        sweep(place)
 
 
 def temporary_folder() -> Path:

@@ -7,7 +7,9 @@ from typing import Any, TypeVar
 
 import click
 
+from onnxdfq.cli.interruption import tell_of_interruption
 from onnxdfq.errors import DfqError
+from onnxdfq.signals import came, written
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 FLAGS = {"settings": "--set", "output": "-o", "inputs": "--input"}
@@ -15,20 +17,31 @@ FLAGS = {"settings": "--set", "output": "-o", "inputs": "--input"}
 
 
 class Group(click.Group):
-    """Turns what goes wrong into one sentence on stderr and an exit code: 2 the user's, 1 ours, 130 Ctrl-C."""
+    """Turns what goes wrong into one sentence on stderr and an exit code: 2 the user's, 1 ours, 128 up signals."""
+
+    def make_context(self, *given: Any, **named: Any) -> click.Context:
+        """Read the arguments."""
+        try:
+            return super().make_context(*given, **named)
+        except KeyboardInterrupt:  # which click would only call "Aborted!"
+            raise click.exceptions.Exit(tell_of_interruption()) from None
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        written.clear()
         try:
             return super().invoke(ctx)
-        except DfqError as error:
-            click.echo(f"onnxdfq: {with_flag(error)}", err=True)
-            ctx.exit(error.exit_code)
         except KeyboardInterrupt:
-            click.echo("\nonnxdfq: interrupted; nothing was written.", err=True)
-            ctx.exit(130)
+            ctx.exit(tell_of_interruption())
         except (click.exceptions.Exit, click.Abort, click.ClickException, BrokenPipeError):
             raise
-        except Exception as error:  # whatever this is, it is our fault, and a traceback helps no user
+        except Exception as error:
+            if came:  # inside a library, which took it for a failure of its own
+                ctx.exit(tell_of_interruption())
+            if isinstance(error, DfqError):
+                click.echo(f"onnxdfq: {with_flag(error)}", err=True)
+                ctx.exit(error.exit_code)
+            # whatever this is, it is our fault, and a traceback helps no user
             where = traceback.extract_tb(error.__traceback__)[-1]
             click.echo(
                 f"onnxdfq: this is a fault of onnxdfq, please report it: {type(error).__name__} in "

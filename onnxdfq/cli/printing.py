@@ -110,6 +110,7 @@ _LABELS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("top1", "accuracy", _percent),
     ("agreement", "same answer as the float model", _percent),
     ("sqnr_db", "signal to noise", "{:.1f} dB".format),
+    ("not_finite", "NaN or infinite, unlike the float's", "{:,} numbers".format),
     ("seconds", "seconds", str),
     ("peak_memory", "peak memory", lambda count: f"{count / 2**20:,.0f} MiB"),
 )

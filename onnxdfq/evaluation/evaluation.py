@@ -33,6 +33,7 @@ class Evaluation:
         sqnr_db: 10 log10 of signal over error energy of the worst of the compared values (see
             `passes.graph.compared`). Where the number of rows depends on the sample (a detector's boxes) and the two
             models give different ones, that output of that batch is left out.
+        not_finite: How many numbers are NaN or infinite where those of the float original are not; None for none.
         notes: What to know about these figures, a sentence each.
     """
 
@@ -41,6 +42,7 @@ class Evaluation:
     top1_float: float | None = None
     agreement: float | None = None
     sqnr_db: float | None = None
+    not_finite: int | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -138,6 +140,7 @@ class _Score:
     positions: int = 0
     signal: dict[int, float] = field(default_factory=dict)  # by place of the output
     noise: dict[int, float] = field(default_factory=dict)
+    not_finite: int = 0
     classifies: bool = False
     compared: bool = False
 
@@ -169,7 +172,11 @@ class _Score:
         if labels is not None and other is not None and self.classifies:
             self.right_float += int((other == labels).sum())
         for place, (value, reference) in enumerate(zip(outputs, expected, strict=True)):
+            self.not_finite += _not_finite(value, reference)
             if value.shape == reference.shape:
+                finite = np.isfinite(reference)
+                if not finite.all():  # nothing is close to an infinity, or far from it
+                    value, reference = value[finite], reference[finite]
                 self.signal[place] = self.signal.get(place, 0.0) + _energy(reference)
                 self.noise[place] = self.noise.get(place, 0.0) + _energy(np.asarray(value - reference))
 
@@ -184,6 +191,7 @@ class _Score:
             top1_float=self.right_float / count if scored and self.compared else None,
             agreement=self.equal / self.positions if self.positions else None,
             sqnr_db=min(levels) if levels else None,
+            not_finite=self.not_finite or None,
         )
 
 
@@ -196,6 +204,12 @@ def _classes(
     if answer is None:
         return None
     return answer.astype(np.int64) if np.issubdtype(answer.dtype, np.integer) else _arg_max(answer)
+
+
+def _not_finite(value: Outputs, reference: Outputs) -> int:
+    """How many numbers of the one are NaN or infinite where those of the other are not."""
+    broken, finite = ~np.isfinite(value), np.isfinite(reference)
+    return int((broken & finite).sum() if value.shape == reference.shape else broken.sum() * bool(finite.all()))
 
 
 def _energy(values: Outputs) -> float:
@@ -230,5 +244,5 @@ def _arg_max(output: Outputs) -> Classes:
 
 
 def _decibel(signal: float, noise: float) -> float | None:
-    """Infinite when nothing differs, which JSON cannot say: None then."""
-    return 10 * float(np.log10(signal / noise)) if noise > 0 and signal > 0 else None
+    """Infinite when nothing differs, or when something is infinite, which JSON cannot say: None then."""
+    return 10 * float(np.log10(signal / noise)) if 0 < noise < np.inf and signal > 0 else None

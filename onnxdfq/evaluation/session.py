@@ -33,6 +33,7 @@ class Session:
         model: A version of it, which runs in its place.
         original: The file as it was opened. Its `model` only tells what goes in and comes out: what runs is the file
             itself, wherever it runs.
+        called: What error messages call it where that is not `path`.
         fuse: Whether Quantize and Dequantize may become integer kernels; next to int2 weights they never do, for ONNX
             Runtime then makes kernels that it refuses itself.
 
@@ -49,12 +50,18 @@ class Session:
     """
 
     def __init__(
-        self, path: Path, model: ir.Model | None = None, *, original: Opened | None = None, fuse: bool = True
+        self,
+        path: Path,
+        model: ir.Model | None = None,
+        *,
+        original: Opened | None = None,
+        called: Path | None = None,
+        fuse: bool = True,
     ) -> None:
+        self.path = called or path
         if original is not None:
             model = original.model
-        given, model = model, read_model(path, run=True) if model is None else model
-        self.path = path
+        given, model = model, self._read(path) if model is None else model
         self._original = original if original is not None and original.reference.own else None
         self._feeding = Feeding(model)
         if self._original is not None:
@@ -67,7 +74,7 @@ class Session:
             infer_shapes(model, strict=False)
         values = compared_values(model.graph)
         if not values:
-            raise ModelFileError(f"{path} computes no floating-point value, so there is nothing to compress.")
+            raise ModelFileError(f"{self.path} computes no floating-point value, so there is nothing to compress.")
         place = answer_output(model.graph)
         answer = None if place is None else model.graph.outputs[place]
         last = answer.shape[1] if answer is not None and answer.shape is not None and len(answer.shape) > 1 else None
@@ -98,7 +105,14 @@ class Session:
                 self.exact = False
                 self._session = self._open(source)
         except Exception as error:
-            raise ModelFileError(f"ONNX Runtime refuses {path}: {reason_of(error)}") from error
+            reason = reason_of(error).replace(str(path), str(self.path))
+            raise ModelFileError(f"ONNX Runtime refuses {self.path}: {reason}") from error
+
+    def _read(self, path: Path) -> ir.Model:
+        try:
+            return read_model(path, run=True)
+        except ModelFileError as error:
+            raise ModelFileError(str(error).replace(str(path), str(self.path))) from error
 
     def _open(self, source: Path | bytes) -> ort.InferenceSession:
         options = session_options()

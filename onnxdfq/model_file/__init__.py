@@ -9,8 +9,9 @@ half-written file.
 from onnxdfq.model_file.filling import Filling, fillings, given_by_user, parse_fillings
 from onnxdfq.model_file.inputs import InputSpec, batch_of, inputs, main_input
 from onnxdfq.model_file.opening import Opened, Opening, blaming, load_model, read_model
+from onnxdfq.model_file.saving import is_large, save_model
 from onnxdfq.model_file.sizes import parse_input_shapes
-from onnxdfq.model_file.writing import atomic_write, check_writable, is_large, save_model
+from onnxdfq.model_file.writing import atomic_write, check_writable
 
 __all__ = [
     "Filling",

@@ -14,12 +14,12 @@ from onnxdfq.model_file.convert import convert
 from onnxdfq.model_file.declared import declare_shapes, fix_declared_sizes, runs_at_other_sizes, with_declared_sizes
 from onnxdfq.model_file.filling import set_fillings
 from onnxdfq.model_file.free_batch import free_batch
+from onnxdfq.model_file.saving import is_large
 from onnxdfq.model_file.sizes import fix_input_shapes, forget_placeholders
 from onnxdfq.model_file.sparse import write_out_sparse
 from onnxdfq.model_file.through_proto import CARRIED_INLINE, infer_shapes
 from onnxdfq.model_file.to_float32 import to_float32
 from onnxdfq.model_file.untrusted import load_inner_data, read_proto, refuse_ill_formed
-from onnxdfq.model_file.writing import is_large
 from passes.graph.editing import name_of
 
 OLDEST_OPSET, OPSET, NEWEST_OPSET = 7, 21, 25

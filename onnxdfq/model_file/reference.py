@@ -12,9 +12,9 @@ import onnx_ir as ir
 from onnxdfq.errors import ModelFileError
 from onnxdfq.model_file.inputs import batch_of, inputs
 from onnxdfq.model_file.runtime import reason_of, session_options
+from onnxdfq.model_file.saving import is_large
 from onnxdfq.model_file.trial import TRACED_AT, Feeds, Outputs, joined_feeds, random_feeds, stacked, try_out
 from onnxdfq.model_file.untrusted import read_proto
-from onnxdfq.model_file.writing import is_large
 from passes.graph.compared import compared_values, is_float
 from passes.graph.editing import name_of
 
@@ -99,17 +99,23 @@ def with_outputs(path: Path, names: Sequence[str]) -> bytes | None:
 
 
 def load_file(path: Path) -> None:
-    """Raises ModelFileError: ONNX Runtime does not load the file."""
+    """Raises ModelFileError: ONNX Runtime does not load the file, with its fusions or without."""
     try:
         _open(path)
     except Exception as error:  # as above
-        raise ModelFileError(f"ONNX Runtime refuses {path}: {reason_of(error)}") from error
+        try:
+            _open(path, fused=False)
+        except Exception:  # as above
+            raise ModelFileError(f"ONNX Runtime refuses {path}: {reason_of(error)}") from error
 
 
-def _open(path: Path) -> Any:
+def _open(path: Path, *, fused: bool = True) -> Any:
     import onnxruntime
 
-    return onnxruntime.InferenceSession(path, session_options(), providers=["CPUExecutionProvider"])
+    options = session_options()
+    if not fused:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def _element_type(text: str) -> int:

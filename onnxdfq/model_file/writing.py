@@ -2,20 +2,14 @@
 
 import errno
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import onnx
-import onnx_ir as ir
-
 from onnxdfq.errors import OutputError
-from onnxdfq.model_file.through_proto import infer_shapes, weight_bytes
-
-# Protobuf ends at 2**31 bytes. The margin is for everything in the file that is not a weight.
-INLINE_LIMIT = 2**31 - 2**26
+from onnxdfq.scratch import scratch_folder
+from onnxdfq.signals import raise_what_came, uninterrupted, written
 
 _DISK_AT_FAULT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
@@ -42,14 +36,9 @@ def check_writable(path: Path, *, force: bool = False) -> None:
         raise OutputError(f"{path} exists; give another name with -o, or --force to replace it.")
 
 
-def is_large(model: ir.Model) -> bool:
-    """Whether the weights exceed one protobuf, so that they have to lie in a file of their own."""
-    return weight_bytes(model) > INLINE_LIMIT
-
-
 @contextmanager
 def atomic_write(path: Path, *, force: bool = False) -> Iterator[Path]:
-    """Yields a temporary path in the same folder, of the same suffix; it is renamed to `path` when the block ends.
+    """Yields a temporary path of the same name; the file there is renamed to `path` when the block ends.
 
     Any exception, KeyboardInterrupt included, removes the temporary file.
 
@@ -60,72 +49,98 @@ def atomic_write(path: Path, *, force: bool = False) -> Iterator[Path]:
     Raises:
         OutputError: With exit code 2 as `check_writable` does, with 1 where the disk is full or fails.
     """
-    check_writable(path, force=force)
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
-    with _as_output_error(path):
-        try:
-            # Created here, not by the caller, so that an unwritable folder shows before any work is done.
+    with staging(force=force) as staged, staged.file(path) as temporary:
+        yield temporary
+
+
+@contextmanager
+def staging(*, force: bool = False) -> Iterator["Staged"]:
+    """Files that are written aside: all take their places when the block ends, or none does.
+
+    Args:
+        force: Whether existing files may be replaced.
+
+    Raises:
+        OutputError: One of them cannot take its place.
+    """
+    with ExitStack() as stack:
+        staged = Staged(stack, force=force)
+        yield staged
+        staged.take_places()
+
+
+class Staged:
+    """The files of one run, in hidden folders beside their places; `staging` makes it.
+
+    Args:
+        stack: Removes the folders.
+        force: Whether existing files may be replaced.
+    """
+
+    def __init__(self, stack: ExitStack, *, force: bool) -> None:
+        self._stack = stack
+        self._force = force
+        self._folders: dict[Path, Path] = {}  # by the folder that they lie in
+        self._files: dict[Path, Path] = {}  # by their places, in the order in which they take them
+
+    @contextmanager
+    def file(self, place: Path) -> Iterator[Path]:
+        """Yields a temporary path of the same name, for what is to lie at `place`.
+
+        Raises:
+            OutputError: As `atomic_write` does, and where another file of the run is to lie there.
+        """
+        check_writable(place, force=self._force)
+        with _as_output_error(place):
+            temporary = self._folder(place.parent.resolve()) / place.name
+            if temporary.exists():
+                raise OutputError(f"{place} cannot take two files of one run; give one of them another name.")
+            # Created here, not by the caller, so that what cannot be written shows before any work is done.
             os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
             yield temporary
             _flush(temporary)
-            check_writable(path, force=force)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        self._files[place] = temporary
 
+    def where(self, place: Path) -> Path:
+        """The file that is to take this place."""
+        return self._files[place]
 
-def save_model(model: ir.Model, path: Path, *, force: bool = False, inner_shapes: bool = True) -> None:
-    """Writes the model with inferred shapes, after onnx.checker (full check) and strict shape inference pass.
+    def take_places(self) -> None:
+        """Renames every file to its place. Raises OutputError: one cannot be; then all is again as it was before."""
+        for place in self._files:
+            check_writable(place, force=self._force)
+        with uninterrupted(), ExitStack() as undo:
+            raise_what_came()
+            for place, file in self._files.items():
+                with _as_output_error(place):
+                    model = place.with_suffix("")
+                    if place.suffix == ".data" and model in self._files:
+                        # In between, a model must not lie beside the weights of another.
+                        self._keep(model, undo)
+                        model.unlink(missing_ok=True)
+                    self._keep(place, undo)
+                    file.replace(place)
+            undo.pop_all()
+            written.extend(self._files)
 
-    Weights beyond 2 GB go to `<name>.data` beside it.
+    def _folder(self, place: Path) -> Path:
+        if place not in self._folders:
+            self._folders[place] = self._stack.enter_context(scratch_folder(place))
+        return self._folders[place]
 
-    Args:
-        model: Gains the inferred shapes and stays the same otherwise.
-        path: Of the file to write.
-        force: Whether an existing file may be replaced.
-        inner_shapes: Whether the file holds the shapes of inner values, which viewers show and loaders infer; a large
-            model's file always does.
-
-    Raises:
-        OutputError: As `atomic_write` does, and with exit code 1 where the model is not valid ONNX.
-    """
-    check_writable(path, force=force)
-    try:
-        infer_shapes(model, strict=True)
-    except onnx.shape_inference.InferenceError as error:
-        raise _invalid(path, error) from error
-    if is_large(model):
-        _save_with_external_data(model, path, force)
-        return
-    with atomic_write(path, force=force) as temporary:
-        proto = ir.to_proto(model)
+    def _keep(self, place: Path, undo: ExitStack) -> None:
+        """Has what lies at the place now put there again, should a later file not take its own place."""
+        if len(self._files) == 1:
+            return
+        if not (place.exists() or place.is_symlink()):
+            undo.callback(place.unlink, missing_ok=True)
+            return
+        old = self._stack.enter_context(scratch_folder(place.parent)) / place.name
         try:
-            onnx.checker.check_model(proto, full_check=True)
-        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-            raise _invalid(path, error) from error
-        if not inner_shapes:
-            del proto.graph.value_info[:]
-        temporary.write_bytes(proto.SerializeToString(deterministic=True))
-
-
-def _save_with_external_data(model: ir.Model, path: Path, force: bool) -> None:
-    data = path.with_name(path.name + ".data")
-    check_writable(data, force=force)
-    folder = path.with_name(f".{path.stem}.{secrets.token_hex(4)}")
-    with _as_output_error(path):
-        try:
-            folder.mkdir()
-            ir.save(model, folder / path.name, external_data=data.name)
-            try:
-                onnx.checker.check_model(folder / path.name, full_check=True)
-            except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-                raise _invalid(path, error) from error
-            for file in (folder / data.name, folder / path.name):
-                _flush(file)
-            (folder / data.name).replace(data)
-            (folder / path.name).replace(path)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            os.link(place, old, follow_symlinks=False)
+        except OSError:  # not every file system has links
+            shutil.copy2(place, old, follow_symlinks=False)
+        undo.callback(old.replace, place)
 
 
 @contextmanager
@@ -143,8 +158,3 @@ def _flush(file: Path) -> None:
     """Forces a file onto the disk before it is renamed: after a power cut the name must not point at an empty file."""
     with file.open("rb") as stream:
         os.fsync(stream.fileno())
-
-
-def _invalid(path: Path, error: Exception) -> OutputError:
-    first_line = str(error).strip().splitlines()[0]
-    return OutputError(f"{path} was not written, because the model is not valid ONNX: {first_line}", exit_code=1)

@@ -9,10 +9,14 @@ from onnxdfq.evaluation.saturation import saturation_note
 from onnxdfq.images.dataset import Dataset
 from onnxdfq.images.images import Images
 from onnxdfq.methods.method import Measurement, Note, Run
+from onnxdfq.model_file.writing import Staged
+from onnxdfq.pipeline.finite import check_outputs
 from onnxdfq.pipeline.request import Output, Request
 
 
-def compare(request: Request, original: Session, images: Images | None, judging: Sequence[Images], run: Run) -> None:
+def compare(
+    request: Request, staged: Staged, original: Session, images: Images | None, judging: Sequence[Images], run: Run
+) -> None:
     """Fidelity on the images that calibrated and on those that did not; accuracy where labelled data is given.
 
     Of several sets that did not, the worst figure counts.
@@ -21,8 +25,9 @@ def compare(request: Request, original: Session, images: Images | None, judging:
 
     Raises:
         ModelFileError: ONNX Runtime refuses a file that was written for it. DataError: the labelled data does not fit.
+        OutputError: a file computes NaN or infinity where the float network does not.
     """
-    sessions = {output.target.name: _session(output) for output in request.outputs}
+    sessions = {output.target.name: _session(output, staged) for output in request.outputs}
     for kind, sets in (("images", [] if images is None else [images]), ("held_back", judging)):
         found = [
             evaluate_all(
@@ -33,8 +38,10 @@ def compare(request: Request, original: Session, images: Images | None, judging:
             )
             for some in sets
         ]
-        for name in sessions if found else ():
+        for output in request.outputs if found else ():
+            name = output.target.name
             ones = [by_name[name] for by_name in found]
+            check_outputs(output, ones)
             values = {
                 f"agreement_{kind}": min((one.agreement for one in ones if one.agreement is not None), default=None),
                 f"sqnr_db_{kind}": min((one.sqnr_db for one in ones if one.sqnr_db is not None), default=None),
@@ -46,25 +53,28 @@ def compare(request: Request, original: Session, images: Images | None, judging:
         first = next(iter(sessions.values()))
         data = load_evaluation_data(request.evaluation, first, request.recipe.normalize)
         measured = evaluate_all(sessions, data, against=original, progress=run.progress("evaluating"))
-        for name, one in measured.items():
-            values = {key: value for key, value in asdict(one).items() if key != "notes"}
-            run.tell(Measurement(values=values, target=name))
+        for output in request.outputs:
+            one = measured[output.target.name]
+            check_outputs(output, [one])
+            values = {key: value for key, value in asdict(one).items() if key not in ("notes", "not_finite")}
+            run.tell(Measurement(values=values, target=output.target.name))
     for output in request.outputs:
-        _tell_of_runtime(output, sessions[output.target.name], run)
+        _tell_of_runtime(output, staged, sessions[output.target.name], run)
 
 
-def _session(output: Output) -> Session:
+def _session(output: Output, staged: Staged) -> Session:
     """With integer kernels where ONNX Runtime makes them; only of the files for itself does it have to."""
     assert output.path is not None
+    file = staged.where(output.path)
     try:
-        return Session(output.path)
+        return Session(file, called=output.path)
     except ModelFileError:
         if output.target.name == "ort":
             raise
-        return Session(output.path, fuse=False)
+        return Session(file, called=output.path, fuse=False)
 
 
-def _tell_of_runtime(output: Output, session: Session, run: Run) -> None:
+def _tell_of_runtime(output: Output, staged: Staged, session: Session, run: Run) -> None:
     assert output.path is not None
     if not output.target.verified:
         run.tell(
@@ -73,7 +83,7 @@ def _tell_of_runtime(output: Output, session: Session, run: Run) -> None:
                 "its form rests on documents alone."
             )
         )
-    if (note := saturation_note(output.path, exact=session.exact)) is not None:
+    if (note := saturation_note(staged.where(output.path), exact=session.exact)) is not None:
         run.tell(Note(text=note))
     if not session.fused:
         name = output.target.name

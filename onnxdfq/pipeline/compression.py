@@ -20,12 +20,14 @@ from onnxdfq.pipeline.checks import calibration_of, check_method, check_paths, f
 from onnxdfq.pipeline.request import Request
 from onnxdfq.pipeline.result import Metrics, Result, TargetResult
 from onnxdfq.recipe.bits import Bits
+from onnxdfq.scratch import sweep_all
 from passes.graph.batch_norm import read_batch_norms
 
 
 def run_compression(request: Request) -> Result:
     """Quantize a float model without data, and write and measure a file for each target. Raises DfqError."""
     with recorded(request) as (opening, run, record):
+        from onnxdfq.model_file.writing import staging
         from onnxdfq.pipeline.bodies import observe_bodies
         from onnxdfq.pipeline.comparing import compare
         from onnxdfq.pipeline.floats import tell_of_floats
@@ -34,7 +36,7 @@ def run_compression(request: Request) -> Result:
         from onnxdfq.pipeline.planning import Planning, plan_all
         from onnxdfq.pipeline.rewriting import rewritten
         from onnxdfq.pipeline.verdict import judge
-        from onnxdfq.pipeline.writing import save_all, write
+        from onnxdfq.pipeline.writing import stage_all, write
         from passes.lint.lint import lint
 
         model, original = load(request, opening, run)
@@ -56,16 +58,17 @@ def run_compression(request: Request) -> Result:
             run=run,
         )
         plans = plan_all(planning, request.targets, calibration_of(request))
-        # then edit, and prove
+        # then edit, and prove what was written before it takes its place
         written = {
             t.name: write(model, plans[t.name], t, method, images, bodies, request, run) for t in request.targets
         }
-        save_all(request, model, plans, written, images, run)
-        compare(request, original, images, judging, run)
-        judge(request, model, plans, judging[-1] if judging else images, record.of, run)
-        findings = {t.name: lint(written[t.name], t) for t in request.targets}
-        for output in request.outputs:
-            tell_of_floats(output, findings[output.target.name], run)
+        with staging(force=request.force) as staged:
+            stage_all(request, model, plans, written, images, staged, run)
+            compare(request, staged, original, images, judging, run)
+            judge(request, model, plans, judging[-1] if judging else images, record.of, run)
+            findings = {t.name: lint(written[t.name], t) for t in request.targets}
+            for output in request.outputs:
+                tell_of_floats(output, findings[output.target.name], run)
     targets = {
         output.target.name: TargetResult(
             model=written[output.target.name],
@@ -91,15 +94,17 @@ def run_compression(request: Request) -> Result:
 def run_synthesis(request: Request) -> Result:
     """Only the images, as a compression would make them. Raises DfqError."""
     with recorded(request) as (opening, run, record):
+        from onnxdfq.model_file.writing import staging
         from onnxdfq.pipeline.images import make_images
         from onnxdfq.pipeline.loading import load
-        from onnxdfq.pipeline.writing import save_images
+        from onnxdfq.pipeline.writing import stage_images
 
         model, _ = load(request, opening, run)
         method, run = fitted(settled_method(request, model, run), model, run)
         source, _ = make_images(model, method, request, run)
         images = None if source is None else source.fixed(run.image_count)
-        save_images(request, images)
+        with staging(force=request.force) as staged:
+            stage_images(request, images, staged)
     return Result(
         model=model.graph,
         path=request.save_images,
@@ -186,6 +191,7 @@ def recorded(request: Request) -> Iterator[tuple[Opening, Run, Record]]:
     """
     started, record = time.monotonic(), Record()
     check_paths(request)
+    sweep_all(request.folders)
     with Opening(
         request.source, input_shape=request.input_shape, data=_shapes_at_hand(request), fed=request.inputs
     ) as opening:

@@ -55,6 +55,12 @@ class Request:
         """Those of the outputs."""
         return tuple(output.target for output in self.outputs)
 
+    @property
+    def folders(self) -> set[Path]:
+        """That files are written to."""
+        places = [*(output.path for output in self.outputs), self.save_images, self.save_plan]
+        return {place.parent for place in places if place is not None}
+
     def plan_path(self, output: Output) -> Path:
         """Where the bits of each layer are written for one target."""
         assert self.save_plan is not None

@@ -1,4 +1,4 @@
-"""Plans carried out, and every file written, once all is decided."""
+"""Plans carried out, and every file written aside, once all is decided."""
 
 import hashlib
 from collections.abc import Mapping
@@ -8,10 +8,12 @@ import onnx_ir as ir
 
 from onnxdfq.images.images import Images
 from onnxdfq.methods.method import FloatModel, Measurement, Method, Run
-from onnxdfq.model_file import atomic_write, save_model
 from onnxdfq.model_file.declared import restore_shapes
+from onnxdfq.model_file.saving import stage_model
+from onnxdfq.model_file.writing import Staged
 from onnxdfq.pipeline.bodies import ObservedBody, with_quantized_bodies
 from onnxdfq.pipeline.checks import calibration_of
+from onnxdfq.pipeline.finite import check_tensors
 from onnxdfq.pipeline.request import Request
 from onnxdfq.recipe.bits import bits_of_plan, layer_bits_toml
 from passes.graph.editing import drop_unused_initializers
@@ -61,34 +63,36 @@ def write(
     return graph
 
 
-def save_images(request: Request, images: Images | None) -> None:
+def stage_images(request: Request, images: Images | None, staged: Staged) -> None:
     """The images that the run made, where they are wanted. Raises OutputError."""
     if request.save_images is not None and images is not None:
-        with atomic_write(request.save_images, force=request.force) as temporary:
+        with staged.file(request.save_images) as temporary:
             images.save(temporary)
 
 
-def save_all(
+def stage_all(
     request: Request,
     model: FloatModel,
     plans: Mapping[str, QuantPlan],
     written: Mapping[str, ir.Model],
     images: Images | None,
+    staged: Staged,
     run: Run,
 ) -> None:
-    """Models, bits of layers and images, as far as the request names files for them.
+    """Models, bits of layers and images, as far as the request names files for them, beside their places.
 
     Raises:
-        OutputError: a file cannot be written; none is left half written.
+        OutputError: a file cannot be written, or one would hold NaN.
     """
-    save_images(request, images)
+    stage_images(request, images, staged)
     run.tell(Measurement(values={"bytes_float": request.source.stat().st_size}))
     for output in request.outputs:
         name = output.target.name
         if request.save_plan is not None:
             bits = bits_of_plan(model.graph, plans[name], find_quant_points(model.graph, output.target))
-            with atomic_write(request.plan_path(output), force=request.force) as temporary:
+            with staged.file(request.plan_path(output)) as temporary:
                 temporary.write_text(layer_bits_toml(bits, comment=PLAN_COMMENT), encoding="utf-8")
         assert output.path is not None
-        save_model(written[name], output.path, force=request.force, inner_shapes=output.target.inner_shapes)
-        run.tell(Measurement(values={"bytes": output.path.stat().st_size}, target=name))
+        check_tensors(output, written[name], model.graph)
+        stage_model(written[name], output.path, staged, inner_shapes=output.target.inner_shapes)
+        run.tell(Measurement(values={"bytes": staged.where(output.path).stat().st_size}, target=name))

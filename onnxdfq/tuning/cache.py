@@ -1,8 +1,8 @@
 """Memory for values over all images: bfloat16 tensors, those that are large in a file."""
 
 import math
-import tempfile
-from contextlib import suppress
+import os
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -10,7 +10,11 @@ import torch
 from jaxtyping import BFloat16
 from torch import Tensor
 
+from onnxdfq.errors import OutputError
+from onnxdfq.scratch import scratch_folder
+
 LARGEST_IN_MEMORY = 2**29  # bytes; about five such values live at a time
+_CHUNK = 2**24
 
 
 class Cache:
@@ -22,7 +26,8 @@ class Cache:
 
     def __init__(self, limit: int = LARGEST_IN_MEMORY) -> None:
         self.limit = limit
-        self._folder = tempfile.TemporaryDirectory(prefix="onnxdfq-")
+        self._stack = ExitStack()
+        self._folder: Path | None = None
         self._files = 0
 
     def __enter__(self) -> "Cache":
@@ -31,16 +36,41 @@ class Cache:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._folder.cleanup()
+        self._stack.close()
 
     def empty(self, shape: tuple[int, ...]) -> BFloat16[Tensor, "..."]:
-        """Of this shape, on the CPU, uninitialised."""
+        """Of this shape, on the CPU, uninitialised.
+
+        Raises:
+            OutputError: The temporary folder has no room for it.
+        """
         count = math.prod(shape)
         if 2 * count <= self.limit:
             return torch.empty(shape, dtype=torch.bfloat16)
+        if self._folder is None:
+            self._folder = self._stack.enter_context(scratch_folder())
         self._files += 1
-        path = Path(self._folder.name) / str(self._files)
+        path = self._folder / str(self._files)
+        _reserve(path, 2 * count)
         values = torch.from_file(str(path), shared=True, size=count, dtype=torch.bfloat16).view(shape)
         with suppress(OSError):  # where a mapped file may go, its space is free again as soon as the tensor is
             path.unlink()
         return values
+
+
+def _reserve(path: Path, size: int) -> None:
+    """A file of so many bytes that are the disk's own: writing to a mapped one that finds none kills the process."""
+    try:
+        with path.open("wb") as stream:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(stream.fileno(), 0, size)
+            else:
+                for start in range(0, size, _CHUNK):
+                    stream.write(bytes(min(_CHUNK, size - start)))
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise OutputError(
+            f"Tuning keeps {size:,} bytes in the temporary folder {path.parent.parent}, which does not take them "
+            f"({error.strerror}); set TMPDIR to a folder with room, or take fewer --images.",
+            exit_code=1,
+        ) from error

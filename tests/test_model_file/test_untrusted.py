@@ -24,8 +24,8 @@ from onnxdfq.model_file import (
     load_model,
     read_model,
     save_model,
+    saving,
     through_proto,
-    writing,
 )
 from onnxdfq.model_file import loading as loading_module
 from onnxdfq.model_file.handover import hand_over, take_over
@@ -56,7 +56,7 @@ def test_external_data_is_read(tmp_path: Path) -> None:
 
 
 def test_large_models_are_read_lazily_and_not_simplified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing, "INLINE_LIMIT", 100)
+    monkeypatch.setattr(saving, "INLINE_LIMIT", 100)
     for module in (loading_module, through_proto, handover):
         monkeypatch.setattr(module, "CARRIED_INLINE", 200)
     path = save_external(conv_net(opset=13), tmp_path)

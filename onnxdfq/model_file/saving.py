@@ -1,0 +1,61 @@
+"""Models as files: with shapes, checked, and in two files where one does not hold them."""
+
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from onnxdfq.errors import OutputError
+from onnxdfq.model_file.through_proto import infer_shapes, weight_bytes
+from onnxdfq.model_file.writing import Staged, staging
+
+# Protobuf ends at 2**31 bytes. The margin is for everything in the file that is not a weight.
+INLINE_LIMIT = 2**31 - 2**26
+
+
+def is_large(model: ir.Model) -> bool:
+    """Whether the weights exceed one protobuf, so that they have to lie in a file of their own."""
+    return weight_bytes(model) > INLINE_LIMIT
+
+
+def save_model(model: ir.Model, path: Path, *, force: bool = False, inner_shapes: bool = True) -> None:
+    """Writes the model with inferred shapes, after onnx.checker (full check) and strict shape inference pass.
+
+    Weights beyond 2 GB go to `<name>.data` beside it.
+
+    Args:
+        model: Gains the inferred shapes and stays the same otherwise.
+        path: Of the file to write.
+        force: Whether an existing file may be replaced.
+        inner_shapes: Whether the file holds the shapes of inner values, which viewers show and loaders infer; a large
+            model's file always does.
+
+    Raises:
+        OutputError: As `atomic_write` does, and with exit code 1 where the model is not valid ONNX.
+    """
+    with staging(force=force) as staged:
+        stage_model(model, path, staged, inner_shapes=inner_shapes)
+
+
+def stage_model(model: ir.Model, path: Path, staged: Staged, *, inner_shapes: bool = True) -> None:
+    """`save_model`, as one of several files that take their places together."""
+    with staged.file(path) as temporary:
+        try:
+            infer_shapes(model, strict=True)
+            if is_large(model):
+                with staged.file(path.with_name(path.name + ".data")) as data:
+                    ir.save(model, temporary, external_data=data.name)
+                    onnx.checker.check_model(temporary, full_check=True)
+                return
+            proto = ir.to_proto(model)
+            onnx.checker.check_model(proto, full_check=True)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+            raise _invalid(path, error) from error
+        if not inner_shapes:
+            del proto.graph.value_info[:]
+        temporary.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def _invalid(path: Path, error: Exception) -> OutputError:
+    first_line = str(error).strip().splitlines()[0]
+    return OutputError(f"{path} was not written, because the model is not valid ONNX: {first_line}", exit_code=1)
