@@ -4,10 +4,15 @@ import onnxdfq
 result = onnxdfq.compress("model.onnx", bits="w8a8", normalize="imagenet")
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import passes
+
+# ONNX Runtime, when it is imported, starts to collect what it reports of models, and writes that beside the user's own
+# files; a model is nobody's but the user's.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if getattr(passes, "PART_OF", None) != "onnxdfq":
     raise ImportError(

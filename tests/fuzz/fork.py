@@ -96,8 +96,9 @@ def _child(function: Callable[[], object], folder: Path, scratch: Path, limits: 
         for number, name in ((1, "stdout"), (2, "stderr")):
             os.dup2(os.open(scratch / name, os.O_CREAT | os.O_WRONLY | os.O_APPEND), number)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # as the interpreter opens them, whatever the
-        sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # caller made of them
+        # as the interpreter opens them, whatever the caller made of them
+        sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
         os.chdir(folder)
         os.environ["TMPDIR"] = str(scratch / "tmp")
         tempfile.tempdir = None

@@ -109,9 +109,9 @@ def _look(folder: Path, model: str, written: str, limits: Limits) -> list[Fault]
 
 def warm() -> None:
     """Imports all that a command may need, now."""
-    import onnxruntime  # noqa: F401
     import PIL.Image
     import torch
+    import torch._dynamo  # an optimizer does, and makes torch's own empty folder beside the temporary files
 
     import onnxdfq
     import passes
