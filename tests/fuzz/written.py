@@ -13,17 +13,17 @@ def look(source: Path, written: Path) -> None:
     The latter two only where the model that it was made of does run and computes numbers.
     """
     try:
-        session = _session(written)
+        session = open_model(written)
     except Exception as error:  # onnxruntime's own exceptions share no base class but this
         print(f"does not load: {_line(error)}")
         return
-    feeds = _feeds(session)
+    given = feeds(session)
     try:
-        wanted = _session(source).run(None, feeds)
+        wanted = open_model(source).run(None, given)
     except Exception:
         return
     try:
-        found = session.run(None, feeds)
+        found = session.run(None, given)
     except Exception as error:
         print(f"does not run: {_line(error)}")
         return
@@ -31,20 +31,22 @@ def look(source: Path, written: Path) -> None:
         print("computes NaN or infinity, the float model does not")
 
 
-def _session(path: Path) -> ort.InferenceSession:
+def open_model(path: Path) -> ort.InferenceSession:
+    """One thread, and nothing on stderr."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
     return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def _feeds(session: ort.InferenceSession) -> dict[str, np.ndarray]:
-    random, feeds = np.random.default_rng(0), {}
+def feeds(session: ort.InferenceSession) -> dict[str, np.ndarray]:
+    """Normal numbers for floats, zeros for all else; sizes that are open are 1."""
+    random, found = np.random.default_rng(0), {}
     for value in session.get_inputs():
         sizes = [size if isinstance(size, int) else 1 for size in value.shape]
         drawn: Any = random.normal(size=sizes) if value.type in _FLOATS else np.zeros(sizes)
-        feeds[value.name] = np.asarray(drawn).astype(_TYPES.get(value.type, np.float32))
-    return feeds
+        found[value.name] = np.asarray(drawn).astype(_TYPES.get(value.type, np.float32))
+    return found
 
 
 _FLOATS = {"tensor(float)", "tensor(float16)", "tensor(double)"}
