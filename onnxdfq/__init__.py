@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import passes
 
-# ONNX Runtime, when it is imported, starts to collect what it reports of models, and writes that beside the user's own
-# files; a model is nobody's but the user's.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-
 if getattr(passes, "PART_OF", None) != "onnxdfq":
     raise ImportError(
         f"onnxdfq's own package `passes` is hidden by {getattr(passes, '__file__', passes)}, which Python finds first; "
         "rename that folder or file, or start from another folder."
     )
+
+# ONNX Runtime's own builds carry a client of its makers' telemetry, which starts when they are imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from onnxdfq.api import compress, evaluate, load, synthesize
