@@ -77,7 +77,7 @@ def _command(random: Random, seed: Seed) -> tuple[tuple[str, ...], dict[str, byt
         (*compress, *few),
         (*compress, *few, "--dynamic-batch", "--target", pick(random, ("ort", "qnn", "compact", "generic", "tflite"))),
         (*compress, "--method", "dfq", "--images", "2"),
-        (*compress, "--method", "dfmpc", "--bits", pick(random, ("w2/6a8", "w2/6")), "--images", "2"),
+        (*compress, "--method", "dfmpc", "--bits", pick(random, ("w2/6a8", "w2/6")), *few),
         (*compress, "--calibration", "data.npz"),
         (*compress, "--calibration", "data.npz", "--evaluate", "data.npz"),
         ("evaluate", MODEL, "data.npz", *said),

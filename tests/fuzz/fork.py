@@ -61,7 +61,7 @@ def run(function: Callable[[], object], folder: Path, limits: Limits) -> Outcome
         (scratch / "tmp").mkdir()
         before = dict(_files(folder))
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
-        started = time.monotonic()
+        started, kept = time.monotonic(), _children()
         pid = os.fork()
         if not pid:
             _child(function, folder, scratch, limits)
@@ -69,7 +69,7 @@ def run(function: Callable[[], object], folder: Path, limits: Limits) -> Outcome
             os.setpgid(pid, pid)
         status, usage, over_time = _watch(pid, limits)
         seconds = time.monotonic() - started
-        orphans = _reap()
+        orphans = _reap(kept)
         changed = [name for name, stamp in _files(folder) if before.get(name) != stamp]
         changed += [f"gone:{name}" for name in before if not os.path.lexists(folder / name)]
         return Outcome(
@@ -152,23 +152,25 @@ def _watch(pid: int, limits: Limits) -> tuple[int, resource.struct_rusage, bool]
     return status, usage, over_time or -os.waitstatus_to_exitcode(status) == signal.SIGXCPU
 
 
-def _reap() -> int:
-    """Ends what outlived the run, and counts it."""
+def _reap(kept: set[int]) -> int:
+    """Ends what outlived the run, all but `kept`, and counts it."""
     count, patience = 0, time.monotonic() + 1.0
-    while True:
-        try:
-            pid, _ = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return count
-        if pid:
-            continue
-        if time.monotonic() < patience:
-            time.sleep(0.01)
-            continue
-        for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
-            count += 1
-            os.kill(int(child), signal.SIGKILL)
-        patience = time.monotonic() + 1.0
+    while others := _children() - kept:
+        for pid in others:
+            with suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+        if time.monotonic() > patience:
+            for pid in others & _children():
+                count += 1
+                os.kill(pid, signal.SIGKILL)
+            patience = time.monotonic() + 1.0
+        time.sleep(0.01)
+    return count
+
+
+def _children() -> set[int]:
+    """Of this process; grandchildren without a parent are."""
+    return {int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()}
 
 
 def _files(folder: Path) -> Iterator[tuple[str, tuple[int, int, int]]]:

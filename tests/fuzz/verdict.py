@@ -58,9 +58,8 @@ def faults(outcome: Outcome, arguments: Sequence[str], outputs: Sequence[str] = 
     elif code == 2 and (wrong := _no_sentence(lines)):
         found.append(Fault(kind="no sentence", cause=wrong, detail=outcome.stderr[-500:]))
     allowed = outputs if code == 0 else ()
-    if left := sorted(name for name in outcome.left if name not in allowed):
-        kind = "left behind" if code in (0, 1, 2) else "left behind by a death"
-        found.append(Fault(kind=kind, cause=normalised(left[0]), detail=", ".join(left)[:500]))
+    if code >= 0 and (left := sorted(name for name in outcome.left if name not in allowed)):
+        found.append(Fault(kind="left behind", cause=normalised(left[0]), detail=", ".join(left)[:500]))
     if outcome.orphans:
         found.append(Fault(kind="process left", cause=str(outcome.orphans)))
     for name, text in (("stdout", outcome.stdout), ("stderr", outcome.stderr)):

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from .fork import Limits, Outcome, run
+from .seeds import DIGITS
 from .verdict import Fault, faults
 
 
@@ -123,6 +124,9 @@ def warm() -> None:
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if not module.name.endswith("__main__"):
                 importlib.import_module(module.name)
+    from onnxdfq.model_file.opening import read_model
+
+    read_model(DIGITS)  # starts the process that reads models, which serves all forks
     gc.collect()
     gc.freeze()
 
