@@ -60,7 +60,7 @@ class Call:
         self._socket = ours
         self._lines: BinaryIO = ours.makefile("rb")
         self._stage = ""
-        request = {"task": task, "arguments": dict(arguments), "limits": asdict(limits), "folder": os.getcwd()}
+        request = {"task": task, "arguments": dict(arguments), "limits": asdict(limits), "folder": str(Path.cwd())}
         ours.sendall(json.dumps(request).encode() + b"\n")
 
     def __enter__(self) -> "Call":

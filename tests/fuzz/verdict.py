@@ -11,6 +11,7 @@ from .fork import Outcome
 LONGEST = 3000  # characters of a sentence
 BIDIRECTIONAL = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _FAULT = re.compile(r"this is a fault of onnxdfq, please report it: (\w+) in (.*?:\d+): (.*)")
+_FAULT_OF_TASK = re.compile(r"(\w+) in (\S+:\d+): (.*)")
 _FRAME = re.compile(r'File "([^"]+)", line (\d+),? in (\S+)')
 _OURS = re.compile(r"^(?!.*site-packages).*/(onnxdfq|passes)/")
 FORGED = "FORGED"
@@ -48,6 +49,8 @@ def faults(outcome: Outcome, arguments: Sequence[str], outputs: Sequence[str] = 
     if outcome.memory > outcome.limits.memory:
         found.append(Fault(kind="memory", cause=where, detail=f"{outcome.memory:,} bytes"))
     if said := _FAULT.search(outcome.stderr):
+        if said[1] == "TaskFault":  # in the process that reads models; the stack of this one tells nothing
+            said, where = _FAULT_OF_TASK.match(said[3]) or said, "a task"
         found.append(Fault(kind="fault", cause=f"{said[1]} in {said[2]} by {where}", detail=said[3][:300]))
     elif "Traceback (most recent call last)" in outcome.stderr:
         found.append(Fault(kind="traceback", cause=f"{last} by {place(outcome.stderr)}", detail=outcome.stderr[-2000:]))
