@@ -1,9 +1,11 @@
 # Everything happens in .venv; `make demo` and `make test` need nothing but Python 3.11+ and make.
 PYTHON ?= python3
 BIN := .venv/bin
+N ?= 10000
+SEED ?= 0
 INSTALLED := .venv/installed
 
-.PHONY: demo test test-slow bench lint clean
+.PHONY: demo test test-slow fuzz bench lint clean
 
 demo: $(INSTALLED)
 	$(BIN)/python samples/digits/demo.py
@@ -15,6 +17,10 @@ test: $(INSTALLED) lint
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group notebook
 	$(BIN)/python -m pytest -m slow
+
+# Mutated models, data and arguments, each in a fork with limits; a fault is counted by its cause.
+fuzz: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --seed $(SEED) --cases $(N) --results
 
 bench: $(INSTALLED)
 	$(BIN)/python -m pytest -m benchmark -s

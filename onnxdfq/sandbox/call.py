@@ -45,7 +45,7 @@ class Call:
     Args:
         program: Module whose `__main__` serves the task (`serve`).
         task: Its name there.
-        arguments: Named; what JSON can say.
+        arguments: Named; what JSON can say. Paths may be relative to the current folder.
         limits: That it is held to.
     """
 
@@ -60,7 +60,7 @@ class Call:
         self._socket = ours
         self._lines: BinaryIO = ours.makefile("rb")
         self._stage = ""
-        request = {"task": task, "arguments": dict(arguments), "limits": asdict(limits)}
+        request = {"task": task, "arguments": dict(arguments), "limits": asdict(limits), "folder": str(Path.cwd())}
         ours.sendall(json.dumps(request).encode() + b"\n")
 
     def __enter__(self) -> "Call":

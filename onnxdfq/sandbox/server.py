@@ -69,6 +69,7 @@ def _work(tasks: Mapping[str, Task], request: Mapping[str, Any], limits: Limits,
     silence = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):  # libraries print, and abort with a message
         os.dup2(silence, stream)
+    os.chdir(request["folder"])  # the caller's, who may have gone elsewhere since this server started
     limits.apply()
 
     def stage(name: str) -> None:

@@ -23,6 +23,9 @@ from onnxdfq.sandbox import serve
 def add(stage, a, b):
     return {"sum": a + b, "process": os.getpid()}
 
+def here(stage):
+    return {"folder": os.getcwd()}
+
 def staged(stage):
     stage("one"); stage("two")
     return {}
@@ -72,6 +75,15 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def outcome(program: str, task: str, limits: Limits = LIMITS, **arguments: Any) -> Any:
     with Call(program, task, arguments, limits) as call:
         return call.result()
+
+
+def test_a_task_runs_in_the_current_folder_of_each_call(
+    program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        assert outcome(program, "here") == {"folder": str((tmp_path / name).resolve())}
 
 
 def test_a_result_comes_from_another_process_each_time(program: str) -> None:
