@@ -9,6 +9,16 @@ from onnxdfq.errors import ModelFileError
 from onnxdfq.model_file.through_proto import through_proto
 from onnxdfq.model_file.trial import run, same, try_out
 
+# What onnx raises has no class in common.
+_FAILURES = (
+    RuntimeError,
+    IndexError,
+    ValueError,
+    onnx.checker.ValidationError,
+    onnx.shape_inference.InferenceError,
+    onnx.version_converter.ConvertError,
+)
+
 
 def convert(model: ir.Model, path: Path, *, opset: int, compare: bool) -> ir.Model:
     """The model at `opset`; itself where it is of that opset or a newer one.
@@ -29,7 +39,7 @@ def convert(model: ir.Model, path: Path, *, opset: int, compare: bool) -> ir.Mod
     trial = try_out(model, 1) if compare else None
     try:
         converted = through_proto(model, lambda proto: _converted(proto, opset))
-    except (RuntimeError, onnx.checker.ValidationError, onnx.version_converter.ConvertError) as error:
+    except _FAILURES as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelFileError(
             f"{path} could not be converted from opset {old} to {opset} ({reason}); {advice}."
@@ -48,6 +58,11 @@ def convert(model: ir.Model, path: Path, *, opset: int, compare: bool) -> ir.Mod
 def _converted(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     # Before IR 4 an initializer had to be an input as well, and the converter holds old files to that.
     proto.ir_version = max(proto.ir_version, 8)
+    # Shapes inside are inferred again; the file's own may be stale, which runtimes overlook and the converter does not.
+    inferred = {output for node in proto.graph.node if node.domain in ("", "ai.onnx") for output in node.output}
+    kept = [value for value in proto.graph.value_info if value.name not in inferred]
+    del proto.graph.value_info[:]
+    proto.graph.value_info.extend(kept)
     return onnx.version_converter.convert_version(proto, opset)
 
 

@@ -95,7 +95,7 @@ def restore_shapes(model: ir.Model, *, dynamic_batch: bool, static: bool) -> Non
         return
     for value, dims in zip(model.graph.outputs, declared_outputs, strict=True):
         # what inference finds replaces it; the numbers that it had follow from sizes that may be open again
-        value.shape = ir.Shape(dims) if dims is not None and not dynamic_batch else None
+        value.shape = None if dims is None else ir.Shape([None] * len(dims) if dynamic_batch else dims)
 
 
 def runs_at_other_sizes(model: ir.Model, opened: ir.Model) -> bool:

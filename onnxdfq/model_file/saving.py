@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from onnxdfq.errors import OutputError
 from onnxdfq.model_file.through_proto import infer_shapes, weight_bytes
+from onnxdfq.model_file.unshaped import all_shaped
 from onnxdfq.model_file.writing import Staged, staging
 
 # Protobuf ends at 2**31 bytes. The margin is for everything in the file that is not a weight.
@@ -48,7 +49,8 @@ def stage_model(model: ir.Model, path: Path, staged: Staged, *, inner_shapes: bo
                     onnx.checker.check_model(temporary, full_check=True)
                 return
             proto = ir.to_proto(model)
-            onnx.checker.check_model(proto, full_check=True)
+            with all_shaped(proto):
+                onnx.checker.check_model(proto, full_check=True)
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
             raise _invalid(path, error) from error
         if not inner_shapes:

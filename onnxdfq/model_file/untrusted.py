@@ -11,6 +11,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from onnxdfq.errors import ModelFileError, UnsupportedOperator
+from onnxdfq.model_file.unshaped import all_shaped
 
 Found = TypeVar("Found", bound=Message)
 # Number and wire type of the fields of onnx.ModelProto (onnx.proto3): 0 is a varint, 2 is length-delimited.
@@ -198,14 +199,9 @@ def refuse_ill_formed(path: Path, proto: onnx.ModelProto) -> None:
                 f"{path}: ONNX opset {opset} has no operator {node.op_type} (domain 'ai.onnx'), which node "
                 f"{node.name or ', '.join(node.output)!r} uses."
             )
-    # The checker must not open external files, and files that leave out the shape of an input or output are common.
+    # The checker must not open external files.
     external = [
         (tensor, onnx.TensorProto.FromString(tensor.SerializeToString())) for tensor in _external_tensors(proto)
-    ]
-    unshaped = [
-        value.type.tensor_type
-        for value in (*proto.graph.input, *proto.graph.output)
-        if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape")
     ]
     ir_version = proto.ir_version
     try:
@@ -215,17 +211,14 @@ def refuse_ill_formed(path: Path, proto: onnx.ModelProto) -> None:
             tensor.ClearField("external_data")
             tensor.ClearField("data_location")
             tensor.dims[:] = [0]
-        for tensor_type in unshaped:
-            tensor_type.shape.SetInParent()
-        onnx.checker.check_model(proto)
+        with all_shaped(proto):
+            onnx.checker.check_model(proto)
     except (onnx.checker.ValidationError, ValueError) as error:
         raise ModelFileError(f"{path} is not a valid ONNX model: {str(error).strip().splitlines()[0]}") from error
     finally:
         proto.ir_version = ir_version
         for tensor, original in external:
             tensor.CopyFrom(original)
-        for tensor_type in unshaped:
-            tensor_type.ClearField("shape")
 
 
 def _known(node: onnx.NodeProto, opset: int) -> bool:

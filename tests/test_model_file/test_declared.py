@@ -11,7 +11,9 @@ import pytest
 from onnx import TensorProto, helper
 
 import onnxdfq
-from onnxdfq.errors import InputError
+from onnxdfq.errors import InputError, ShapeError
+from onnxdfq.model_file import load_model
+from onnxdfq.model_file.inputs import batch_of
 
 from .conftest import build, run, saved, weight
 
@@ -210,3 +212,56 @@ def test_inputs_that_share_a_fixed_batch(tmp_path: Path) -> None:
     session = onnxruntime.InferenceSession(free.SerializeToString(), providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {"x": x, "z": z, "scale": np.array(1, np.float32)})
     assert sqnr(found, np.concatenate(expected)) > 25
+
+
+def looped(output: Sequence[Any] | None) -> onnx.ModelProto:
+    """A layer three times over: inference tells nothing of the shape that a Loop has in the end."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["on"], ["on2"]),
+            helper.make_node("Conv", ["z", "w"], ["conv"], name="conv", pads=[1, 1, 1, 1]),
+            helper.make_node("Relu", ["conv"], ["z2"], name="relu"),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("turn", TensorProto.INT64, []),
+            helper.make_tensor_value_info("on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("z", TensorProto.FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("on2", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("z2", TensorProto.FLOAT, None),
+        ],
+    )
+    node = helper.make_node("Loop", ["count", "yes", "x"], ["y"], name="loop", body=body)
+    weights = {"w": weight(3, 3, 3, 3), "count": np.array(3), "yes": np.array(True)}
+    return build([node], weights, shape=(1, 3, 8, 8), output=output, opset=21)
+
+
+@pytest.mark.parametrize(("output", "free"), [(None, None), ((1, 3, 8, 8), ["?", "?", "?", "?"])])
+def test_an_output_whose_shape_nothing_tells_is_written_as_it_was(
+    tmp_path: Path, output: Sequence[int] | None, free: Dims | None
+) -> None:
+    path = saved(looped(output), tmp_path)
+    for dynamic, expected in ((False, output and list(output)), (True, free)):
+        written = compressed(path, dynamic_batch=dynamic).graph.output[0]
+        assert written.type.tensor_type.HasField("shape") == (expected is not None)
+        assert expected is None or dims([written]) == [expected]
+
+
+def at_one_alone(gain: Sequence[Any]) -> onnx.ModelProto:
+    """The batch is declared free, and yet the samples of one input meet the channels of the other."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["conv"], name="conv"),
+        helper.make_node("Mul", ["conv", "gain"], ["y"], name="mul"),
+    ]
+    more = [helper.make_tensor_value_info("gain", TensorProto.FLOAT, gain)]
+    return build(nodes, {"w": weight(4, 3, 3, 3)}, shape=("batch", 3, 8, 8), more_inputs=more, opset=21)
+
+
+def test_a_batch_that_runs_at_one_size_alone_is_that_size(tmp_path: Path) -> None:
+    path = saved(at_one_alone(["batch", 1, 1]), tmp_path)
+    assert batch_of(load_model(path)) == 1
+    assert dims(compressed(path).graph.input) == [["batch", 3, 8, 8], ["batch", 1, 1]]
+    with pytest.raises(ShapeError, match="computes with 1 at a time only"):
+        load_model(saved(at_one_alone(["batch"]), tmp_path))

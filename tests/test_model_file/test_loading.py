@@ -221,3 +221,12 @@ def test_functions_are_inlined(tmp_path: Path) -> None:
     assert not model.functions
     assert {node.domain for node in model.graph} == {""}
     assert_same_function(path, model, 3, 8, 8)
+
+
+@pytest.mark.parametrize("size", [7, 2**63 - 1])
+def test_a_stale_shape_inside_does_not_hinder_the_conversion(tmp_path: Path, size: int) -> None:
+    proto = conv_net(opset=13)
+    stale = helper.make_tensor_value_info("relu_y", onnx.TensorProto.FLOAT, ["batch", size, 8, 8])
+    proto.graph.value_info.append(stale)
+    path = saved(proto, tmp_path)
+    assert_same_function(path, load_model(path), 3, 8, 8)
