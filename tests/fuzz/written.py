@@ -39,9 +39,9 @@ def open_model(path: Path) -> ort.InferenceSession:
     return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def feeds(session: ort.InferenceSession) -> dict[str, np.ndarray]:
+def feeds(session: ort.InferenceSession, seed: int = 0) -> dict[str, np.ndarray]:
     """Normal numbers for floats, zeros for all else; sizes that are open are 1."""
-    random, found = np.random.default_rng(0), {}
+    random, found = np.random.default_rng(seed), {}
     for value in session.get_inputs():
         sizes = [size if isinstance(size, int) else 1 for size in value.shape]
         drawn: Any = random.normal(size=sizes) if value.type in _FLOATS else np.zeros(sizes)

@@ -1,23 +1,23 @@
 """What is right for each of the broken and hostile files that failed once."""
 
 WORKS = "works"
-DAMAGED = "is not a valid ONNX model|is damaged|ONNX Runtime"
-NOT_RUN = "does not run|refuses|cannot run"
-ESCAPES = "lies in|outside|is missing|cannot be read|names no file|too long|loop"
-NOT_FINITE = "NaN|infinit|not finite|no number"
-TOO_LARGE = "too large|larger than|bytes|GB|GiB|bound|at most"
-TOO_LONG = "takes longer|time|seconds|ended"
+DAMAGED = "is not a valid ONNX model|ONNX Runtime (does not run|refuses)"
+NOT_RUN = "ONNX Runtime does not run"
+NO_DATA = "the external data of tensor '.*' (lies in|is missing|cannot be)"
+NOT_FINITE = "computes NaN or infinity|became infinite or not a number"
+TOO_LARGE = "numbers for one run, .* are taken|takes more memory than"
+TOO_LONG = "comes to no end in the time"
 
 COMPRESSED = {
     "02_function_constant_read_from_cwd": WORKS,
-    "03_sigfpe_ins_divmin": "kills|ends|died|ended|crash",
+    "03_sigfpe_ins_divmin": "ended the process that did it",
     "04_damaged_initializer": DAMAGED,
     "05_lint_inference_error": DAMAGED,
     "06_domain_ai_onnx": WORKS,
     "07_conv_group0": NOT_RUN,
     "08_b_neg": WORKS,
     "08_bneps_inf": f"{WORKS}|{NOT_FINITE}|epsilon",
-    "08_bnmean_huge": f"{WORKS}|{NOT_FINITE}|too large",
+    "08_bnmean_huge": f"{WORKS}|{NOT_FINITE}|out.onnx does not run",
     "08_bnvar_mixed": f"{NOT_FINITE}|negative",
     "08_bnvar_neg": f"{NOT_FINITE}|negative",
     "08_conv_kernel_wrong": NOT_RUN,
@@ -27,29 +27,29 @@ COMPRESSED = {
     "08_wg_huge": NOT_FINITE,
     "09_chain_relu_300": WORKS,
     "09_chain_sigmoid_1000": WORKS,
-    "10_location_symlink_loop": ESCAPES,
-    "10_location_too_long": ESCAPES,
-    "10_string_tensor_external": f"{WORKS}|text|string",
-    "11_escape_dim": WORKS,
+    "10_location_symlink_loop": NO_DATA,
+    "10_location_too_long": NO_DATA,
+    "10_string_tensor_external": "should hold text",
+    "11_escape_dim": "has unknown sizes",
     "11_escape_names": WORKS,
     "12_function_shadows_relu": f"{WORKS}|function",
     "13_data_propagation_bomb": f"{DAMAGED}|{TOO_LARGE}",
     "14_loop_2_62": TOO_LONG,
-    "15_function_laughs": f"{TOO_LONG}|{TOO_LARGE}",
+    "15_function_laughs": "nodes once its functions are inlined",
     "mutant-compress-AssertionError-noise_probe": WORKS,
     "mutant-compress-IndexError-reduction_py_lambda_leaf_reduction": NOT_RUN,
     "mutant-compress-KeyError-convert_py_convert_leaf_convert": WORKS,
     "mutant-compress-MemoryError-moves_py_run_leaf_numeric": f"{NOT_RUN}|{TOO_LARGE}",
     "mutant-compress-MemoryError-moves_py_run_leaf_shape_base_impl": f"{NOT_RUN}|{TOO_LARGE}",
     "mutant-compress-MemoryError-trial_py_dictcomp_leaf_common": TOO_LARGE,
-    "mutant-compress-OSError-untrusted_py_external_file_leaf_pathlib": ESCAPES,
+    "mutant-compress-OSError-untrusted_py_external_file_leaf_pathlib": NO_DATA,
     "mutant-compress-RuntimeError-convolution": NOT_RUN,
     "mutant-compress-RuntimeError-indexing": NOT_RUN,
     "mutant-compress-RuntimeError-input_range": NOT_FINITE,
     "mutant-compress-RuntimeError-pooling": NOT_RUN,
     "mutant-compress-RuntimeError-resize": NOT_RUN,
     "mutant-compress-RuntimeError-shape": NOT_RUN,
-    "mutant-compress-RuntimeError-untrusted": ESCAPES,
+    "mutant-compress-RuntimeError-untrusted": NO_DATA,
     "mutant-compress-TypeError-inputs_py_constant_input_leaf_enums": f"{DAMAGED}|{NOT_RUN}",
     "mutant-compress-ValueError-affine_py_absorb_inputs_leaf_affine": NOT_RUN,
     "mutant-compress-ValueError-fold_batch_norm": NOT_RUN,
@@ -57,16 +57,16 @@ COMPRESSED = {
     "mutant-compress-ValueError-moves": f"{WORKS}|{NOT_RUN}",
     "mutant-compress-ValueError-noise_probe": "empty|no value|nothing",
     "mutant-compress-ValueError-quant_plan": NOT_FINITE,
-    "mutant-inspect-OSError-untrusted_py_external_file_leaf_pathlib": ESCAPES,
+    "mutant-inspect-OSError-untrusted_py_external_file_leaf_pathlib": NO_DATA,
     "mutant-inspect-ValueError-graph_py_constant_value_leaf_init": WORKS,
     "mutant-inspect-ValueError-graph_py_constant_value_leaf_serde": f"{DAMAGED}|{NOT_RUN}",
     "mutant-lint-FileNotFoundError-graph_py_constant_value_leaf_core": WORKS,
-    "mutant-lint-OSError-untrusted_py_external_file_leaf_pathlib": ESCAPES,
+    "mutant-lint-OSError-untrusted_py_external_file_leaf_pathlib": NO_DATA,
     "mutant-lint-RecursionError-graph_py_sole_consumer_leaf_core": WORKS,
     "mutant-lint-RuntimeError-through_proto": WORKS,
-    "mutant-lint-RuntimeError-untrusted_py_external_file_leaf_pathlib": ESCAPES,
+    "mutant-lint-RuntimeError-untrusted_py_external_file_leaf_pathlib": NO_DATA,
     "mutant-lint-SerdeError-through_proto": f"{DAMAGED}|{NOT_RUN}",
-    "mutant-lint-TypeError-through_proto_py_genexpr_leaf_enums": f"{WORKS}|{DAMAGED}",
+    "mutant-lint-TypeError-through_proto_py_genexpr_leaf_enums": "should hold text",
     "mutant-lint-ValueError-graph_py_constant_value_leaf_serde": f"{DAMAGED}|{NOT_RUN}",
     "mutant-load-KeyError-convert_py_convert_leaf_convert": WORKS,
     "mutant-load-MemoryError-trial_py_dictcomp_leaf_common": TOO_LARGE,

@@ -29,8 +29,10 @@ METHODS = {
     "dfq": ("--method", "dfq", *FEW),
     "dfmpc": ("--method", "dfmpc", "--bits", "w2/6a8", *FEW),
 }
-LEAST = 8.0  # dB on normal inputs, of files that a few images of noise calibrated
-SECONDS = {"seconds": 60.0, "processor": 60}
+LEAST = 15.0  # dB on inputs of the kind that calibrated
+SECONDS = {"seconds": 120.0, "processor": 60}
+ENDLESS = {"14_loop_2_62"}  # half a minute each, at whose end they are given up
+WORKING = [case for case, right in COMPRESSED.items() if right == WORKS]
 MODEL = "model.onnx"
 
 
@@ -65,7 +67,9 @@ def test_inspect_and_lint_tell_or_refuse(worker: Worker, folder: Path, case: str
         assert outcome.code in ((0,) if COMPRESSED[case] == WORKS else (0, 2))
 
 
-@pytest.mark.parametrize("case", COMPRESSED)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow) if case in ENDLESS else case for case in COMPRESSED]
+)
 def test_compress_works_or_is_refused_by_a_true_sentence(worker: Worker, folder: Path, case: str) -> None:
     _compress(worker, folder, case, "auto")
 
@@ -87,14 +91,22 @@ def _compress(worker: Worker, folder: Path, case: str, method: str) -> None:
         assert method != "auto" or (re.search(right, outcome.stderr) and right != WORKS), outcome.stderr
         return
     assert WORKS in right.split("|")
-    if method == "auto":
-        assert _decibel(folder / MODEL, folder / "out.onnx") > LEAST
+
+
+@pytest.mark.parametrize("case", WORKING)
+def test_what_works_computes_what_the_file_does(worker: Worker, folder: Path, case: str) -> None:
+    drawn = [feeds(open_model(folder / MODEL), seed) for seed in range(8)]
+    np.savez(folder / "data.npz", **{name: np.concatenate([one[name] for one in drawn]) for name in drawn[0]})
+    arguments = ["compress", MODEL, "--calibration", "data.npz", "-q", "-o", "out.onnx"]
+    outcome, faults = worker.run(arguments, folder, outputs=("out.onnx",), model=MODEL, **SECONDS)
+    assert (outcome.code, faults) == (0, []), outcome.stderr
+    assert _decibel(folder / MODEL, folder / "out.onnx") > LEAST
 
 
 def _decibel(source: Path, written: Path) -> float:
     """Signal to noise of the worst output against the file as ONNX Runtime runs it."""
     one, other = open_model(source), open_model(written)
-    given, levels = feeds(other), []
+    given, levels = feeds(other, 99), []
     for wanted, found in zip(one.run(None, given), other.run(None, given), strict=True):
         noise, signal = np.square(wanted.astype(float) - found).sum(), np.square(wanted.astype(float)).sum()
         levels.append(np.inf if noise == 0 else 10 * np.log10(signal / noise))
