@@ -1,4 +1,4 @@
-"""Valid models that cannot be compressed: quantized ones, and those with weights that are not finite."""
+"""Valid models that cannot be compressed: quantized ones, those with weights that are not finite, and empty ones."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,8 +8,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxdfq.errors import AlreadyQuantized, ModelFileError, UnsupportedOperator
+from onnxdfq.errors import AlreadyQuantized, ModelFileError, ShapeError, UnsupportedOperator
+from onnxdfq.model_file.through_proto import infer_shapes
 from passes.graph.compared import FLOATS
+from passes.graph.editing import name_of
+from passes.graph.operators import TRAITS
 
 _QUANTIZED_PREFIXES = ("QLinear", "DynamicQuantize", "QGemm", "QAttention", "QMoE", "QOrdered")
 _QUANTIZED = {
@@ -85,6 +88,31 @@ def refuse_not_finite(model: ir.Model, path: Path) -> None:
             raise ModelFileError(
                 f"{path}: tensor {value.name!r} holds {what}, so the model cannot work; "
                 "export it again from good weights."
+            )
+
+
+def refuse_empty(model: ir.Model, path: Path) -> None:
+    """Refuses a model in which a layer computes on no numbers: nothing can be measured there.
+
+    Raises:
+        ShapeError: Names the first such node.
+    """
+    single = model.clone()
+    for value in single.graph.inputs:  # no number of times an open size is nothing to inference
+        value.shape = None if value.shape is None else ir.Shape([d if isinstance(d, int) else 1 for d in value.shape])
+    for node in single.graph:
+        for value in node.outputs:
+            value.shape = None
+    infer_shapes(single, strict=False)
+    for node in single.graph:
+        traits, data = TRAITS.get(node.op_type), node.inputs[0] if node.inputs else None
+        if traits is None or traits.kind not in ("linear", "normalization") or data is None or data.shape is None:
+            continue
+        if 0 in list(data.shape):
+            sizes = "×".join(map(str, data.shape))
+            raise ShapeError(
+                f"{path}: {node.op_type} {name_of(node)!r} computes on {name_of(data)!r}, which holds no numbers "
+                f"({sizes}); export the model again with sizes above 0."
             )
 
 

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from onnxdfq.errors import ModelFileError
-from onnxdfq.model_file.checks import refuse_not_finite, refuse_quantized, refuse_text
+from onnxdfq.model_file.checks import refuse_empty, refuse_not_finite, refuse_quantized, refuse_text
 from onnxdfq.model_file.convert import convert
 from onnxdfq.model_file.declared import declare_shapes, fix_declared_sizes, runs_at_other_sizes, with_declared_sizes
 from onnxdfq.model_file.filling import set_fillings
@@ -81,6 +81,7 @@ def prepare_model(model: ir.Model, path: Path | str) -> ir.Model:
 
     Raises:
         ModelFileError: It cannot be converted.
+        ShapeError: A layer of it computes on no numbers, or it runs at one batch only and nothing tells where that is.
     """
     path, large = Path(path), is_large(model)
     opened = with_declared_sizes(model)
@@ -91,6 +92,7 @@ def prepare_model(model: ir.Model, path: Path | str) -> ir.Model:
     if opened is not None and (large or not runs_at_other_sizes(model, opened)):
         fix_declared_sizes(model)
     infer_shapes(model, strict=False)
+    refuse_empty(model, path)
     return model
 
 

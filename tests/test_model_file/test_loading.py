@@ -9,6 +9,7 @@ from onnx import helper
 
 from onnxdfq.errors import (
     ModelFileError,
+    ShapeError,
 )
 from onnxdfq.model_file import (
     convert,
@@ -230,3 +231,13 @@ def test_a_stale_shape_inside_does_not_hinder_the_conversion(tmp_path: Path, siz
     proto.graph.value_info.append(stale)
     path = saved(proto, tmp_path)
     assert_same_function(path, load_model(path), 3, 8, 8)
+
+
+def test_a_layer_that_computes_on_no_numbers_is_refused(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Tile", ["x", "none"], ["tiled"]),
+        helper.make_node("Conv", ["tiled", "w"], ["y"], name="conv"),
+    ]
+    proto = build(nodes, {"none": np.array([0, 1, 1, 1]), "w": weight(4, 3, 3, 3)}, opset=21)
+    with pytest.raises(ShapeError, match=r"Conv 'conv' computes on 'tiled', which holds no numbers \(0×3×8×8\)"):
+        load_model(saved(proto, tmp_path))
