@@ -25,6 +25,8 @@ from passes.graph.editing import name_of
 OLDEST_OPSET, OPSET, NEWEST_OPSET = 7, 21, 25
 CONVERTED = "onnxdfq.converted_from"
 """Metadata of a model that was of another float type."""
+REPAIRED = "onnxdfq.repaired"
+"""Metadata of a model that computes something else than its file does in ONNX Runtime, and why that is right."""
 
 # The IR version that came with each opset: onnxruntime refuses files whose IR is newer than it knows.
 _IR_VERSION = {21: 10, 22: 10, 23: 11, 24: 12, 25: 13}
@@ -59,7 +61,8 @@ def read_float_model(
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.RemoveInitializersFromInputsPass()(model)
     _tell_nodes_apart(model)
-    _drop_unused_outputs(model)
+    if _drop_unused_outputs(model):
+        model.metadata_props[REPAIRED] = "Its BatchNormalizations have outputs of training that nothing reads."
     _load_external_data(model, keep_large=is_large(model))
     _write_raw(model)
     refuse_not_finite(model, path)
@@ -122,8 +125,12 @@ def inline_functions(model: ir.Model) -> None:
         common.InlinePass()(model)
 
 
-def _drop_unused_outputs(model: ir.Model) -> None:
-    """Optional outputs that nothing reads go: onnx's converter stumbles over those of an old BatchNormalization."""
+def _drop_unused_outputs(model: ir.Model) -> int:
+    """Optional outputs of an old BatchNormalization that nothing reads go. How many.
+
+    onnx's converter stumbles over them, and ONNX Runtime takes them for a wish to train.
+    """
+    count = 0
     for node in model.graph.all_nodes():
         kept = len(node.outputs)
         while kept > 1 and not (node.outputs[kept - 1].uses() or node.outputs[kept - 1].is_graph_output()):
@@ -131,6 +138,8 @@ def _drop_unused_outputs(model: ir.Model) -> None:
         in_training = node.attributes.get_int("training_mode", 0)
         if node.op_type == "BatchNormalization" and kept < len(node.outputs) and not in_training:
             node.resize_outputs(kept)
+            count += 1
+    return count
 
 
 def _tell_nodes_apart(model: ir.Model) -> None:

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from onnxdfq.errors import ModelFileError
 from onnxdfq.model_file.inputs import batch_of, inputs
+from onnxdfq.model_file.loading import REPAIRED
 from onnxdfq.model_file.runtime import reason_of, session_options
 from onnxdfq.model_file.saving import is_large
 from onnxdfq.model_file.trial import TRACED_AT, Feeds, Outputs, joined_feeds, random_feeds, stacked, try_out
@@ -58,6 +59,8 @@ def run_file(path: Path, model: ir.Model) -> Reference:
         types = {value.name: _element_type(value.type) for value in session.get_inputs()}
     except Exception as error:  # onnxruntime's own exceptions share no base class but this
         reason, session, types = reason_of(error), None, {}
+    if (repaired := model.metadata_props.pop(REPAIRED, None)) is not None:
+        reason, session = repaired, None
     for batch in (TRACED_AT if declared is None else (declared,)) if session is not None else ():
         feeds = random_feeds(model, batch, _TRIALS)
         try:
