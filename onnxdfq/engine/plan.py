@@ -179,6 +179,7 @@ def _with_lifetimes(
 ) -> tuple[Step, ...]:
     """The steps, each with the values that it frees: inputs and results after their last reader, each exactly once."""
     mortal = set(inputs).union(*(operation.outputs for operation, _ in pending)) - {""}
+    place = {name: place for place, name in enumerate(dict.fromkeys(outputs))}
     steps = []
     for operation, arguments in reversed(pending):
         touched = dict.fromkeys([a for a in arguments if isinstance(a, str)] + list(operation.outputs))
@@ -190,7 +191,7 @@ def _with_lifetimes(
                 function=_reading(operation, arguments),
                 arguments=arguments,
                 outputs=operation.outputs,
-                yields=tuple(name for name in dict.fromkeys(outputs) if name in operation.outputs),
+                yields=tuple(sorted(place.keys() & operation.outputs, key=place.__getitem__)),
                 frees=frees,
             )
         )

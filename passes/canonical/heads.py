@@ -21,6 +21,8 @@ from passes.graph.editing import (
 
 logger = logging.getLogger(__name__)
 
+RESHAPINGS = 8  # between a size and where it is used: an exporter writes three at most
+
 
 def pool_globally(graph: ir.Graph) -> int:
     """ReduceMean over the spatial axes and AveragePool over the whole map -> GlobalAveragePool. How many."""
@@ -102,10 +104,11 @@ def _keeps_first_axis_of_two(node: ir.Node) -> bool:
 def _is_first_size(value: ir.Value | None, data: ir.Value) -> bool:
     """Whether `value` is the size of axis 0 of `data`, taken from its Shape."""
     node = None if value is None else value.producer()
+    for _ in range(RESHAPINGS):
+        if node is not None and is_op(node, "Unsqueeze", "Squeeze", "Cast"):
+            node = None if node.inputs[0] is None else node.inputs[0].producer()
     if node is None:
         return False
-    if is_op(node, "Unsqueeze", "Squeeze", "Cast"):
-        return _is_first_size(node.inputs[0], data)
     if is_op(node, "Shape"):
         return _same_first_axis(node.inputs[0], data) and (
             node.attributes.get_int("start", 0) == 0 and node.attributes.get_int("end", -1) == 1
