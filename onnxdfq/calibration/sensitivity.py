@@ -25,7 +25,7 @@ from passes.quantize.plan import QuantPlan, TensorQuant
 
 Values = dict[str, Tensor]
 
-MOST_NODES = 2**20  # that run in all, for who chooses what to measure: each measurement runs all that is behind it
+MOST_NODES = 2**17  # that run in all, for who chooses what to measure: each measurement runs all that is behind it
 
 
 @dataclass(frozen=True, kw_only=True)
