@@ -12,7 +12,7 @@ from onnxdfq.recipe.choices import Clipping, Scheme
 from passes.graph.operators import KNOWN_RANGE
 from passes.quantize.grid import covering_power_of_two, integer_range
 from passes.quantize.plan import TensorQuant
-from passes.quantize.points import is_fused, scales_channels
+from passes.quantize.points import Fusion, scales_channels
 from passes.target.target import Target
 
 IMAGE_BITS = 8  # images are bytes; fewer bits would spoil what every layer reads
@@ -25,11 +25,12 @@ MOST_FOR_A_CLIP = 2.0  # times the squared error that a grid may have which ends
 class ActivationGrids:
     """Grids of activations, one to a tensor, as a target takes them.
 
-    scheme: which thresholds there are. clipping: how one is found (see `thresholds`). zero_points: whether a grid
-    without sign may begin below zero.
+    fusion: what the target merges of the graph at hand. scheme: which thresholds there are. clipping: how one is found
+    (see `thresholds`). zero_points: whether a grid without sign may begin below zero.
     """
 
     target: Target
+    fusion: Fusion
     scheme: Scheme
     clipping: Clipping
     zero_points: bool
@@ -47,7 +48,7 @@ class ActivationGrids:
             threshold = float(covering_power_of_two(max(-low, high)))
             return TensorQuant(bits=bits, signed=low < 0 or only_signed, threshold=np.asarray(threshold))
         signed = histogram.least < 0 or only_signed
-        bounds = None if producer is None else _fused_clip(producer, self.target)
+        bounds = None if producer is None else _fused_clip(producer, self.fusion)
         quant = TensorQuant(
             bits=bits, signed=signed, threshold=np.asarray(self._threshold(histogram, bounds, bits, signed=signed))
         )
@@ -88,9 +89,9 @@ def _is_skewed(producer: ir.Node | None) -> bool:
     return producer.op_type in NEGATIVE_TAILS | {"Add", "BatchNormalization"} or scales_channels(producer)
 
 
-def _fused_clip(node: ir.Node, target: Target) -> tuple[float, float] | None:
+def _fused_clip(node: ir.Node, fusion: Fusion) -> tuple[float, float] | None:
     """The bounds of a Clip that nothing but the following QuantizeLinear separates from its producer."""
-    if node.op_type != "Clip" or node.inputs[0] is None or not is_fused(node.inputs[0], target):
+    if node.op_type != "Clip" or node.inputs[0] is None or not fusion.is_fused(node.inputs[0]):
         return None
     bounds = [-np.inf, np.inf]
     for index in (1, 2):

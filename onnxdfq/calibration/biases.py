@@ -74,7 +74,7 @@ def with_biases(
         if read is not None:
             roomy = with_room_for_bias(plan.weights[weight], bias, read)
             if roomy is not plan.weights[weight]:
-                before, plan = plan, within_pair_sums(model, plan.with_weight(weight, roomy), target)
+                before, plan = plan, within_pair_sums(model, plan.with_weight(weight, roomy), target, [node])
                 log_coarser(before, plan, f"to make room for the bias of {node.name}")
                 bias = correction.bias(node, plan)  # other scales, another rounding error to correct
             bias = on_accumulator_grid(node, bias, read, plan.weights[weight])

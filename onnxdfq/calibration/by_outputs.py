@@ -15,7 +15,7 @@ import onnx_ir as ir
 from onnxdfq.calibration.memory import BATCH_BYTES, images_within
 from onnxdfq.calibration.saturation import function_behind, saturation_zero_point
 from onnxdfq.calibration.screening import worth_measuring
-from onnxdfq.calibration.sensitivity import measure_sensitivity
+from onnxdfq.calibration.sensitivity import MOST_NODES, measure_sensitivity, nodes_behind
 from onnxdfq.images.samples import SamplesLike
 from onnxdfq.model_file import batch_of
 from onnxdfq.progress import Progress, Steps
@@ -49,7 +49,7 @@ def thresholds_by_outputs(
 
     Half or twice the threshold where thresholds are powers of two, else by the square root of 2; taken where it lowers
     the outputs' error to 0.8 of what it was or less. One activation at a time is quantized, all else is float. What an
-    estimate says is of no use is not measured.
+    estimate says is of no use is not measured, nor what lies far from the outputs of a network of thousands of nodes.
 
     Args:
         model: Float, BatchNormalization folded.
@@ -114,7 +114,7 @@ def _losses(
     }
     fixed = batch_of(model)
     count = max(min(images_within(model, MOST_BYTES), MOST_IMAGES), LEAST_IMAGES, fixed or 0)
-    worth = worth_measuring(model, pixels[:count], plans, device=device)
+    worth = _affordable(model, worth_measuring(model, pixels[:count], plans, device=device))
     return measure_sensitivity(
         model,
         pixels[:count],
@@ -125,6 +125,18 @@ def _losses(
         device=device,
         advance=Steps(progress, sum(map(len, worth.values()))),
     ).activations
+
+
+def _affordable(model: ir.Model, plans: Mapping[str, Mapping[int, QuantPlan]]) -> Mapping[str, Mapping[int, QuantPlan]]:
+    """Those of the plans whose measurements run no more than `MOST_NODES` together; what runs least comes first."""
+    behind, kept, left = nodes_behind(model), dict[str, Mapping[int, QuantPlan]](), MOST_NODES
+    for name in sorted(plans, key=lambda name: behind[name] * len(plans[name])):
+        left -= behind[name] * len(plans[name])
+        if left < 0:
+            logger.debug("%d activations of a long network keep their thresholds unmeasured", len(plans) - len(kept))
+            break
+        kept[name] = plans[name]
+    return kept
 
 
 def _from_saturation(model: ir.Model, value: ir.Value, quant: TensorQuant, unit: float) -> Iterator[TensorQuant]:

@@ -23,7 +23,7 @@ from passes.graph.bodies import bodies_with_layers
 from passes.graph.editing import initializer_array
 from passes.quantize.pair_sums import within_pair_sums
 from passes.quantize.plan import QuantPlan, TensorQuant
-from passes.quantize.points import QuantPoints, WeightUse, data_input, find_quant_points
+from passes.quantize.points import Fusion, QuantPoints, WeightUse, data_input, find_quant_points
 from passes.target.target import Target
 
 logger = logging.getLogger(__name__)
@@ -251,6 +251,7 @@ class Calibration:
         producers = {value.name: node for node in model.graph for value in node.outputs}
         grids = ActivationGrids(
             target=target,
+            fusion=Fusion(target),
             scheme=self.scheme,
             clipping=self.clipping,
             zero_points=self.takes_zero_points(target),

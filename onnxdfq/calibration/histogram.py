@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from passes.quantize.grid import covering_power_of_two
 
+WIDEST = 2.0**126  # bound of which the width of the histogram, twice as much, is still finite in float32
 BINS = 2**14  # the scale of 8 bits at an eighth of the greatest magnitude is then at least four bins wide
 
 
@@ -37,6 +38,8 @@ class Histogram:
             self.bound = needed
         while self.bound < needed:
             self._double()
+        if self.bound > WIDEST:
+            values = values.double()
         counts = torch.histc(values, BINS, -self.bound, self.bound)
         self.counts += counts.cpu().numpy().astype(np.int64)
 

@@ -117,6 +117,8 @@ def _take_in(
     stream: Iterator[tuple[str, torch.Tensor]], histograms: dict[str, Histogram], means: dict[str, ChannelMean]
 ) -> None:
     for name, value in stream:
+        if not value.numel():
+            raise DataError(f"The value {name!r} holds no number, of shape {list(value.shape)}: nothing to quantize.")
         try:
             if name in histograms:
                 histograms[name].add(value)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, islice
 
 import numpy as np
 import onnx_ir as ir
@@ -23,6 +24,8 @@ from passes.graph.editing import FreshNames, set_constant_input
 from passes.quantize.plan import QuantPlan, TensorQuant
 
 Values = dict[str, Tensor]
+
+MOST_NODES = 2**17  # that run in all, for who chooses what to measure: each measurement runs all that is behind it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +87,15 @@ def measure_sensitivity(
     return Sensitivity(weights=loss_w, activations=loss_a)
 
 
+def nodes_behind(model: ir.Model) -> dict[str, int]:
+    """Value name → how many nodes run when it is measured: those behind it."""
+    count = len(model.graph)
+    behind = dict.fromkeys((value.name or "" for value in model.graph.inputs), count)
+    for place, node in enumerate(model.graph, start=1):
+        behind |= dict.fromkeys((value.name or "" for value in node.outputs), count - place)
+    return behind
+
+
 def _with_biases(model: ir.Model, weights: Mapping[str, Mapping[int, QuantPlan]]) -> ir.Model:
     """A copy in which each layer whose bias the plans set has one."""
     model = model.clone()
@@ -101,9 +113,15 @@ class _Sweep:
     def __init__(self, model: ir.Model, pixels: SamplesLike, batch_size: int, device: str) -> None:
         self._model, self._device = model, device
         self.nodes = {node.name or "": node for node in model.graph}
+        self._last_read = {
+            value: place
+            for place, node in enumerate(model.graph)
+            for value in (*node.inputs, *captured_values(node))
+            if value is not None
+        }
         compared = compared_values(model.graph)
         self._outputs = [value.name or "" for value in compared]
-        self._read_last = {*model.graph.outputs, *compared}
+        self._last_read |= dict.fromkeys([*model.graph.outputs, *compared], len(model.graph))
         if not self._outputs:
             raise InputError("The model computes no floating-point output, so there is nothing to measure a loss on.")
         feeds = Feeds(model)
@@ -152,13 +170,9 @@ class _Sweep:
 
     def _alive(self, point: int) -> list[str]:
         """Values computed before the node at `point` that it, or a later one, or an output of the graph reads."""
-        nodes = list(self._model.graph)
-        read = {
-            value for node in nodes[point:] for value in (*node.inputs, *captured_values(node)) if value is not None
-        }
-        read |= self._read_last
-        made = [*self._model.graph.inputs, *(value for node in nodes[:point] for value in node.outputs)]
-        return [value.name or "" for value in made if value in read]
+        nodes = islice(self._model.graph, point)
+        made = chain(self._model.graph.inputs, chain.from_iterable(node.outputs for node in nodes))
+        return [value.name or "" for value in made if self._last_read.get(value, -1) >= point]
 
 
 def _run(graph: TorchGraph, values: Values) -> Values:

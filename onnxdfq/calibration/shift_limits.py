@@ -14,7 +14,7 @@ import onnx_ir as ir
 from onnxdfq.errors import InputError
 from passes.graph.operators import LAYERS
 from passes.quantize.plan import QuantPlan, TensorQuant
-from passes.quantize.points import is_fused
+from passes.quantize.points import Fusion
 from passes.target.target import Target
 
 GREATEST_CUT = 16  # 0 <= shift_cut = weight + input - output <= 16
@@ -58,7 +58,7 @@ class _Positions:
     """The positions of all grids of a plan, by kind and name: names of different kinds may be the same."""
 
     def __init__(self, model: ir.Model, plan: QuantPlan, target: Target) -> None:
-        self._plan, self._target = plan, target
+        self._plan, self._fusion = plan, Fusion(target)
         self._of = {
             (kind, name): position(quant) for kind, quants in _kinds(plan).items() for name, quant in quants.items()
         }
@@ -116,7 +116,7 @@ class _Positions:
         """Where the quantization of `value` is kept, None where it has none."""
         if value is None:
             return None
-        if is_fused(value, self._target):  # quantized behind the activation function
+        if self._fusion.is_fused(value):  # quantized behind the activation function
             (use,) = value.uses()
             return self._key(use.node.outputs[0])
         name = value.name or ""

@@ -6,8 +6,9 @@ plain numbers. The plan reads them once per input shape where they are constant 
 
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, TypeAlias
 
 from torch import Tensor
@@ -44,7 +45,8 @@ Scalar = Annotated[float | Tensor, Host(read=_number_if_one, required=False)]
 """A number where it is constant (torch is faster then), otherwise the tensor."""
 
 
-def host_inputs(function: Callable[..., Any]) -> dict[int, Host]:
+@cache
+def host_inputs(function: Callable[..., Any]) -> Mapping[int, Host]:
     """The inputs of an operator function that are host values, by position."""
     hints = typing.get_type_hints(function, include_extras=True)
     found = {}

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import onnx_ir as ir
@@ -67,10 +67,13 @@ def read_operations(
         replacements: Value name → what computes it instead of its node.
 
     """
-    wanted = set(outputs) - set(inputs)
+    given = frozenset(inputs)
+    wanted = set(outputs) - given
     nodes: list[ir.Node] = []
     found: list[Operation | None] = []  # None stands for a node: which carry floats is decided once all are collected
     for node in reversed(graph):
+        if not wanted:
+            break
         names = set(map(name_of, node.outputs))
         for name in sorted(wanted & names & replacements.keys()):
             found.append(_replacement(name, replacements[name]))
@@ -78,12 +81,12 @@ def read_operations(
         if wanted & names - replacements.keys():
             nodes.append(node)
             found.append(None)
-            read = [value.name for value in (*node.inputs, *captured_values(node)) if value is not None and value.name]
-            wanted.update(set(read) - set(inputs))
+            read = (value for value in (*node.inputs, *captured_values(node)) if value and value.producer())
+            wanted.update(name for value in read if (name := name_of(value)) and name not in given)
+        wanted -= names
     nodes.reverse()
     carriers = float_carriers(nodes, {value_name(value) for value in graph.outputs})
     quantized = any(node.op_type == "QuantizeLinear" for node in nodes)
-    given = frozenset(inputs)
     made = (_operation(node, given, carries_float=node in carriers, as_runtime=quantized) for node in nodes)
     return tuple(next(made) if operation is None else operation for operation in reversed(found))
 
@@ -142,7 +145,7 @@ def _native(node: ir.Node, *, carries_float: bool, as_runtime: bool) -> Operatio
     label = _label(node)
     function = OPERATORS[node.op_type]
     outputs = tuple(map(name_of, node.outputs))
-    known_keywords = inspect.signature(function).parameters
+    known_keywords = _parameters(function)
     # Facts about the node that are not attributes; a function receives those that it has a keyword for.
     facts: dict[str, Any] = {
         "output_count": len(outputs),
@@ -169,6 +172,11 @@ def _native(node: ir.Node, *, carries_float: bool, as_runtime: bool) -> Operatio
         host=host_inputs(function),
         foreseeable=node.op_type not in DATA_DEPENDENT,
     )
+
+
+@cache
+def _parameters(function: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)
 
 
 def _element_type(value: ir.Value | None) -> int:

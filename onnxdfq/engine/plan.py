@@ -17,9 +17,13 @@ from torch import Tensor
 
 from onnxdfq.engine.host import HostValue
 from onnxdfq.engine.operation import Operation
+from onnxdfq.errors import InputError
 
 METADATA_INPUTS: dict[str, tuple[int, ...]] = {"Shape": (0,), "Size": (0,), "CastLike": (1,)}
 """Operators that read only the shape and type of some inputs, by position."""
+
+
+REASON = 300  # characters of what torch says, at most
 
 
 Arguments: TypeAlias = tuple[str | HostValue | None, ...]
@@ -65,9 +69,11 @@ def _call(step: Step, values: dict[str, Tensor]) -> None:
     arguments = [values[argument] if isinstance(argument, str) else argument for argument in step.arguments]
     try:
         results = step.function(*arguments)
-    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        error.add_note(f"while running {step.label}")
-        raise
+    except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:REASON].rstrip(".")
+        raise InputError(
+            f"{step.label} cannot be computed: {reason}; check the sizes and the attributes of that node."
+        ) from error
     if isinstance(results, Tensor):
         values[step.outputs[0]] = results
     else:
@@ -179,6 +185,7 @@ def _with_lifetimes(
 ) -> tuple[Step, ...]:
     """The steps, each with the values that it frees: inputs and results after their last reader, each exactly once."""
     mortal = set(inputs).union(*(operation.outputs for operation, _ in pending)) - {""}
+    place = {name: place for place, name in enumerate(dict.fromkeys(outputs))}
     steps = []
     for operation, arguments in reversed(pending):
         touched = dict.fromkeys([a for a in arguments if isinstance(a, str)] + list(operation.outputs))
@@ -190,7 +197,7 @@ def _with_lifetimes(
                 function=_reading(operation, arguments),
                 arguments=arguments,
                 outputs=operation.outputs,
-                yields=tuple(name for name in dict.fromkeys(outputs) if name in operation.outputs),
+                yields=tuple(sorted(place.keys() & operation.outputs, key=place.__getitem__)),
                 frees=frees,
             )
         )

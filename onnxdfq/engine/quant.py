@@ -9,7 +9,8 @@ only, so that for y = DequantizeLinear(QuantizeLinear(x, s), s)
 Nothing is scaled: an optimiser that wants LSQ's step-size gradient scale applies it itself.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
+from itertools import starmap
 from typing import Any
 
 import onnx_ir as ir
@@ -35,23 +36,21 @@ def float_carriers(nodes: Sequence[ir.Node], graph_outputs: Collection[str]) -> 
     them, the result is of the integer type.
 
     Args:
-        nodes: Of the graph, as far as they run.
+        nodes: Of the graph, as far as they run, in topological order.
         graph_outputs: Names.
     """
     present = frozenset(nodes)
+    found: set[ir.Node] = set()  # whose results nothing but DequantizeLinear reads
 
-    def reaches_only_dequantize(values: Iterable[ir.Value]) -> bool:
-        for value in values:
-            if value.name in graph_outputs:
-                return False
-            for user, position in value.uses():
-                if user not in present or (user.op_type == "DequantizeLinear" and position == 0):
-                    continue
-                if user.op_type not in TRANSPARENT or not reaches_only_dequantize(user.outputs):
-                    return False
-        return True
+    def carries(user: ir.Node, position: int) -> bool:
+        if user not in present or (user.op_type == "DequantizeLinear" and position == 0):
+            return True
+        return user.op_type in TRANSPARENT and user in found
 
-    return frozenset(n for n in nodes if n.op_type == "QuantizeLinear" and reaches_only_dequantize(n.outputs))
+    for node in reversed(nodes):
+        if all(value.name not in graph_outputs and all(starmap(carries, value.uses())) for value in node.outputs):
+            found.add(node)
+    return frozenset(node for node in found if node.op_type == "QuantizeLinear")
 
 
 class _RoundStraightThrough(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""Valid models that cannot be compressed: quantized ones, those with weights that are not finite, and empty ones."""
+"""Valid models that cannot be compressed: quantized, empty, and those whose numbers no network computes from."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnxdfq.errors import AlreadyQuantized, ModelFileError, ShapeError, UnsupportedOperator
 from onnxdfq.model_file.through_proto import infer_shapes
 from passes.graph.compared import FLOATS
-from passes.graph.editing import name_of
+from passes.graph.editing import as_float64, constant_value, is_op, name_of
 from passes.graph.operators import TRAITS
 
 _QUANTIZED_PREFIXES = ("QLinear", "DynamicQuantize", "QGemm", "QAttention", "QMoE", "QOrdered")
@@ -28,6 +28,7 @@ _QUANTIZED = {
 
 # Where an infinity is ordinary: bounds, padding and masks. Anywhere else it is a broken weight.
 _TAKES_INFINITY = {"Clip", "Max", "Min", "Pad", "Where", "Expand", "ConstantOfShape", "ScatterND", "ScatterElements"}
+_FACTORS = {"alpha", "beta", "bias", "epsilon", "gamma", "lambd"}  # attributes that numbers are computed with
 _CHUNK = 1 << 22
 
 
@@ -67,8 +68,16 @@ def refuse_not_finite(model: ir.Model, path: Path) -> None:
     """Refuses a model with a damaged tensor, NaN, or infinity where no operator takes it as a bound or mask.
 
     Raises:
-        ModelFileError: Names the first such tensor.
+        ModelFileError: Names the first such tensor, or attribute of a node.
     """
+    for node in model.graph.all_nodes():
+        for name in _FACTORS & node.attributes.keys():
+            attribute = node.attributes[name]
+            if attribute.type == ir.AttributeType.FLOAT and not np.isfinite(attribute.as_float()):
+                raise ModelFileError(
+                    f"{path}: {name} of {node.op_type} {node.name or name_of(node.outputs[0])!r} is "
+                    f"{attribute.as_float():g}, so the model cannot work; export it again from good weights."
+                )
     for value in (value for graph in model.graphs() for value in graph.initializers.values()):
         tensor = value.const_value
         if tensor is None:
@@ -114,6 +123,51 @@ def refuse_empty(model: ir.Model, path: Path) -> None:
                 f"{path}: {node.op_type} {name_of(node)!r} computes on {name_of(data)!r}, which holds no numbers "
                 f"({sizes}); export the model again with sizes above 0."
             )
+
+
+def refuse_broken_norms(model: ir.Model, path: Path) -> None:
+    """Refuses a model with a BatchNormalization from whose numbers no network can compute.
+
+    Raises:
+        ModelFileError: Names the first such node and its tensor.
+    """
+    for node in model.graph.all_nodes():
+        arrays = [constant_value(value) for value in node.inputs[1:5]]
+        batch = node.attributes.get_int("training_mode", 0)
+        if not is_op(node, "BatchNormalization") or batch or len(arrays) < 4 or any(array is None for array in arrays):
+            continue
+        gamma, beta, mean, var = (as_float64(array) for array in arrays if array is not None)
+        epsilon = node.attributes.get_float("epsilon", 1e-5)
+        names = [name_of(value) for value in node.inputs[1:5]]
+        what = _fault_of_norm(names, gamma, beta, mean, var, epsilon)
+        if what is not None:
+            raise ModelFileError(
+                f"{path}: in BatchNormalization {node.name or name_of(node.outputs[0])!r} {what}, so the model cannot "
+                "work; export it again from good weights."
+            )
+
+
+def _fault_of_norm(
+    names: list[str],
+    gamma: NDArray[np.float64],
+    beta: NDArray[np.float64],
+    mean: NDArray[np.float64],
+    var: NDArray[np.float64],
+    epsilon: float,
+) -> str | None:
+    """What is wrong with the numbers of a BatchNormalization; None where a network can compute from them."""
+    if len({array.shape for array in (gamma, beta, mean, var)}) > 1 or gamma.ndim != 1:
+        return f"the tensors {', '.join(map(repr, names))} are not four lists of one length"
+    below = np.flatnonzero(~(var + epsilon > 0))
+    if below.size:
+        found = var[below[0]] + epsilon
+        return f"the variance {names[3]!r} of channel {below[0]} plus epsilon is {found:g} and has to be above 0"
+    scale = gamma / np.sqrt(var + epsilon)
+    for name, array in ((names[0], scale), (names[2], mean * scale), (names[1], beta - mean * scale)):
+        beyond = np.flatnonzero(np.abs(array) > np.finfo(np.float32).max)
+        if beyond.size:
+            return f"{name!r} comes to {array[beyond[0]]:.3g} in channel {beyond[0]}, which float32 does not hold"
+    return None
 
 
 def _all_nodes(model: ir.Model) -> Iterator[ir.Node]:

@@ -9,7 +9,13 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from onnxdfq.errors import ModelFileError
-from onnxdfq.model_file.checks import refuse_empty, refuse_not_finite, refuse_quantized, refuse_text
+from onnxdfq.model_file.checks import (
+    refuse_broken_norms,
+    refuse_empty,
+    refuse_not_finite,
+    refuse_quantized,
+    refuse_text,
+)
 from onnxdfq.model_file.convert import convert
 from onnxdfq.model_file.declared import declare_shapes, fix_declared_sizes, runs_at_other_sizes, with_declared_sizes
 from onnxdfq.model_file.filling import set_fillings
@@ -66,6 +72,7 @@ def read_float_model(
     _load_external_data(model, keep_large=is_large(model))
     _write_raw(model)
     refuse_not_finite(model, path)
+    refuse_broken_norms(model, path)
     if (gone := to_float32(model)) is not None:
         model.metadata_props[CONVERTED] = gone
     forget_placeholders(model)

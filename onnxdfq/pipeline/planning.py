@@ -12,6 +12,7 @@ from onnxdfq.budget import choose_bits
 from onnxdfq.calibration.by_outputs import thresholds_by_outputs
 from onnxdfq.calibration.calibration import Calibration
 from onnxdfq.calibration.observation import Observations
+from onnxdfq.errors import InputError
 from onnxdfq.images.images import Images
 from onnxdfq.images.source import ImageSource
 from onnxdfq.methods.method import FloatModel, Measurement, Method, Note, Run
@@ -78,7 +79,14 @@ def plan_all(planning: Planning, targets: Sequence[Target], calibration: Calibra
     for stage in (widths, decided, chosen_by_outputs):
         cases = [stage(case, planning) for case in cases]
     _tell_of_tails(cases, planning)
-    return {case.target.name: refined(case, planning).plan for case in cases}
+    plans = {case.target.name: refined(case, planning).plan for case in cases}
+    for plan in plans.values():
+        if (name := plan.not_finite()) is not None:
+            raise InputError(
+                f"A scale or bias of {name!r} is no number that float32 holds: the network computes with numbers that "
+                "are too large or too small to be quantized; check its weights."
+            )
+    return plans
 
 
 def widths(case: Case, planning: Planning) -> Case:

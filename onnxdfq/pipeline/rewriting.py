@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 
+import numpy as np
 import onnx_ir as ir
 
+from onnxdfq.errors import InputError
 from onnxdfq.images.source import ImageSource
 from onnxdfq.methods.dfq.equalization import equalize
 from onnxdfq.methods.method import FloatModel, Measurement, Method, Note, Run
@@ -11,6 +13,8 @@ from onnxdfq.pipeline.request import Request
 from onnxdfq.recipe.bits import FLOAT_BITS, Bits
 from passes.canonical.fold_batch_norm import FoldBatchNorm, unfolded_batch_norms
 from passes.graph.batch_norm import read_batch_norms
+from passes.graph.editing import constant_value, is_op, name_of
+from passes.graph.operators import LINEAR
 from passes.moments.moments import Moments, batch_norm_moments, moments_after_edit
 from passes.ocs import SplitChannels, channel_splits, widened_values
 from passes.write.batch_norm_to_conv import BatchNormToConv
@@ -22,7 +26,22 @@ def rewritten(model: FloatModel, method: Method, images: ImageSource | None, req
     model = _folded(model, request, run)
     if request.recipe.equalize or method.equalizes:
         model = _equalized(model, request, run)
-    return _split(model, request, run) if request.recipe.split_channels else model
+    model = _split(model, request, run) if request.recipe.split_channels else model
+    _refuse_overflow(model.graph, request)
+    return model
+
+
+def _refuse_overflow(model: ir.Model, request: Request) -> None:
+    """Layers whose numbers float32 no longer holds, once what stands beside them was taken in."""
+    for node in model.graph:
+        for value in node.inputs[1:3] if is_op(node, *LINEAR) else ():
+            array = constant_value(value)
+            if array is not None and array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise InputError(
+                    f"{request.source}: {name_of(value)!r} of {node.op_type} {node.name!r} becomes infinite when what "
+                    "stands beside it (a normalization, alpha, beta) is taken into it; the network computes with "
+                    "numbers that float32 hardly holds: export it again from good weights."
+                )
 
 
 def fold_batch_norms(graph: ir.Model, request: Request) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-from onnxdfq.calibration.sensitivity import measure_sensitivity
+from onnxdfq.calibration.sensitivity import MOST_NODES, measure_sensitivity, nodes_behind
 from onnxdfq.images.images import Images
 from onnxdfq.images.samples import Samples
 from onnxdfq.methods.method import FloatModel, Measurement, Note, Run
@@ -84,7 +84,7 @@ def worst_layers(model: FloatModel, plan: QuantPlan, target: Target, images: Ima
 
     Args:
         model: Folded, as the plan was made for it. Where its weights are on their grids already (`settled`), nothing
-            can be told, and the result is empty.
+            can be told, and the result is empty; likewise where to measure all would take too long (`MOST_NODES`).
         plan: Of the target.
         target: What the file is for.
         images: To measure on; the first few are taken.
@@ -100,6 +100,12 @@ def worst_layers(model: FloatModel, plan: QuantPlan, target: Target, images: Ima
     reads = {name: data_input(nodes[name], use) for name, use in layers.items()}
     sources = {name: plan.same_as.get(source, source) for name, source in reads.items()}
     activations = {source for source in sources.values() if source in plan.activations}
+    behind = nodes_behind(model.graph)
+    if (
+        sum(behind[name] for name in (*activations, *(nodes[name].outputs[0].name or "" for name in layers)))
+        > MOST_NODES
+    ):
+        return {}
     samples = Samples.of(images.samples)[: max(SAMPLES, batch_of(model.graph) or 1)]
     found = measure_sensitivity(
         model.graph,

@@ -163,6 +163,8 @@ def _estimate(model: ir.Model, stats: BatchNormStats) -> tuple[Float64[NDArray[n
     zero = respond(probe)[:1]
     surrogates = _natural_noise(planes, batch)
     once, opposite = respond(surrogates) - zero, respond(-2 * surrogates) - zero
+    if not (once.isfinite().all() and opposite.isfinite().all()):
+        return None
     if not torch.allclose(opposite, -2 * once, rtol=1e-3, atol=1e-4 * float(once.abs().max())):
         return None
     axes = [axis for axis in range(zero.dim()) if axis != 1]
@@ -173,7 +175,8 @@ def _estimate(model: ir.Model, stats: BatchNormStats) -> tuple[Float64[NDArray[n
     a = torch.stack(response, 1).double().numpy()  # (C_out, C)
     base = zero.mean(axes).double().numpy()
     variance = once.var(axes, correction=0).double().numpy()
-    alive = (stats.var > 1e-3 * np.median(stats.var)) & (variance > 1e-6 * variance.max())
+    with np.errstate(over="ignore"):
+        alive = (stats.var > 1e-3 * np.median(stats.var)) & (variance > 1e-6 * variance.max())
     if not alive.any():
         return None
     mean = _solve_mean(a[alive], stats.mean[alive] - base[alive], stats.var[alive])

@@ -15,7 +15,7 @@ from torch import Tensor
 from onnxdfq.engine import TorchGraph
 from onnxdfq.engine.feeds import Feeds
 from onnxdfq.engine.precision import resolve_precision
-from onnxdfq.errors import NoBatchNorm
+from onnxdfq.errors import DataError, NoBatchNorm
 from onnxdfq.model_file import InputSpec
 from onnxdfq.recipe.choices import Precision
 from onnxdfq.synthesis.statistics import Targets, centred_moments, image_moments
@@ -118,6 +118,12 @@ class TappedNetwork:
         }
         with self._autocast():
             values = self._graph(*self._feeds.of(self._graph.input_names, laid))
+        for tap in self._tap_of_layer:
+            if not values[tap].numel():
+                raise DataError(
+                    f"The value {self._graph.output_names[tap]!r}, which a BatchNormalization reads, holds no number: "
+                    f"its shape is {list(values[tap].shape)}."
+                )
         return [values[tap] for tap in self._tap_of_layer], [values[slot] for slot in self._output_slots]
 
     def moments(self, taps: list[Float[Tensor, "n _ ..."]]) -> Float32[Tensor, "2 s"]:
@@ -159,7 +165,14 @@ class _Tap:
 
 def _folded(model: ir.Model, batch_norms: Sequence[BatchNormStats]) -> tuple[ir.Model, list[_Tap]]:
     """The model with what may be folded, and the taps in it, one per BatchNormalization."""
-    keep = [norm.node for norm in batch_norms if (np.abs(norm.bias) > GREATEST_BIAS_RATIO * np.abs(norm.scale)).any()]
+    with np.errstate(over="ignore"):
+        least = [GREATEST_BIAS_RATIO * np.abs(norm.scale) for norm in batch_norms]
+    # of a channel whose scale is 0, nothing behind the normalization tells what was before it
+    keep = [
+        norm.node
+        for norm, bound in zip(batch_norms, least, strict=True)
+        if (np.abs(norm.bias) > bound).any() or not bound.all()
+    ]
     folded = model.clone()
     FoldBatchNorm(keep)(folded)
     present = {value.name for node in folded.graph for value in node.outputs} | {v.name for v in folded.graph.inputs}

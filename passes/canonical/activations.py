@@ -10,6 +10,8 @@ from passes.graph.editing import is_op, replace_with, scalar_value, sole_consume
 
 logger = logging.getLogger(__name__)
 
+PRODUCTS = 8  # one into the other, that are taken apart: twice as many as any of these functions is written with
+
 
 def fuse_gelu(graph: ir.Graph) -> int:
     """x/2 * (1 + erf(x/sqrt 2)) -> Gelu, in any order of the factors. How many; none below opset 20."""
@@ -70,27 +72,26 @@ def _fuse(graph: ir.Graph, match: Callable[[float, list[ir.Value]], ir.Node | No
 
 
 def _factors(node: ir.Node) -> tuple[float, list[ir.Value]]:
-    """`node` as a constant times other values; products that only `node` reads are taken apart."""
-    left, right = node.inputs
-    assert left is not None and right is not None
-    divisor = scalar_value(right)
-    if is_op(node, "Div"):
-        if not divisor:
-            return 1.0, [node.outputs[0]]
-        factor, values = _factors_of(left, node)
-        return factor / divisor, values
-    (factor, values), (other_factor, other_values) = _factors_of(left, node), _factors_of(right, node)
-    return factor * other_factor, values + other_values
-
-
-def _factors_of(value: ir.Value, reader: ir.Node) -> tuple[float, list[ir.Value]]:
-    number, producer = scalar_value(value), value.producer()
-    if number is not None:
-        return number, []
-    # One reader each also keeps a ladder of squares from being written out as 2**n factors.
-    if producer is not None and is_op(producer, "Mul", "Div") and sole_consumer(value) is reader:
-        return _factors(producer)
-    return 1.0, [value]
+    """`node` as a constant times other values; products that only the next one reads are taken apart, a few."""
+    factor, values, taken = 1.0, list[ir.Value](), 0
+    waiting = [(node.outputs[0], node)]  # each with the product that reads it
+    while waiting:
+        value, reader = waiting.pop()
+        number, product = scalar_value(value), value.producer()
+        # One reader each also keeps a ladder of squares from being written out as 2**n factors.
+        apart = taken < PRODUCTS and (product is node or sole_consumer(value) is reader)
+        if number is not None:
+            factor *= number
+        elif product is not None and apart and is_op(product, "Mul"):
+            waiting.extend((other, product) for other in reversed(product.inputs) if other is not None)
+            taken += 1
+        elif product is not None and apart and is_op(product, "Div") and (divisor := scalar_value(product.inputs[1])):
+            factor /= divisor
+            waiting.extend((other, product) for other in product.inputs[:1] if other is not None)
+            taken += 1
+        else:
+            values.append(value)
+    return factor, values
 
 
 def _close(number: float | None, wanted: float) -> bool:

@@ -5,7 +5,7 @@ import math
 
 import onnx_ir as ir
 
-from passes.graph.affine import channel_vector, output_channels
+from passes.graph.affine import channel_vector, output_channels, rounded_to
 from passes.graph.editing import (
     FreshNames,
     as_float64,
@@ -20,6 +20,8 @@ from passes.graph.editing import (
 )
 
 logger = logging.getLogger(__name__)
+
+RESHAPINGS = 8  # between a size and where it is used: an exporter writes three at most
 
 
 def pool_globally(graph: ir.Graph) -> int:
@@ -102,10 +104,11 @@ def _keeps_first_axis_of_two(node: ir.Node) -> bool:
 def _is_first_size(value: ir.Value | None, data: ir.Value) -> bool:
     """Whether `value` is the size of axis 0 of `data`, taken from its Shape."""
     node = None if value is None else value.producer()
+    for _ in range(RESHAPINGS):
+        if node is not None and is_op(node, "Unsqueeze", "Squeeze", "Cast"):
+            node = None if node.inputs[0] is None else node.inputs[0].producer()
     if node is None:
         return False
-    if is_op(node, "Unsqueeze", "Squeeze", "Cast"):
-        return _is_first_size(node.inputs[0], data)
     if is_op(node, "Shape"):
         return _same_first_axis(node.inputs[0], data) and (
             node.attributes.get_int("start", 0) == 0 and node.attributes.get_int("end", -1) == 1
@@ -165,14 +168,14 @@ def _make_plain(node: ir.Node, names: FreshNames) -> bool:
     changed = False
     alpha, beta = node.attributes.get_float("alpha", 1.0), node.attributes.get_float("beta", 1.0)
     if alpha != 1.0:
-        set_constant_input(node, 1, (alpha * as_float64(weight)).astype(weight.dtype), names, f"{node.name}.weight")
+        set_constant_input(node, 1, rounded_to(weight.dtype, alpha * as_float64(weight)), names, f"{node.name}.weight")
         node.attributes["alpha"] = ir.AttrFloat32("alpha", 1.0)
         changed = True
     bias = constant_value(node.inputs[2]) if len(node.inputs) > 2 else None
     columns = output_channels(node, weight)
     row = None if bias is None else channel_vector(bias, 2, columns)
     if bias is not None and row is not None and (beta != 1.0 or bias.shape != (columns,)):
-        set_constant_input(node, 2, (beta * row).astype(bias.dtype), names, f"{node.name}.bias")
+        set_constant_input(node, 2, rounded_to(bias.dtype, beta * row), names, f"{node.name}.bias")
         node.attributes["beta"] = ir.AttrFloat32("beta", 1.0)
         changed = True
     if changed:

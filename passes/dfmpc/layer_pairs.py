@@ -203,6 +203,19 @@ def _layer(node: ir.Node) -> Layer:
 
 def _other_readers(value: ir.Value, start: int, norms: list[NormSlice]) -> Iterator[str]:
     """The readers of `value` other than BatchNormalization, in words; the others are appended to `norms`."""
+    waiting = [_readers(value, start, norms)]
+    while waiting:
+        found = next(waiting[-1], None)
+        if found is None:
+            waiting.pop()
+        elif isinstance(found, str):
+            yield found
+        else:
+            waiting.append(_readers(*found, norms))
+
+
+def _readers(value: ir.Value, start: int, norms: list[NormSlice]) -> Iterator[str | tuple[ir.Value, int]]:
+    """The same of one value; a value with its `start` in the place of readers that hand the channels on."""
     if value.is_graph_output():
         yield f"its output '{value.name}' leaves the graph before a BatchNormalization"
     for use in value.uses():
@@ -212,9 +225,9 @@ def _other_readers(value: ir.Value, start: int, norms: list[NormSlice]) -> Itera
                 yield f"the parameters of {_title(reader)} are computed by the graph"
             norms.append(NormSlice(node=reader, start=start))
         elif is_op(reader, "Concat") and _joins_channels(reader) and (offset := _offset(reader, use.idx)) is not None:
-            yield from _other_readers(reader.outputs[0], start + offset, norms)
+            yield reader.outputs[0], start + offset
         elif is_op(reader, "AveragePool"):  # a shift of the mean passes it as it is
-            yield from _other_readers(reader.outputs[0], start, norms)
+            yield reader.outputs[0], start
         else:
             yield f"{_title(reader)} reads it before a BatchNormalization does"
 
@@ -231,6 +244,15 @@ class _Walk:
 
     def follow(self, value: ir.Value, start: int, flat: int | None = None) -> None:
         """Follow the channels of `value` from `start` on. flat: behind Flatten the number of channels before it."""
+        waiting = [self._steps(value, start, flat)]
+        while waiting:
+            if (ahead := next(waiting[-1], None)) is None:
+                waiting.pop()
+            else:
+                waiting.append(self._steps(*ahead))
+
+    def _steps(self, value: ir.Value, start: int, flat: int | None) -> Iterator[tuple[ir.Value, int, int | None]]:
+        """Takes down the readers of `value`; what is to be followed next."""
         if value in self._visited:
             return
         self._visited.add(value)
@@ -243,17 +265,17 @@ class _Walk:
                 run = 1 if flat is None else input_count(node) // flat
                 self.consumers.append(Consumer(node=node, start=start * run, run=run))
             elif offset is not None and flat is None:
-                self.follow(node.outputs[0], start + offset)
+                yield node.outputs[0], start + offset, None
             elif is_op(node, "Flatten") and flat is None and (channels := _flattened(node)) is not None:
-                self.follow(node.outputs[0], start, channels)
+                yield node.outputs[0], start, channels
             elif is_op(node, *CHANNELWISE) and use.idx == 0:
                 # the chain of layers goes on behind it, a coefficient only if it is homogeneous
                 if not _is_homogeneous(node):
                     self.nonlinear.append(f"{_title(node)} is not linear for positive numbers, so no factor passes it")
-                self.follow(node.outputs[0], start, flat)
+                yield node.outputs[0], start, flat
             elif is_op(node, "BatchNormalization") and use.idx == 0:
                 self.nonlinear.append(f"{_title(node)} normalizes it a second time")
-                self.follow(node.outputs[0], start, flat)
+                yield node.outputs[0], start, flat
             elif not is_op(node, "Shape"):
                 self.joins_sum |= is_op(node, "Add", "Sum")
                 self.ends.append(f"{_title(node)} reads it, which is no layer that can pay for it")

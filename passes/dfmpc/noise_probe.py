@@ -28,6 +28,7 @@ from passes.graph.editing import (
     drop_unused_initializers,
     is_op,
     name_of,
+    rank,
 )
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,10 @@ def probe_model(model: ir.Model) -> ir.Model:
     copy = model.clone()
     names = FreshNames(copy.graph)
     for node in copy.graph:
-        if is_op(node, "BatchNormalization") and all(constant_value(value) is not None for value in node.inputs[1:3]):
+        known = (
+            all(constant_value(value) is not None for value in node.inputs[1:3]) and rank(node.inputs[0]) is not None
+        )
+        if is_op(node, "BatchNormalization") and known:  # else it stays with the statistics that it has
             _by_the_batch(node, names)
             logger.debug("BatchNormalization %s of the probe normalizes by the batch", node.name)
     _return_layer_inputs(copy.graph, LARGEST_FILTER)

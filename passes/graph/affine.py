@@ -98,8 +98,15 @@ def absorb_inputs(
     features = weight.T if transposed else weight  # (K, O)
     run = features.shape[0] // affine.scale.size
     scaled = features * np.repeat(affine.scale, run)[:, None]
-    shift = np.repeat(affine.shift, run) @ features * node.attributes.get_float("alpha", 1.0)
+    with np.errstate(invalid="ignore"):  # infinite weights of a layer that took in a factor too many
+        shift = np.repeat(affine.shift, run) @ features * node.attributes.get_float("alpha", 1.0)
     return (scaled.T if transposed else scaled), shift
+
+
+def rounded_to(dtype: np.dtype[Any], array: Float64[Array, "*shape"]) -> Shaped[NDArray[Any], "*shape"]:
+    """The array in a float type; what that does not hold is infinite, which is for the caller to look at."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return array.astype(dtype)
 
 
 def constant_bias(layer: ir.Node, channels: int) -> Float64[Array, "{channels}"] | None:
@@ -127,8 +134,8 @@ def write_layer(
     old = constant_value(node.inputs[1])
     assert old is not None
     if weight is not None:
-        set_constant_input(node, 1, weight.astype(old.dtype), names, f"{node.name}.weight")
+        set_constant_input(node, 1, rounded_to(old.dtype, weight), names, f"{node.name}.weight")
     if bias is not None:
-        set_constant_input(node, 2, bias.astype(old.dtype), names, f"{node.name}.bias")
+        set_constant_input(node, 2, rounded_to(old.dtype, bias), names, f"{node.name}.bias")
         if is_op(node, "Gemm"):
             node.attributes["beta"] = ir.AttrFloat32("beta", 1.0)  # the bias holds it now

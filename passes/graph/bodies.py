@@ -44,7 +44,7 @@ def captured_values(node: ir.Node) -> list[ir.Value]:
     """Values of the graph around that the subgraphs of a node read, each once."""
     found: dict[ir.Value, None] = {}
     for graph in subgraphs(node):
-        _capture(graph, set(), found)
+        _capture(graph, found)
     return list(found)
 
 
@@ -127,7 +127,7 @@ def _body(model: ir.Model, node: ir.Node, attribute: str) -> Body:
 
 def _captured_by(graph: ir.Graph) -> list[ir.Value]:
     found: dict[ir.Value, None] = {}
-    _capture(graph, set(), found)
+    _capture(graph, found)
     return list(found)
 
 
@@ -135,10 +135,15 @@ def _is_constant(value: ir.Value) -> bool:
     return value.is_initializer() and value.const_value is not None
 
 
-def _capture(graph: ir.Graph, outer: set[ir.Value], found: dict[ir.Value, None]) -> None:
-    own = outer | {*graph.inputs, *graph.initializers.values(), *(value for node in graph for value in node.outputs)}
-    for node in graph:
-        found.update(dict.fromkeys(value for value in node.inputs if value is not None and value not in own))
-        for inner in subgraphs(node):
-            _capture(inner, own, found)
-    found.update(dict.fromkeys(value for value in graph.outputs if value not in own))
+def _capture(graph: ir.Graph, found: dict[ir.Value, None]) -> None:
+    own: set[ir.Value] = set()
+    read: dict[ir.Value, None] = {}
+    waiting = [graph]
+    while waiting:
+        inner = waiting.pop()
+        own.update(inner.inputs, inner.initializers.values(), *(node.outputs for node in inner))
+        for node in inner:
+            read.update(dict.fromkeys(value for value in node.inputs if value is not None))
+            waiting.extend(subgraphs(node))
+        read.update(dict.fromkeys(inner.outputs))
+    found.update(dict.fromkeys(value for value in read if value not in own))

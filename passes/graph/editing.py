@@ -7,6 +7,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+IDENTITIES = 8  # that `constant_value` looks through: a chain of them is walked once for each value in it
+
 
 def is_op(node: ir.Node | None, *op_types: str) -> bool:
     """Whether `node` is one of these operators of the ONNX domain."""
@@ -40,10 +42,13 @@ def node_titles(graph: ir.Graph) -> dict[ir.Node, str]:
 def constant_value(value: ir.Value | None) -> NDArray[Any] | None:
     """The array behind an initializer or a Constant node, else None.
 
-    Looks through Identity: torch writes one initializer and Identity nodes where several parameters are equal.
+    Looks through Identity, a few in a row: torch writes one initializer and Identity nodes where several parameters are
+    equal.
     """
-    while value is not None and is_op(producer := value.producer(), "Identity"):
-        assert producer is not None
+    for _ in range(IDENTITIES):
+        producer = None if value is None else value.producer()
+        if producer is None or not is_op(producer, "Identity"):
+            break
         value = producer.inputs[0]
     if value is None:
         return None

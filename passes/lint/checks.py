@@ -19,6 +19,7 @@ class Site:
     """A node and the quantization around it.
 
     inputs: grids of its data inputs. bias: the form of its bias, as in `OperatorRule.bias`. output: what follows it.
+    known: of values of the graph, what `_written_as_integers` found; it is added to.
     """
 
     node: ir.Node
@@ -27,6 +28,7 @@ class Site:
     bias_value: ir.Value | None
     bias_grid: Grid | None
     output: OutputQuantization
+    known: dict[ir.Value, bool | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,8 +289,7 @@ def _power_of_two(site: Site) -> Obstacle | None:
 
 def _reads_integers(site: Site) -> Obstacle | None:
     """Element-wise kernels read integers only if a kernel before has written such, around 0; else they convert."""
-    known: dict[ir.Value, bool | None] = {}
-    read = {value: _written_as_integers(value, known) for value in site.node.inputs[: len(site.inputs)] if value}
+    read = {value: _written_as_integers(value, site.known) for value in site.node.inputs[: len(site.inputs)] if value}
     if all(written is None for written in read.values()):
         return Obstacle(reason="it computes on constants alone", advice="")
     for value, grid in zip(site.node.inputs, site.inputs, strict=False):
@@ -308,25 +309,30 @@ def _written_as_integers(value: ir.Value, known: dict[ir.Value, bool | None]) ->
 
     None: it follows from constants alone.
     """
-    if value in known:
-        return known[value]
-    producer = value.producer()
-    found: bool | None
-    if constant_value(value) is not None:
-        found = None
-    elif producer is None or is_op(producer, "Shape", "Size"):
-        found = False
-    elif is_op(producer, *LINEAR, *POOLS, "Concat"):
-        found = True
-    elif is_op(producer, *SELECTIONS) and (first := producer.inputs[0]) and is_op(first.producer(), *QUANTIZERS):
-        found = True  # a kernel of its own, behind the Quantize
-    else:
-        first_only = is_op(producer, *QUANTIZERS, *SELECTIONS, "CastLike")
-        data = [entry for entry in producer.inputs[: 1 if first_only else None] if entry is not None]
-        parts = [_written_as_integers(entry, known) for entry in data]
-        found = None if all(part is None for part in parts) else all(part is not False for part in parts)
-    known[value] = found
-    return found
+    waiting = [value]
+    while waiting:
+        last = waiting[-1]
+        producer = last.producer()
+        if last in known:
+            pass
+        elif constant_value(last) is not None:
+            known[last] = None
+        elif producer is None or is_op(producer, "Shape", "Size"):
+            known[last] = False
+        elif is_op(producer, *LINEAR, *POOLS, "Concat"):
+            known[last] = True
+        elif is_op(producer, *SELECTIONS) and (first := producer.inputs[0]) and is_op(first.producer(), *QUANTIZERS):
+            known[last] = True  # a kernel of its own, behind the Quantize
+        else:
+            first_only = is_op(producer, *QUANTIZERS, *SELECTIONS, "CastLike")
+            data = [entry for entry in producer.inputs[: 1 if first_only else None] if entry is not None]
+            if ahead := [entry for entry in data if entry not in known]:
+                waiting.extend(ahead)
+                continue
+            parts = [known[entry] for entry in data]
+            known[last] = None if all(part is None for part in parts) else all(part is not False for part in parts)
+        waiting.pop()
+    return known[value]
 
 
 def _explicit_attributes(site: Site) -> Obstacle | None:

@@ -1,6 +1,6 @@
 """`lint`: whether a target will compute the nodes of a model on integers or in float, or refuse the file."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, replace
 
 import onnx_ir as ir
@@ -48,9 +48,9 @@ def lint(model: ir.Model, target: Target) -> tuple[Finding, ...]:
     findings = list(_whole_file(model, target))
     graph = QuantizedGraph(model.graph, target.operators)
     verdicts: dict[ir.Node, Verdict] = {}
-    titles = node_titles(model.graph)
+    titles, replaced = node_titles(model.graph), _replaced(model.graph, graph)
     for node in model.graph:
-        found = _judge(node, graph, target, verdicts)
+        found = _judge(node, graph, target, verdicts, replaced)
         if found is not None:
             found = replace(_saturating(found, node, graph, target), node=titles[node])
             verdicts[node] = found.verdict
@@ -97,7 +97,13 @@ def _whole_file(model: ir.Model, target: Target) -> Iterator[Finding]:
         )
 
 
-def _judge(node: ir.Node, graph: QuantizedGraph, target: Target, verdicts: dict[ir.Node, Verdict]) -> Finding | None:
+def _judge(
+    node: ir.Node,
+    graph: QuantizedGraph,
+    target: Target,
+    verdicts: dict[ir.Node, Verdict],
+    replaced: Set[ir.Node],
+) -> Finding | None:
     rules = graph.rules
     if is_op(node, "QuantizeLinear", "DequantizeLinear"):
         return _refused_type(node, rules.get(WHOLE_FILE), target)
@@ -121,7 +127,7 @@ def _judge(node: ir.Node, graph: QuantizedGraph, target: Target, verdicts: dict[
         return _fixed(node, rule, target)
     if node.op_type == "Add" and (matmul := _biased_matmul(node, graph)) is not None and matmul in verdicts:
         return _finding(node, verdicts[matmul], "the MatMul before it takes it as its bias", "")
-    return _merged(node, rule, graph, target, verdicts) or _judged(node, rule, graph, target)
+    return _merged(node, rule, graph, target, verdicts, replaced) or _judged(node, rule, graph, target)
 
 
 def _refused_type(node: ir.Node, rule: OperatorRule | None, target: Target) -> Finding | None:
@@ -139,7 +145,7 @@ def _fixed(node: ir.Node, rule: OperatorRule, target: Target) -> Finding:
     assert rule.verdict != "judged"
     default = "it is written on integers" if rule.verdict == "integer" else _no_kernel(node, target)
     end = OutputQuantization(grid=None)
-    site = Site(node=node, inputs=(), bias="none", bias_value=None, bias_grid=None, output=end)
+    site = Site(node=node, inputs=(), bias="none", bias_value=None, bias_grid=None, output=end, known={})
     for name in rule.checks:
         if (found := CHECKS[name](site)) is not None:
             return _finding(node, "refused" if found.refused else "float", found.reason, found.advice)
@@ -147,14 +153,19 @@ def _fixed(node: ir.Node, rule: OperatorRule, target: Target) -> Finding:
 
 
 def _merged(
-    node: ir.Node, rule: OperatorRule, graph: QuantizedGraph, target: Target, verdicts: dict[ir.Node, Verdict]
+    node: ir.Node,
+    rule: OperatorRule,
+    graph: QuantizedGraph,
+    target: Target,
+    verdicts: dict[ir.Node, Verdict],
+    replaced: Set[ir.Node],
 ) -> Finding | None:
     """An activation function that needs no kernel of its own, or that the runtime trips over when it takes it out."""
     grid = graph.output_quantization(node.outputs[0]).grid
     if rule.vanishes and grid is not None and grid.container in rule.refused and not _reads_input(node):
         reason = f"{target.title} fails when it looks whether the {grid.container} behind makes it redundant"
         return _finding(node, "refused", reason, "hold the same values in int8 or uint8")
-    if rule.vanishes and _quantizer_that_replaces(node, graph) is not None:
+    if rule.vanishes and node in replaced:
         return _finding(node, "integer", "the QuantizeLinear behind it saturates where it would", "")
     source = node.inputs[0]
     producer = None if source is None else source.producer()
@@ -171,16 +182,20 @@ def _merged(
     return _finding(node, "integer", f"the {producer.op_type} before it computes it along", "")
 
 
-def _quantizer_that_replaces(node: ir.Node, graph: QuantizedGraph) -> Grid | None:
-    """The grid behind an activation function that saturates where it would, across others of which the same holds."""
-    output = node.outputs[0]
-    grid, consumer = graph.output_quantization(output).grid, sole_consumer(output)
-    if grid is None and consumer is not None and is_op(consumer, *ACTIVATIONS):
-        rule = graph.rules.get(consumer.op_type)
-        grid = _quantizer_that_replaces(consumer, graph) if rule is not None and rule.vanishes else None
-    if grid is None or (node.op_type == "Clip" and _reads_input(node)) or not is_redundant(node, grid, rounded=False):
-        return None
-    return grid
+def _replaced(nodes: ir.Graph, graph: QuantizedGraph) -> Set[ir.Node]:
+    """Activation functions before a QuantizeLinear that saturates where they would, across others that are such."""
+    grids: dict[ir.Node, Grid] = {}
+    for node in reversed(nodes):
+        if not (is_op(node, *JUDGED) and graph.rules.get(node.op_type, OperatorRule()).vanishes):
+            continue
+        output = node.outputs[0]
+        grid, consumer = graph.output_quantization(output).grid, sole_consumer(output)
+        if grid is None and consumer is not None and is_op(consumer, *ACTIVATIONS):
+            grid = grids.get(consumer)
+        left_alone = node.op_type == "Clip" and _reads_input(node)
+        if grid is not None and not left_alone and is_redundant(node, grid, rounded=False):
+            grids[node] = grid
+    return grids.keys()
 
 
 def _reads_input(node: ir.Node) -> bool:
@@ -283,10 +298,19 @@ def _site(node: ir.Node, rule: OperatorRule, graph: QuantizedGraph, add: ir.Node
     if add is not None:
         bias = next(value for value in add.inputs if value is not node.outputs[0])
     if bias is None:
-        return Site(node=node, inputs=inputs, bias="none", bias_value=None, bias_grid=None, output=end)
-    grid = graph.grid_before(bias)
-    form = "computed" if grid is None else grid.container
-    return Site(node=node, inputs=inputs, bias=form, bias_value=bias, bias_grid=grid, output=end)
+        form, grid = "none", None
+    else:
+        grid = graph.grid_before(bias)
+        form = "computed" if grid is None else grid.container
+    return Site(
+        node=node,
+        inputs=inputs,
+        bias=form,
+        bias_value=bias,
+        bias_grid=grid,
+        output=end,
+        known=graph.written_as_integers,
+    )
 
 
 def _biased_matmul(add: ir.Node, graph: QuantizedGraph) -> ir.Node | None:

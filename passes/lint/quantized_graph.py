@@ -54,6 +54,10 @@ class QuantizedGraph:
         self._whole = rules.get(WHOLE_FILE, OperatorRule())
         self._computed_on_loading = _constants(graph)
         self._of_shapes = values_of_shapes(graph, self._computed_on_loading)
+        # looked for once at each value, so that a chain costs no more than its length
+        self._written: dict[ir.Value, Grid | None] = {}
+        self._pulled: dict[ir.Value, ir.Value] = {}
+        self.written_as_integers: dict[ir.Value, bool | None] = {}  # what checks have found of it
 
     def is_constant(self, value: ir.Value | None) -> bool:
         """Whether the value stands in the file, or follows from such values alone."""
@@ -65,18 +69,37 @@ class QuantizedGraph:
 
     def grid_before(self, value: ir.Value | None, *, as_written: bool = False) -> Grid | None:
         """The grid that `value` is read from, None where it holds float data. as_written: as the file has it."""
+        grid = self._written_before(value)
         producer = None if value is None else value.producer()
-        if value is None:
-            return None
-        if producer is not None and is_op(producer, "DequantizeLinear"):
+        if as_written or grid is None or value is None or producer is None:
+            return grid
+        pair = _readers(producer.outputs[0]) <= 1
+        if is_op(producer, "DequantizeLinear"):
             source = producer.inputs[0]
             quantizer = None if source is None else source.producer()
-            pair = is_op(quantizer, "QuantizeLinear") and source is not None and sole_consumer(source) is producer
-            grid = _grid(producer, constant=self.is_constant(source))
-            return grid if as_written else self._changed(grid, pair=pair and _readers(value) <= 1)
-        if self.is_constant(value):
-            return Grid(container="float", scale=None, zero_point=None, axis=None, constant=True, node=None)
-        return self.grid_moved_on(producer, as_written=as_written) if producer is not None else None
+            alone = source is not None and sole_consumer(source) is producer
+            pair = pair and alone and is_op(quantizer, "QuantizeLinear")
+        return self._changed(grid, pair=pair)
+
+    def _written_before(self, value: ir.Value | None) -> Grid | None:
+        """The grid of the DequantizeLinear before `value`, past nodes that the runtime moves it over."""
+        passed: list[ir.Value] = []
+        found: Grid | None = None
+        while value is not None:
+            if value in self._written:
+                found = self._written[value]
+                break
+            passed.append(value)
+            producer = value.producer()
+            if producer is not None and is_op(producer, "DequantizeLinear"):
+                found = _grid(producer, constant=self.is_constant(producer.inputs[0]))
+                break
+            if self.is_constant(value):
+                found = Grid(container="float", scale=None, zero_point=None, axis=None, constant=True, node=None)
+                break
+            value = producer.inputs[0] if producer is not None and self._carries(producer) else None
+        self._written.update(dict.fromkeys(passed, found))
+        return found
 
     def output_quantization(self, value: ir.Value, *, fuses: tuple[str, ...] = ()) -> OutputQuantization:
         """The QuantizeLinear behind `value`, past one function of `fuses` and nodes that the runtime moves it over."""
@@ -84,10 +107,8 @@ class QuantizedGraph:
         if consumer is not None and is_op(consumer, *fuses) and consumer.inputs[0] is value:
             activation, value = consumer, consumer.outputs[0]
             consumer = sole_consumer(value)
-        start = value
-        while consumer is not None and consumer.inputs[0] is value and self._pulls(consumer):
-            value = consumer.outputs[0]
-            consumer = sole_consumer(value)
+        start, value = value, self._behind_pulling(value)
+        consumer = sole_consumer(value)
         if consumer is None or not is_op(consumer, "QuantizeLinear") or consumer.inputs[0] is not value:
             return OutputQuantization(grid=None, activation=activation, obstacle=_obstacle(value, consumer))
         follower = sole_consumer(consumer.outputs[0])
@@ -95,6 +116,19 @@ class QuantizedGraph:
         # where the Quantize is moved, the runtime puts a pair of its own behind the start
         grid = self._changed(_grid(consumer, constant=False), pair=pair or start is not value)
         return OutputQuantization(grid=grid, activation=activation)
+
+    def _behind_pulling(self, value: ir.Value) -> ir.Value:
+        """The last value behind `value`, past nodes that the runtime moves a QuantizeLinear before."""
+        passed = []
+        while value not in self._pulled:
+            passed.append(value)
+            consumer = sole_consumer(value)
+            if consumer is None or consumer.inputs[0] is not value or not self._pulls(consumer):
+                break
+            value = consumer.outputs[0]
+        last = self._pulled.get(value, value)
+        self._pulled.update(dict.fromkeys(passed, last))
+        return last
 
     def _pulls(self, node: ir.Node) -> bool:
         rule = self.rules.get(node.op_type)

@@ -1,5 +1,6 @@
 """Where movements (Reshape, Transpose, ...) take the channels: they are run on an array of channel indices."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +11,15 @@ import onnx_ir as ir
 from jaxtyping import Int
 from numpy.typing import NDArray
 
-from passes.graph.editing import constant_value, name_of, static_dims
+from passes.graph.editing import constant_value, is_op, name_of, static_dims
 from passes.graph.operators import MOVEMENTS
 from passes.moments.spread import Spread
 
 # GatherElements and GatherND index the batch too, whose size is free here; Identity is a function (`rules`).
 MOVES = MOVEMENTS - {"GatherElements", "GatherND", "Identity"}
 FREE_BATCH = 2  # a stand-in for a batch of any size
+MOST_LABELS = 2**26  # numbers of one value
+GROWING = ("Expand", "Tile")  # what they compute may be far larger than what they read
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,11 +45,13 @@ def spread_of_move(node: ir.Node, source: Spread | LabelledSpread) -> tuple[Spre
             return unknown
         source = LabelledSpread(spread=source, labels=labels)
     constants = [constant_value(value) for value in node.inputs[1:] if value is not None]
-    if any(constant is None for constant in constants):
+    if any(constant is None for constant in constants) or not all(_is_small(value, node) for value in node.outputs):
         return unknown
     try:
         results = _run(node, [source.labels, *constants])
     except (ValueError, IndexError, RuntimeError):
+        return unknown
+    if not all(result.size for result in results):
         return unknown
     return tuple(
         _by_channel(LabelledSpread(spread=source.spread, labels=labels), name_of(value))
@@ -99,8 +104,18 @@ def _labels(value: ir.Value | None, channels: int) -> Int[NDArray[np.int64], "n 
     if rest is None or value.shape[1] != channels:
         return None
     shape = (batch if isinstance(batch, int) else FREE_BATCH, channels, *rest)
+    if min(shape) < 1 or math.prod(shape) > MOST_LABELS:
+        return None
     numbers = np.arange(channels).reshape(1, channels, *(1,) * len(rest))
     return np.array(np.broadcast_to(numbers, shape))
+
+
+def _is_small(value: ir.Value, node: ir.Node) -> bool:
+    """Whether an array of indices of the shape of `value`, an output of `node`, is worth its memory."""
+    if value.shape is None:
+        return not is_op(node, *GROWING)
+    sizes = [size if isinstance(size, int) else FREE_BATCH for size in value.shape]
+    return math.prod(sizes) <= MOST_LABELS
 
 
 def _run(node: ir.Node, arrays: list[Any]) -> list[Int[NDArray[np.int64], "..."]]:

@@ -12,6 +12,7 @@ number there than the file says. Which weights are neighbours was measured on an
 A target says which of the two is its own (`Target.pair_order`). A depthwise Conv has kernels that add in 32 bits.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -161,15 +162,18 @@ def bound_of_weight(node: ir.Node, weight: str, plan: QuantPlan, target: Target)
     return pair_bound(target.pair_limit, read.range[1] + below)
 
 
-def within_pair_sums(model: ir.Model, plan: QuantPlan, target: Target) -> QuantPlan:
+def within_pair_sums(
+    model: ir.Model, plan: QuantPlan, target: Target, nodes: Iterable[ir.Node] | None = None
+) -> QuantPlan:
     """The plan with weights on which the target's kernels saturate on no processor.
 
     A channel with pairs beyond the bound gets the change that costs its output least: those pairs moved to the bound,
     or a coarser scale (where scales are powers of two the next one, else of several up to where no pair is beyond, with
     what is left moved). Weights within the bound keep their TensorQuant. Biases are to be corrected after this.
+    nodes: whose weights are looked at, all where nothing is said.
     """
     weights, integers = dict(plan.weights), dict(plan.integers)
-    for node in model.graph:
+    for node in model.graph if nodes is None else nodes:
         for use in weight_uses(node):
             name = use.initializer
             bound = bound_of_weight(node, name, plan, target)

@@ -139,6 +139,16 @@ class QuantPlan:
         integers = {key: array for key, array in self.integers.items() if key != name}
         return replace(self, weights={**self.weights, name: quant}, integers=integers)
 
+    def not_finite(self) -> str | None:
+        """The name of a tensor or node whose scale is not above 0, or whose scale or bias is not finite in float32."""
+        for table in (self.activations, self.weights, self.constants, self.bias_quants):
+            for name, quant in table.items():
+                scale = quant.scale.astype(np.float32)
+                if not (np.isfinite(scale).all() and (scale > 0).all()):
+                    return name
+        numbers: dict[str, ArrayLike] = {**self.biases, **self.shifts}
+        return next((name for name, number in numbers.items() if not np.isfinite(number).all()), None)
+
     @property
     def fingerprint(self) -> str:
         """Hex SHA-256 of all numbers: plans of one fingerprint quantize alike, so what one is tuned to holds for both.

@@ -60,13 +60,14 @@ def find_quant_points(model: ir.Model, target: Target) -> QuantPoints:
     activations: list[str] = []
     same_as: dict[str, str] = {}
     weights: list[WeightUse] = []
+    known, places = Fusion(target), {node: place for place, node in enumerate(model.graph)}
     data: set[ir.Value] = {value for value in model.graph.inputs if value.dtype == ACTIVATION_DTYPE}
     # bytes of pixels, or indices into a table; what is made of shapes and sizes is none
     others: set[ir.Value] = {value for value in model.graph.inputs if value.dtype != ACTIVATION_DTYPE}
     activations.extend(
         required_name(value)
         for value in model.graph.inputs
-        if value in data and value.uses() and not stays_in_float(value, target)
+        if value in data and value.uses() and not known.stays_in_float(value)
     )
     quantized = set(activations)
     for node in model.graph:
@@ -83,9 +84,9 @@ def find_quant_points(model: ir.Model, target: Target) -> QuantPoints:
                 continue
             data.add(value)
             source = node.inputs[0]
-            if not (value.uses() or value.is_graph_output()) or is_fused(value, target) or _is_only_compared(value):
+            if not (value.uses() or value.is_graph_output()) or known.is_fused(value) or _is_only_compared(value):
                 continue
-            if stays_in_float(value, target) or (target.fused_sums and is_summed_in_kernel(value)):
+            if known.stays_in_float(value) or (target.fused_sums and _is_summed_in_kernel(value, places)):
                 continue
             if node.op_type in SELECTIONS and source is not None and source.name in quantized:
                 same_as[required_name(value)] = same_as.get(required_name(source), required_name(source))
@@ -108,15 +109,81 @@ def _is_only_compared(value: ir.Value) -> bool:
     return not value.is_graph_output() and all(node.outputs[0].dtype == ir.DataType.BOOL for node in readers)
 
 
-def is_fused(value: ir.Value, target: Target) -> bool:
-    """Whether the only consumer of `value` is an activation function that the target merges with its producer."""
-    consumers, producer = [use.node for use in value.uses()], value.producer()
-    if len(consumers) != 1 or value.is_graph_output() or producer is None or producer.op_type in SELECTIONS:
-        return False
-    if consumers[0].op_type not in target.fused_activations or consumers[0].inputs[0] is not value:
-        return False
-    source = producer.inputs[0] if producer.op_type in target.fused_activations else None
-    return source is None or not is_fused(source, target)  # one function is computed together with a layer, not two
+class Fusion:
+    """What a target merges, of one graph that stays as it is. Each value is looked at once, however long the chains."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._fused: dict[ir.Value, bool] = {}
+        self._made_in_float: dict[ir.Value, bool] = {}
+        self._read_in_float: dict[ir.Value, bool] = {}
+
+    def is_fused(self, value: ir.Value) -> bool:
+        """Whether the only consumer of `value` is an activation function that the target merges with its producer."""
+        chain: list[ir.Value] = []
+        while value not in self._fused:
+            producer = value.producer()
+            if producer is None or not self._before_function(value, producer):
+                self._fused[value] = False
+            elif producer.op_type not in self._target.fused_activations or producer.inputs[0] is None:
+                self._fused[value] = True
+            else:
+                chain.append(value)
+                value = producer.inputs[0]
+        found = self._fused[value]
+        for value in reversed(chain):
+            # one function is computed together with a layer, not two
+            self._fused[value] = found = not found
+        return found
+
+    def _before_function(self, value: ir.Value, producer: ir.Node) -> bool:
+        """Whether an activation function that can be merged alone reads `value`."""
+        consumers = [use.node for use in value.uses()]
+        if len(consumers) != 1 or value.is_graph_output() or producer.op_type in SELECTIONS:
+            return False
+        return consumers[0].op_type in self._target.fused_activations and consumers[0].inputs[0] is value
+
+    def stays_in_float(self, value: ir.Value) -> bool:
+        """Whether a value goes from an operator without an integer kernel, or an input, to such operators alone.
+
+        What only moves numbers in between does not matter. To quantize it would cost accuracy and spare nothing.
+        """
+        if not self._target.fused_functions or value.is_graph_output():
+            return False
+        return self._is_made_in_float(value) and self._is_read_in_float(value)
+
+    def _is_made_in_float(self, value: ir.Value) -> bool:
+        chain: list[ir.Value] = []
+        while value not in self._made_in_float:
+            producer = value.producer()
+            if producer is None:
+                self._made_in_float[value] = value.is_graph_input()
+            elif _only_moves(producer, self._target) and producer.inputs[0] is not None:
+                chain.append(value)
+                value = producer.inputs[0]
+            else:
+                self._made_in_float[value] = not _rule(producer, self._target).takes_integers
+        found = self._made_in_float[value]
+        self._made_in_float.update(dict.fromkeys(chain, found))
+        return found
+
+    def _is_read_in_float(self, value: ir.Value) -> bool:
+        """Whether nothing that computes on integers reads a value, nor what is only moved from it."""
+        known, waiting = self._read_in_float, [value]
+        while waiting:
+            last = waiting[-1]
+            integers = [use for use in last.uses() if _rule(use.node, self._target).takes_integers]
+            moved = [out for use in integers for out in use.node.outputs]
+            only_moved = all(use.idx == 0 and _only_moves(use.node, self._target) for use in integers)
+            if not only_moved or any(out.is_graph_output() for out in moved):
+                known[last] = False
+            elif ahead := [out for out in moved if out not in known]:
+                waiting.extend(ahead)
+                continue
+            else:
+                known[last] = all(known[out] for out in moved)
+            waiting.pop()
+        return known[value]
 
 
 def is_within_function(value: ir.Value, target: Target) -> bool:
@@ -126,38 +193,6 @@ def is_within_function(value: ir.Value, target: Target) -> bool:
         and node.op_type in FUNCTIONS
         and not target.operators.get(node.op_type, OperatorRule()).takes_integers
         for node in (value.producer(), sole_consumer(value))
-    )
-
-
-def stays_in_float(value: ir.Value, target: Target) -> bool:
-    """Whether a value goes from an operator without an integer kernel, or an input, to such operators alone.
-
-    What only moves numbers in between does not matter. To quantize it would cost accuracy and spare nothing.
-    """
-    if not target.fused_functions or value.is_graph_output():
-        return False
-    return _is_made_in_float(value, target) and _is_read_in_float(value, target)
-
-
-def _is_made_in_float(value: ir.Value, target: Target) -> bool:
-    producer = value.producer()
-    if producer is None:
-        return value.is_graph_input()
-    if _only_moves(producer, target) and producer.inputs[0] is not None:
-        return _is_made_in_float(producer.inputs[0], target)
-    return not _rule(producer, target).takes_integers
-
-
-def _is_read_in_float(value: ir.Value, target: Target) -> bool:
-    """Whether nothing that computes on integers reads a value, nor what is only moved from it."""
-    return all(
-        not _rule(use.node, target).takes_integers
-        or (
-            _only_moves(use.node, target)
-            and use.idx == 0
-            and all(not out.is_graph_output() and _is_read_in_float(out, target) for out in use.node.outputs)
-        )
-        for use in value.uses()
     )
 
 
@@ -172,6 +207,8 @@ def _rule(node: ir.Node, target: Target) -> OperatorRule:
 
 def _is_combined(constant: ir.Value, node: ir.Node, quantized: Set[str], target: Target) -> bool:
     """Whether `node` combines `constant` with a quantized value element by element in a kernel that takes no floats."""
+    if node.graph is not constant.graph:
+        return False
     if not is_op(node, *ELEMENTWISE) or constant.dtype != ACTIVATION_DTYPE or constant.is_graph_output():
         return False
     if target.format == "qoperator":
@@ -187,16 +224,18 @@ def _is_combined(constant: ir.Value, node: ir.Node, quantized: Set[str], target:
     return any(value is not None and value.name in quantized for value in node.inputs)
 
 
-def is_summed_in_kernel(value: ir.Value) -> bool:
+def _is_summed_in_kernel(value: ir.Value, places: Mapping[ir.Node, int]) -> bool:
     """Whether `value` is the output of a Conv that can add the other operand of the following sum itself.
 
     The sum has to be its only consumer, of two values of one shape. Of two such convolutions it is the later one, when
-    the output of the earlier is there to be added.
+    the output of the earlier is there to be added. places: of the nodes in their graph.
     """
     conv, uses = value.producer(), list(value.uses())
     if conv is None or conv.op_type != "Conv" or len(uses) != 1 or value.is_graph_output():
         return False
     add = uses[0].node
+    if add not in places:
+        return False
     other = add.inputs[1 - uses[0].idx] if add.op_type == "Add" else None
     if other is None or other.is_initializer() or other.shape is None or value.shape is None:
         return False
@@ -205,8 +244,7 @@ def is_summed_in_kernel(value: ir.Value) -> bool:
     rival = other.producer()
     if rival is None or rival.op_type != "Conv" or len(tuple(other.uses())) != 1 or other.is_graph_output():
         return True
-    order = list(add.graph or ())
-    return order.index(conv) > order.index(rival)
+    return places[conv] > places[rival]
 
 
 def weight_uses(node: ir.Node) -> list[WeightUse]:

@@ -56,11 +56,14 @@ class InsertQdq(ir.passes.InPlacePass):
             if (bias := self.plan.biases.get(name_of(node))) is not None:
                 set_constant_input(node, 2, bias, names, f"{node.name}.bias")
                 logger.debug("the bias of %s is replaced", node.name)
+        place = {node: place for place, node in enumerate(graph)}.__getitem__
         for name in self.plan.weights:
-            container = self.target.weight_container(self.plan.weights[name].bits)
-            _quantize_weight(graph, names, name, self.plan, ir.DataType[container.upper()])
+            container = ir.DataType[self.target.weight_container(self.plan.weights[name].bits).upper()]
+            first = min((use.node for use in graph.initializers[name].uses()), key=place)
+            _quantize_weight(graph, names, name, self.plan, container, before=first)
         for name, quant in self.plan.constants.items():
-            _quantize_constant(graph, names, name, quant, self.target)
+            first = min((use.node for use in graph.initializers[name].uses()), key=place)
+            _quantize_constant(graph, names, name, quant, self.target, before=first)
         values = {value.name: value for node in graph for value in node.outputs} | {v.name: v for v in graph.inputs}
         parameters: dict[str, tuple[ir.Value, ir.Value]] = {}
         for name, quant in self.plan.activations.items():
@@ -77,16 +80,20 @@ class InsertQdq(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=True)
 
 
-def _quantize_weight(graph: ir.Graph, names: FreshNames, name: str, plan: QuantPlan, container: ir.DataType) -> None:
+def _quantize_weight(
+    graph: ir.Graph, names: FreshNames, name: str, plan: QuantPlan, container: ir.DataType, *, before: ir.Node
+) -> None:
     quant, floats = plan.weights[name], initializer_array(graph, name)
     zero = np.zeros(quant.threshold.shape, container.numpy())
-    _dequantize(graph, names, name, quant, plan.weight_integers(name, floats).astype(zero.dtype), zero)
+    _dequantize(graph, names, name, quant, plan.weight_integers(name, floats).astype(zero.dtype), zero, before=before)
 
 
-def _quantize_constant(graph: ir.Graph, names: FreshNames, name: str, quant: TensorQuant, target: Target) -> None:
+def _quantize_constant(
+    graph: ir.Graph, names: FreshNames, name: str, quant: TensorQuant, target: Target, *, before: ir.Node
+) -> None:
     zero = _zero_point(name, quant, target)
     integers = (quant.integers(initializer_array(graph, name)) + int(zero)).astype(zero.dtype)
-    _dequantize(graph, names, name, quant, integers, zero)
+    _dequantize(graph, names, name, quant, integers, zero, before=before)
 
 
 def _dequantize(
@@ -96,11 +103,12 @@ def _dequantize(
     quant: TensorQuant,
     integers: NDArray[np.integer],
     zero: NDArray[np.integer],
+    *,
+    before: ir.Node,
 ) -> None:
-    """Puts integers and a DequantizeLinear in the place of a float initializer."""
+    """Puts integers and a DequantizeLinear in the place of a float initializer. before: its first reader."""
     value = graph.initializers[name]
     uses = list(value.uses())
-    first = min((use.node for use in uses), key=list(graph).index)
     kept = value.is_graph_output()  # under its own name, in float
     if not kept:
         del graph.initializers[name]
@@ -116,7 +124,7 @@ def _dequantize(
     output = node.outputs[0]
     output.name = names(f"{name}_dequantized") if kept else name
     output.type, output.shape = value.type, value.shape
-    graph.insert_before(first, node)
+    graph.insert_before(before, node)
     for use in uses:
         use.node.replace_input_with(use.idx, output)
     logger.debug("the initializer %s becomes %s and a DequantizeLinear", name, integers.dtype)

@@ -26,8 +26,13 @@ def Mul(a: Tensor, b: Tensor) -> Tensor:
 
 
 def Div(a: Tensor, b: Tensor) -> Tensor:
-    integers = not (a.is_floating_point() or b.is_floating_point())
-    return torch.div(a, b, rounding_mode="trunc") if integers else torch.div(a, b)
+    if a.is_floating_point() or b.is_floating_point():
+        return torch.div(a, b)
+    if torch.iinfo(b.dtype).min == 0:
+        return torch.div(a, b, rounding_mode="trunc")
+    # The least integer by -1 overflows, on which processors trap: the process would die.
+    minus = b == -1
+    return torch.where(minus, -a, torch.div(a, torch.where(minus, torch.ones_like(b), b), rounding_mode="trunc"))
 
 
 def Mod(a: Tensor, b: Tensor, *, fmod: int = 0) -> Tensor:

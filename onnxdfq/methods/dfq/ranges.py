@@ -59,10 +59,15 @@ def observations_from_batch_norm(
     histograms: dict[str, Histogram] = {}
     means: dict[str, ChannelMean] = {}
     for name, found in value_spreads(model, moments):
+        spread = found if isinstance(found, Spread) else found.spread
+        if name in sources | wanted and not (np.abs(spread.points) <= np.finfo(np.float32).max).all():
+            raise InputError(
+                f"The value {name!r} becomes infinite or not a number by its batch normalizations; check the weights."
+            )
         if name in sources:
             means[name] = _mean(found)
         if name in wanted:
-            histograms[name] = _histogram(found if isinstance(found, Spread) else found.spread)
+            histograms[name] = _histogram(spread)
     for name, spread in within_known_ranges(model, wanted - histograms.keys()):
         histograms[name] = _histogram(spread)
     ranges, averages = wanted - histograms.keys(), sources - means.keys()

@@ -100,6 +100,8 @@ class _Search:
             share = self.sizes[index] / sum(self.sizes)
             loss = loss + self._stretching * share * stretching_loss(form, outputs, (error - self._delta).clamp_min(0))
         (grad,) = torch.autograd.grad(loss, canvas)
+        # Behind channels that are all zero, or numbers that hardly fit float32: there images stay as they are.
+        grad = torch.nan_to_num(grad, nan=0.0, posinf=0.0, neginf=0.0)
         self._statistics.store(index, moments)
         schedule = self._schedules[index]
         self._optimizers[index].update(self._canvases[index], grad, schedule.rate)
