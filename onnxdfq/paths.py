@@ -1,4 +1,4 @@
-"""Paths that a user gives: only ordinary files and folders are opened, and no more of a file is read than is allowed."""
+"""Paths that a user gives: only ordinary files and folders are opened, and no more is read than a file may have."""
 
 import errno
 import os
@@ -41,10 +41,8 @@ def look_at(
     """
     try:
         return path.stat()
-    except ValueError as error:
-        raise kind(f"{called or path}: no path holds a NUL character.") from error
-    except OSError as error:
-        raise kind(f"{called or path}: {_reason(error, missing)}.") from error
+    except (OSError, ValueError) as error:
+        raise kind(f"{called or path}: {reason_of(error, missing)}.") from error
 
 
 def check_ordinary(
@@ -67,30 +65,38 @@ def check_ordinary(
 def open_ordinary(
     path: Path, *, most: int | None = None, called: str | None = None, kind: type[InputError] = InputError
 ) -> BinaryIO:
-    """An ordinary file, opened for reading. Raises InputError as `check_ordinary` does, or where it cannot be read."""
+    """An ordinary file that is not empty, opened for reading.
+
+    Args:
+        path, most, called, kind: As for `check_ordinary`.
+
+    Raises:
+        InputError: As `check_ordinary` does, and where it is empty or cannot be read.
+    """
     check_ordinary(path, most=most, called=called, kind=kind)
     try:
         # What was put there since the look must not be waited for, either.
         stream = os.fdopen(os.open(path, _FLAGS), "rb")
     except OSError as error:
-        raise kind(f"{called or path} cannot be read: {_reason(error)}.") from error
+        raise kind(f"{called or path} cannot be read: {reason_of(error)}.") from error
     try:
-        _size(os.fstat(stream.fileno()), most, called or str(path), kind)
+        if _size(os.fstat(stream.fileno()), most, called or str(path), kind) == 0:
+            raise kind(f"{called or path} is empty.")  # or a file of the system, which may have no end
     except InputError:
         stream.close()
         raise
     return stream
 
 
-def read_ordinary(
-    path: Path, *, most: int, called: str | None = None, kind: type[InputError] = InputError
-) -> bytes:
-    """All bytes of an ordinary file. Raises InputError as `open_ordinary` does."""
+def read_ordinary(path: Path, *, most: int, called: str | None = None, kind: type[InputError] = InputError) -> bytes:
+    """All bytes of an ordinary file. Raises InputError as `open_ordinary` does, but for an empty one."""
+    if check_ordinary(path, most=most, called=called, kind=kind) == 0:
+        return b""
     with open_ordinary(path, most=most, called=called, kind=kind) as stream:
         try:
-            return stream.read(os.fstat(stream.fileno()).st_size)  # files of the system, of size 0, may have no end
+            return stream.read(most)
         except OSError as error:
-            raise kind(f"{called or path} cannot be read: {_reason(error)}.") from error
+            raise kind(f"{called or path} cannot be read: {reason_of(error)}.") from error
 
 
 def _size(found: os.stat_result, most: int | None, called: str, kind: type[InputError]) -> int:
@@ -101,7 +107,12 @@ def _size(found: os.stat_result, most: int | None, called: str, kind: type[Input
     return found.st_size
 
 
-def _reason(error: OSError, missing: str = "there is no such file") -> str:
+def reason_of(error: OSError | ValueError, missing: str = "there is no such file") -> str:
+    """Why a path cannot be used, as the end of a sentence."""
+    if isinstance(error, UnicodeEncodeError):
+        return "its name is not UTF-8"
+    if isinstance(error, ValueError):
+        return "no path holds a NUL character"
     match error.errno:
         case errno.ENOENT | errno.ENOTDIR:
             return missing
@@ -110,6 +121,6 @@ def _reason(error: OSError, missing: str = "there is no such file") -> str:
         case errno.ENAMETOOLONG:
             return "the name is too long"
         case errno.EACCES | errno.EPERM:
-            return "you have no permission to read it"
+            return "you have no permission"
         case _:
             return error.strerror or type(error).__name__

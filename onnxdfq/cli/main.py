@@ -20,8 +20,11 @@ from onnxdfq.cli.printing import (
     pairs_text,
     summary,
     table_text,
+    written_text,
 )
 from onnxdfq.progress import TerminalProgress, silent
+from onnxdfq.shown import sentence
+from passes.graph.text import printable
 
 SECTIONS = {
     "What": ("method", "bits", "scheme", "tuning", "budget", "plan", "save_plan"),
@@ -118,13 +121,13 @@ def compress(model: Path, target: tuple[str, ...], require: str | None, as_json:
     echo_notes(result.notes)
     if len(several) == 1:
         echo(summary(result.metrics))
-        echo(f"written: {result.path}")
+        echo(written_text(result.path))
         _exit_unless_met(least, several)
         return
     own = {key for file in result.targets.values() for key in file.metrics}
     echo(summary({key: value for key, value in result.metrics.items() if key not in own}))
     for name, file in result.targets.items():
-        echo(f"\n{name}\n{summary(file.metrics)}\nwritten: {file.path}")
+        echo(f"\n{printable(name)}\n{summary(file.metrics)}\n{written_text(file.path)}")
     _exit_unless_met(least, several)
 
 
@@ -133,8 +136,8 @@ def _exit_unless_met(least: float | None, files: dict[str, dict[str, Any]]) -> N
     from onnxdfq.report.requirement import unmet
 
     sentences = [] if least is None else unmet(least, files)
-    for sentence in sentences:
-        echo(f"onnxdfq: {sentence}", err=True)
+    for text in map(sentence, sentences):
+        echo(f"onnxdfq: {text}", err=True)
     if sentences:
         sys.exit(1)
 
@@ -157,7 +160,7 @@ def synthesize(model: Path, as_json: bool, **given: Any) -> None:
         return
     echo_notes(result.notes)
     echo(summary(result.metrics))
-    echo(f"written: {result.path}")
+    echo(written_text(result.path))
 
 
 @main.command(cls=Command)
@@ -231,12 +234,12 @@ def lint(model: Path, target: str | None, require: str | None, as_json: bool) ->
         counts = ", ".join(f"{count} {name}" for name, count in found.count.items())
         echo(f"\n{found.target.title}: {counts}{whole}.")
         if not found.quantized:
-            echo(f"Nothing in it is quantized: onnxdfq compress {found.file} --target {found.target.name}")
+            echo(f"Nothing in it is quantized: onnxdfq compress {printable(found.file)} --target {found.target.name}")
         echo(found.basis)
     if short:
         what = ", ".join(f"{finding.op_type or 'the file'} {finding.node}".strip() for finding in short[:5])
         more = f" and {len(short) - 5} more" if len(short) > 5 else ""
-        echo(f"onnxdfq: --require {require} is not met by {what}{more}.", err=True)
+        echo(sentence(f"onnxdfq: --require {require} is not met by {what}{more}."), err=True)
         sys.exit(1)
 
 

@@ -30,7 +30,7 @@ class Group(click.Group):
             echo("\nonnxdfq: interrupted; nothing was written.", err=True)
             ctx.exit(130)
         except click.ClickException as error:
-            error.message = sentence(error.message)
+            vars(error)["message"] = sentence(error.message)  # it may quote what a script took from a file
             raise
         except (click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
@@ -102,11 +102,23 @@ class _Whole(click.types.IntParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """See `click.ParamType`."""
         if isinstance(value, str) and len(value) > LONGEST_NUMBER:
-            self.fail(f"{shortened(value, 20)!r} has {len(value):,} characters; no option takes such a number.", param, ctx)
+            self.fail(
+                f"{shortened(value, 20)!r} has {len(value):,} characters; no option takes such a number.", param, ctx
+            )
         return super().convert(value, param, ctx)
 
 
-FILE = click.Path(path_type=Path)
+class _File(click.ParamType[Path]):
+    """A path; what lies there is looked at by who reads or writes it."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """See `click.ParamType`."""
+        return Path(value)
+
+
+FILE = _File()
 WHOLE = _Whole()
 AS_JSON = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object on stdout, and nothing else there."
@@ -129,8 +141,15 @@ SYNTHESIS = together(
         "[default: fast]",
     ),
     click.option("--minutes", type=float, metavar="M", help="Another bound for the work of making images."),
-    click.option("--images", type=WHOLE, metavar="N", help=f"How many images, {IMAGES.most:,} at most; the effort says by default."),
-    click.option("--steps", type=WHOLE, metavar="N", help=f"Steps per image, {STEPS.most:,} at most; the effort says by default."),
+    click.option(
+        "--images",
+        type=WHOLE,
+        metavar="N",
+        help=f"How many images, {IMAGES.most:,} at most; the effort says by default.",
+    ),
+    click.option(
+        "--steps", type=WHOLE, metavar="N", help=f"Steps per image, {STEPS.most:,} at most; the effort says by default."
+    ),
     click.option("--batch-size", type=WHOLE, metavar="N", help="Images that are made at once."),
     click.option("--seed", type=WHOLE, metavar="S", help="Same seed, same bytes; 0 to 2**32 - 1.  [default: 0]"),
     click.option(

@@ -2,7 +2,9 @@
 
 import json
 import logging
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -14,8 +16,8 @@ LONGEST_NAME = 100  # of a node or a value in a table
 
 
 def echo(text: str, *, err: bool = False) -> None:
-    """Lines on stdout or stderr. Whatever a command prints goes through here, and nothing in a line controls a terminal."""
-    stream = click.get_text_stream("stderr" if err else "stdout")
+    """Lines on stdout or stderr. All that a command prints goes through here, and nothing in it controls a terminal."""
+    stream = sys.stderr if err else sys.stdout
     lines = "\n".join(map(printable, text.split("\n")))
     encoding = stream.encoding or "utf-8"
     click.echo(lines.encode(encoding, "backslashreplace").decode(encoding), file=stream)
@@ -27,7 +29,6 @@ class LogFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """See `logging.Formatter`."""
         return sentence(super().format(record))
-
 
 
 def echo_json(values: Mapping[str, Any]) -> None:
@@ -114,6 +115,11 @@ def table_text(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(
         "  ".join(entry.ljust(width) for entry, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
+
+
+def written_text(path: Path | None) -> str:
+    """Where a result lies, in a line of its own."""
+    return f"written: {printable(str(path))}"
 
 
 def _percent(share: float) -> str:

@@ -100,8 +100,8 @@ class ArrayFile(Mapping[str, NDArray[Any]]):
     def _check_size(self, size: int) -> None:
         if size > MOST_BYTES:
             raise DataError(
-                f"{self.path} expands to {size:,} bytes; at most {MOST_BYTES:,} are read. Give fewer samples, or a folder "
-                "of images."
+                f"{self.path} expands to {size:,} bytes; at most {MOST_BYTES:,} are read. Give fewer samples, or a "
+                "folder of images."
             )
 
     @contextmanager
@@ -115,8 +115,9 @@ class ArrayFile(Mapping[str, NDArray[Any]]):
             if entry.flag_bits & 1:
                 raise DataError(f"{where} is encrypted; save it without a password.")
             if entry.compress_type not in _COMPRESSIONS:
-                kind = zipfile.compressor_names.get(entry.compress_type, f"number {entry.compress_type}")
-                raise DataError(f"{where} is compressed by {kind}; save it with numpy.savez_compressed.")
+                raise DataError(
+                    f"{where} is compressed in a way (number {entry.compress_type}) numpy does not use; save it again."
+                )
             with self._refusing(name), zipfile.ZipFile(stream) as archive, archive.open(entry) as part:
                 yield part
 
@@ -133,8 +134,8 @@ class ArrayFile(Mapping[str, NDArray[Any]]):
         size = self.path.stat().st_size if entry is None else entry.file_size
         if found.bytes > size - found.begins:
             raise DataError(
-                f"{where} is cut off or damaged: by its header it holds {found.bytes:,} bytes of numbers, and there are "
-                f"{size - found.begins:,}."
+                f"{where} is cut off or damaged: by its header it holds {found.bytes:,} bytes of numbers, and there "
+                f"are {size - found.begins:,}."
             )
         return found
 

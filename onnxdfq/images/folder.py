@@ -86,7 +86,9 @@ def decoded(file: Path, shape: Sequence[int]) -> UInt8[NDArray[np.uint8], "_ _ _
             warnings.simplefilter("ignore")  # the bounds of a file are ours
             with Image.open(stream, formats=FORMATS) as image:
                 if image.width * image.height > MOST_PIXELS:
-                    raise DataError(f"{cannot}: it has {image.width}×{image.height} pixels; {MOST_PIXELS:,} are allowed.")
+                    raise DataError(
+                        f"{cannot}: it has {image.width}×{image.height} pixels; {MOST_PIXELS:,} are allowed."
+                    )
                 fitted = ImageOps.fit(
                     image.convert("L" if channels == 1 else "RGB"), (width, height), Image.Resampling.BILINEAR
                 )

@@ -79,6 +79,8 @@ class Images:
     def load(cls, path: Path) -> "Images":
         """Read what `save` wrote. Raises DataError when the file is something else, or would need pickle."""
         file = ArrayFile(path)
+        if missing := [name for name in (IMAGES, "method", "seed", "provenance") if name not in file]:
+            raise DataError(f"{path} is not a file of synthesised images: it has no {' and no '.join(missing)}.")
         try:
             provenance = json.loads(str(file["provenance"]))
             return cls(
@@ -88,5 +90,5 @@ class Images:
                 provenance={str(key): str(value) for key, value in provenance.items()},
                 others={key.removeprefix(PREFIX): file[key] for key in file if key.startswith(PREFIX)},
             )
-        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        except (ValueError, AttributeError, TypeError, RecursionError) as error:
             raise DataError(f"{path} is not a file of synthesised images: {error}.") from error

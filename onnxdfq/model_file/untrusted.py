@@ -11,8 +11,11 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from onnxdfq.errors import ModelFileError, UnsupportedOperator
+from onnxdfq.paths import read_ordinary
 
 Found = TypeVar("Found", bound=Message)
+MOST_BYTES = 2**31 - 1
+"""Of a model without its external data: protobuf reads no more."""
 # Number and wire type of the fields of onnx.ModelProto (onnx.proto3): 0 is a varint, 2 is length-delimited.
 _MODEL_FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
 
@@ -23,14 +26,7 @@ def read_proto(path: Path) -> onnx.ModelProto:
     Raises:
         ModelFileError: The file cannot be read, is not ONNX, is cut off, or its external data is unusable.
     """
-    if not path.exists():
-        raise ModelFileError(f"{path}: there is no such file.")
-    if not path.is_file():
-        raise ModelFileError(f"{path} is not a file; give an .onnx file.")
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ModelFileError(f"{path} cannot be read: {error.strerror}.") from error
+    data = read_ordinary(path, most=MOST_BYTES, kind=ModelFileError)
     if not data:
         raise ModelFileError(f"{path} is empty; it is not an ONNX model.")
     proto = onnx.ModelProto()

@@ -55,8 +55,9 @@ def check_bounds(given: Any) -> None:
     Raises:
         InputError: a field is beyond its own, or is none of a whole number where that is needed.
     """
-    hints = get_type_hints(type(given))
-    for name, bounds in bounds_of(type(given)).items():
+    kind: Any = type(given)
+    hints = get_type_hints(kind)
+    for name, bounds in bounds_of(kind).items():
         value = getattr(given, name)
         if value is None:
             continue
@@ -67,4 +68,5 @@ def check_bounds(given: Any) -> None:
 
 def _digits(value: Any) -> str:
     """The number as it is written; Python writes none of more than 4,300 digits."""
-    return f"a number of {value.bit_length():,} bits" if isinstance(value, int) and value.bit_length() > 1000 else str(value)
+    many = isinstance(value, int) and value.bit_length() > 1000
+    return f"a number of {value.bit_length():,} bits" if many else str(value)

@@ -1,5 +1,6 @@
 """Plain values, as TOML and keyword arguments give them, into checked dataclasses."""
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
@@ -13,6 +14,8 @@ from onnxdfq.paths import MOST_TEXT, read_ordinary
 from onnxdfq.recipe.names import one_of
 
 DEEPEST = 8  # tables and lists inside one another; a target file has three
+MOST_DOTS = 50  # of a key; the time and memory that tomllib takes grow with their square
+_LONG_KEY = re.compile(rf"""(?<![\w.-])(?:(?:"[^"\n]*+"|'[^'\n]*+'|[\w-]++)[ \t]*+\.[ \t]*+){{{MOST_DOTS},}}""")
 
 
 def read_toml(path: Path, what: str) -> dict[str, Any]:
@@ -34,6 +37,8 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
 
 def _parsed(text: str) -> dict[str, Any]:
     """A TOML document. Raises ValueError with a reason, without a stop."""
+    if _LONG_KEY.search(text):
+        raise ValueError(f"a key in it has more than {MOST_DOTS} parts")
     try:
         found = tomllib.loads(text)
     except RecursionError as error:
@@ -111,8 +116,9 @@ def quoted(text: str) -> str:
     """A basic string of TOML: quotes, backslashes and what cannot be printed escaped."""
 
     def escaped(letter: str) -> str:
-        code = ord(letter)
-        return letter if letter.isprintable() and letter not in '"\\' else f"\\u{code:04x}" if code < 2**16 else f"\\U{code:08x}"
+        if letter.isprintable() and letter not in '"\\':
+            return letter
+        return f"\\u{ord(letter):04x}" if ord(letter) < 2**16 else f"\\U{ord(letter):08x}"
 
     return '"' + "".join(map(escaped, text)) + '"'
 

@@ -13,8 +13,9 @@ PREFIX = "dfq."
 
 
 class WriteProvenance(ir.passes.InPlacePass):
-    """Replaces the model's `dfq.*` metadata by the given entries, of which what cannot be printed is escaped; the keys are
-    given without the prefix."""
+    """Replaces the model's `dfq.*` metadata by the given entries; the keys are given without the prefix.
+
+    What cannot be printed is escaped."""
 
     def __init__(self, entries: Mapping[str, str]) -> None:
         self.entries = {PREFIX + key: printable(value) for key, value in entries.items()}
