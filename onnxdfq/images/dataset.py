@@ -18,6 +18,7 @@ from onnxdfq.images.images import PREFIX
 from onnxdfq.images.normalization import Normalization
 from onnxdfq.images.samples import Samples, as_samples, fits
 from onnxdfq.model_file import InputSpec
+from onnxdfq.model_file.filling import MOST
 from onnxdfq.model_file.inputs import CHANNELS
 from onnxdfq.paths import look_at
 
@@ -205,7 +206,10 @@ def _from_arrays(
                 f"{_text(spec.shape)}."
             )
     if not pixels:
-        return Dataset(images=as_samples(images, spec, path), labels=labels, as_it_is=True)
+        samples = as_samples(images, spec, path)
+        if spec.is_float and samples.size:
+            _check_range(path, samples, spec)
+        return Dataset(images=samples, labels=labels, as_it_is=True)
     if images.ndim == len(spec.shape) - 1:  # grey
         images = images[..., np.newaxis]
     if images.ndim != 4:
@@ -222,6 +226,14 @@ def _from_arrays(
     if spec.is_bytes:
         return Dataset(images=images.transpose(0, 3, 1, 2), labels=labels, as_it_is=True)
     return Dataset(images=images.astype(np.uint8, copy=False), labels=labels, channels_last=channels_last)
+
+
+def _check_range(path: str, samples: NDArray[Any], spec: InputSpec) -> None:
+    """Refuses numbers of which a layer would make infinity. Those of other inputs may be masks, and mean it."""
+    low, high = float(samples.min()), float(samples.max())
+    if low < -MOST or high > MOST:
+        numbers = f"holds numbers from {low:g} to {high:g}; they are at least {-MOST:g} and at most {MOST:g}"
+        raise DataError(f"{path}: the array {spec.name!r} {numbers}.")
 
 
 def _from_folder(path: Path, spec: InputSpec) -> Dataset:
