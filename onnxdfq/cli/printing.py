@@ -20,7 +20,7 @@ def echo(text: str, *, err: bool = False) -> None:
     stream = sys.stderr if err else sys.stdout
     lines = "\n".join(map(printable, text.split("\n")))
     encoding = stream.encoding or "utf-8"
-    click.echo(lines.encode(encoding, "backslashreplace").decode(encoding), file=stream)
+    click.echo(lines.encode(encoding, "backslashreplace").decode(encoding), file=stream)  # noqa: TID251
 
 
 class LogFormatter(logging.Formatter):

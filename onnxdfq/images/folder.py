@@ -16,7 +16,7 @@ from onnxdfq.paths import check_ordinary, look_at, open_ordinary
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """What a folder of photographs holds. Pillow goes by what is in a file, and would start Ghostscript for an EPS."""
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-MOST_BYTES = 2**28
+MOST_BYTES = 2**26
 """Of one image file."""
 MOST_PIXELS = 80_000_000
 """Of one image, decoded."""

@@ -39,18 +39,20 @@ def check_images(model: ir.Model, images: int | None, batch_size: int | None) ->
     most = images_in_memory(model)
     for name, count in (("images", images), ("batch_size", batch_size)):
         if count is not None and count > most:
-            size = count * MOST_IMAGE_BYTES // most
             raise InputError(
-                f"{name} is {count:,}, which come to some {size:,} bytes in the model's size, and {MOST_IMAGE_BYTES:,} "
-                f"are allowed; give at most {most:,}.",
+                f"{count:,} images of the model's size come to {count * _bytes_of_image(model):,} bytes, and "
+                f"{MOST_IMAGE_BYTES:,} are allowed; give at most {most:,}.",
                 field=name,
             )
 
 
 def images_in_memory(model: ir.Model) -> int:
     """How many samples of all inputs MOST_IMAGE_BYTES hold, at least one."""
-    numbers = sum(prod(size or 1 for size in spec.sample_shape) for spec in inputs(model))
-    return max(1, MOST_IMAGE_BYTES // max(1, 4 * numbers))
+    return max(1, MOST_IMAGE_BYTES // _bytes_of_image(model))
+
+
+def _bytes_of_image(model: ir.Model) -> int:
+    return 4 * max(1, sum(prod(size or 1 for size in spec.sample_shape) for spec in inputs(model)))
 
 
 def affordable(

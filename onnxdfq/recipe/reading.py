@@ -71,7 +71,7 @@ def checked_fields(kind: type, table: Mapping[str, Any], *, where: str) -> dict[
     names = [field.name for field in fields(kind)]
     found = {}
     for key, value in table.items():
-        one_of(f"key in {where}", key, names, field=key)
+        one_of(f"key in {where}", key, names)
         if get_origin(hints[key]) is Literal and isinstance(value, str):
             one_of(key, value, get_args(hints[key]), field=key)
         try:

@@ -57,9 +57,15 @@ def read_target(name: str, table: Mapping[str, Any], *, where: str | None = None
     Raises:
         InputError: a key is unknown or missing, a value is none of its field's, or no weight could keep `pair_limit`.
     """
-    where = where or f"the target {name}"
+    try:
+        return _checked(name, table, where or f"the target {name}")
+    except InputError as error:  # about a field of the file, which no option is called by
+        raise InputError(str(error), field="target") from error
+
+
+def _checked(name: str, table: Mapping[str, Any], where: str) -> Target:
     if "name" in table:
-        raise InputError(f"{where}: a target is named by its file; take its name out of it.", field="target")
+        raise InputError(f"{where}: a target is named by its file; take its name out of it.")
     operators = {
         key: _rule(_table(rule, f"{where}: {key}"), f"{where}: {key}")
         for key, rule in _table(table.get("operators", {}), f"{where}: operators").items()
@@ -70,14 +76,13 @@ def read_target(name: str, table: Mapping[str, Any], *, where: str | None = None
         plain["weight_containers"] = {int(key): value for key, value in containers.items()}
     checked = checked_fields(Target, plain, where=where)
     if missing := missing_fields(Target, plain):
-        raise InputError(f"{where} does not say {', '.join(missing)}; a target gives every field.", field="target")
+        raise InputError(f"{where} does not say {', '.join(missing)}; a target gives every field.")
     target = Target(**checked, operators=operators)
     _check_numbers(target, where)
     if 0 < target.pair_limit < GREATEST_PRODUCT:
         raise InputError(
             f"{where}: pair_limit is {target.pair_limit}, but one product of 8 bits alone reaches {GREATEST_PRODUCT}, "
             f"so no weight keeps within it; give {GREATEST_PRODUCT} or more, or 0 for kernels that do not saturate.",
-            field="target",
         )
     return target
 
@@ -85,19 +90,19 @@ def read_target(name: str, table: Mapping[str, Any], *, where: str | None = None
 def _rule(table: Mapping[str, Any], where: str) -> OperatorRule:
     rule = OperatorRule(**checked_fields(OperatorRule, table, where=where))
     for check in rule.checks:
-        one_of(f"check in {where}", check, CHECKS, field="target")
+        one_of(f"check in {where}", check, CHECKS)
     for form in rule.bias:
-        one_of(f"bias in {where}", form, BIASES, field="target")
-    for kind in re.split("[ |]+", " ".join((*rule.containers, *rule.refused, *rule.adds_pairs, rule.becomes)).strip()):
-        one_of(f"element type in {where}", kind, ("", *TYPES), field="target")
-    if rule.becomes and len(rule.becomes.split()) != 2:
-        raise InputError(f"{where}: becomes is {rule.becomes!r}; it must be two element types, as in int8 uint8.")
+        one_of(f"bias in {where}", form, BIASES)
+    for kind in re.split("[ |]+", " ".join((*rule.containers, *rule.refused, *rule.adds_pairs)).strip()):
+        one_of(f"element type in {where}", kind, ("", *TYPES))
+    if rule.becomes and not re.fullmatch(r"u?int(8|16) u?int(8|16)", rule.becomes):
+        raise InputError(f"{where}: becomes is {rule.becomes!r}; it must be two types of integers, as in int8 uint8.")
     return rule
 
 
 def _table(value: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise InputError(f"{where} is {value!r}; it must be a table.", field="target")
+        raise InputError(f"{where} is {value!r}; it must be a table.")
     return value
 
 
@@ -111,8 +116,8 @@ def _check_numbers(target: Target, where: str) -> None:
         ("activation_bits", target.activation_bits, ACTIVATION_BITS),
     ):
         if not bits or not set(bits) <= set(allowed):
-            raise InputError(f"{where}: {name} is {list(bits)}; it must be some of {list(allowed)}.", field="target")
+            raise InputError(f"{where}: {name} is {list(bits)}; it must be some of {list(allowed)}.")
     for kind in target.weight_containers.values():
-        one_of(f"element type in {where}", kind, CONTAINERS, field="target")
+        one_of(f"element type in {where}", kind, CONTAINERS)
     if max(target.weight_bits) > max((w for w in target.weight_containers if w <= max(WEIGHT_BITS)), default=0):
-        raise InputError(f"{where}: weight_containers has none for {max(target.weight_bits)} bits.", field="target")
+        raise InputError(f"{where}: weight_containers has none for {max(target.weight_bits)} bits.")
