@@ -9,7 +9,7 @@ import click
 
 from onnxdfq.cli.printing import echo
 from onnxdfq.errors import DfqError
-from onnxdfq.recipe.limits import IMAGES, STEPS
+from onnxdfq.limits import IMAGES, STEPS
 from onnxdfq.shown import sentence, shortened
 
 Function = TypeVar("Function", bound=Callable[..., Any])

@@ -8,8 +8,8 @@ from math import prod
 import onnx_ir as ir
 
 from onnxdfq.errors import InputError
+from onnxdfq.limits import MOST_IMAGE_BYTES
 from onnxdfq.model_file import inputs
-from onnxdfq.recipe.limits import MOST_IMAGE_BYTES
 from passes.graph.work import Work
 
 # Multiplications that a number which a node computes costs as much as, forward and backward: memory is what it waits

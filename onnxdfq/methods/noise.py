@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from onnxdfq.images.images import Images
+from onnxdfq.limits import BATCH, IMAGES, check_bounds
 from onnxdfq.methods.method import Synthesis
-from onnxdfq.recipe.limits import BATCH, IMAGES, check_bounds
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from onnxdfq.errors import InputError
+from onnxdfq.limits import BATCH, IMAGES, MINUTES, SEED, SHARE, STEPS, check_bounds
 from onnxdfq.recipe.bits import Bits
 from onnxdfq.recipe.budget import Budget
 from onnxdfq.recipe.choices import CLIPPINGS, EFFORTS, SCHEMES, TUNINGS, Clipping, Effort, Scheme
-from onnxdfq.recipe.limits import BATCH, IMAGES, MINUTES, SEED, SHARE, STEPS, check_bounds
 from onnxdfq.recipe.names import AUTO, method_names, one_of
 from onnxdfq.recipe.reading import checked_fields, parse_value, read_toml, toml_value
 

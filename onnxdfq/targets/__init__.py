@@ -16,8 +16,8 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxdfq.errors import InputError
+from onnxdfq.limits import Bounds
 from onnxdfq.recipe.bits import ACTIVATION_BITS, WEIGHT_BITS
-from onnxdfq.recipe.limits import Bounds
 from onnxdfq.recipe.names import TARGETS, one_of, registered, target_names
 from onnxdfq.recipe.reading import checked_fields, missing_fields, read_toml
 from passes.lint.checks import CHECKS

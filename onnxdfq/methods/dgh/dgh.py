@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+from onnxdfq.limits import BATCH, RATE, STEPS, WEIGHT, check_bounds
 from onnxdfq.methods.method import Need, Synthesis
 from onnxdfq.recipe.choices import LOSS_FORMS, PRECISIONS, LossForm, Precision
-from onnxdfq.recipe.limits import BATCH, RATE, STEPS, WEIGHT, check_bounds
 from onnxdfq.recipe.names import one_of
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from onnxdfq.images.images import Images
 from onnxdfq.images.normalization import Normalization
+from onnxdfq.limits import IMAGES
 from onnxdfq.methods.dgh.dgh import Dgh
 from onnxdfq.progress import Progress
-from onnxdfq.recipe.limits import IMAGES
 from onnxdfq.synthesis import priors
 from onnxdfq.synthesis.hyperparameters import batch_generators, delivered, describe
 from onnxdfq.synthesis.input_range import InputRange, input_range

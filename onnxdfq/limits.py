@@ -1,7 +1,6 @@
 """Bounds of numbers that a user gives. A field says its own, once: `steps: Annotated[int, Bounds(least=1, most=9)]`."""
 
 from dataclasses import dataclass, fields
-from functools import cache
 from numbers import Integral, Real
 from typing import Annotated, Any, get_origin, get_type_hints
 
@@ -37,11 +36,10 @@ IMAGES, BATCH, STEPS = (Bounds(least=1, most=most) for most in (2**16, 2**16, 10
 SEED = Bounds(least=0, most=2**32 - 1)
 MINUTES, RATE = (Bounds(least=0, most=most, above=True) for most in (100_000, 1000))
 SHARE = Bounds(least=0, most=1)
-WEIGHT = Bounds(least=0, most=1e6)
+WEIGHT = Bounds(least=0, most=1_000_000)
 """Of a term of a loss, against the others."""
 
 
-@cache
 def bounds_of(kind: type) -> dict[str, Bounds]:
     """By field of the dataclass `kind`, its bounds where it has some."""
     hints = get_type_hints(kind, include_extras=True)
@@ -55,9 +53,8 @@ def check_bounds(given: Any) -> None:
     Raises:
         InputError: a field is beyond its own, or is none of a whole number where that is needed.
     """
-    kind: Any = type(given)
-    hints = get_type_hints(kind)
-    for name, bounds in bounds_of(kind).items():
+    hints = get_type_hints(type(given))
+    for name, bounds in bounds_of(type(given)).items():
         value = getattr(given, name)
         if value is None:
             continue

@@ -6,10 +6,10 @@ from typing import Annotated, Any, get_args, get_type_hints
 import pytest
 
 from onnxdfq.errors import InputError
+from onnxdfq.limits import Bounds, bounds_of, check_bounds
 from onnxdfq.methods import DeadLeaves, Dgh, Noise, ZeroQ, load_method
 from onnxdfq.recipe import Recipe
 from onnxdfq.recipe.budget import Budget
-from onnxdfq.recipe.limits import Bounds, bounds_of, check_bounds
 from onnxdfq.recipe.names import method_names
 
 NO_NUMBERS = [float("nan"), float("inf"), float("-inf"), -1, 10**18, 2**64, 10**5000, "8", True]
