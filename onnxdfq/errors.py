@@ -10,8 +10,10 @@
     │   └── DataError             images or labels that cannot be used
     └── OutputError               the result could not be written (exit code 2: the path is at fault, 1: the disk)
 
-Messages are one sentence or two: what was found, what is allowed, what to do.
+Messages are one sentence or two: what was found, what is allowed, what to do. What they quote of a file is escaped.
 """
+
+from onnxdfq.shown import sentence
 
 
 class DfqError(Exception):
@@ -24,7 +26,7 @@ class DfqError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, *, field: str | None = None) -> None:
-        super().__init__(message)
+        super().__init__(sentence(message))
         self.field = field
 
 

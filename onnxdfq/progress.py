@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol, TextIO
 
+from onnxdfq.shown import sentence
+
 PATIENCE_S = 2.0
 REFRESH_S = 0.2
 LINES_EVERY_S = 10.0  # where nothing can be rewritten in place, as in a log
@@ -48,7 +50,7 @@ class TerminalProgress:
     """
 
     def __init__(self, label: str, stream: TextIO | None = None) -> None:
-        self.label = label
+        self.label = sentence(label)
         self.stream = sys.stderr if stream is None else stream
         self.started = self.last = time.monotonic()
         self._bar: Any = None
@@ -58,6 +60,7 @@ class TerminalProgress:
         now = time.monotonic()
         if now - self.started < PATIENCE_S:
             return
+        note = sentence(note)
         if self._rewrites:
             self._draw(done, total, note)
         elif now - self.last >= LINES_EVERY_S or (done >= total and self.last > self.started):

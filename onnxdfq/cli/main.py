@@ -11,6 +11,8 @@ import click
 
 from onnxdfq.cli.options import AS_JSON, FILE, OP_LIBRARY, QUIET, SYNTHESIS, Command, Group
 from onnxdfq.cli.printing import (
+    LogFormatter,
+    echo,
     echo_json,
     echo_notes,
     findings_text,
@@ -18,8 +20,11 @@ from onnxdfq.cli.printing import (
     pairs_text,
     summary,
     table_text,
+    written_text,
 )
 from onnxdfq.progress import TerminalProgress, silent
+from onnxdfq.shown import sentence
+from passes.graph.text import printable
 
 SECTIONS = {
     "What": ("method", "bits", "scheme", "tuning", "budget", "plan", "save_plan"),
@@ -115,14 +120,14 @@ def compress(model: Path, target: tuple[str, ...], require: str | None, as_json:
         return
     echo_notes(result.notes)
     if len(several) == 1:
-        click.echo(summary(result.metrics))
-        click.echo(f"written: {result.path}")
+        echo(summary(result.metrics))
+        echo(written_text(result.path))
         _exit_unless_met(least, several)
         return
     own = {key for file in result.targets.values() for key in file.metrics}
-    click.echo(summary({key: value for key, value in result.metrics.items() if key not in own}))
+    echo(summary({key: value for key, value in result.metrics.items() if key not in own}))
     for name, file in result.targets.items():
-        click.echo(f"\n{name}\n{summary(file.metrics)}\nwritten: {file.path}")
+        echo(f"\n{printable(name)}\n{summary(file.metrics)}\n{written_text(file.path)}")
     _exit_unless_met(least, several)
 
 
@@ -131,8 +136,8 @@ def _exit_unless_met(least: float | None, files: dict[str, dict[str, Any]]) -> N
     from onnxdfq.report.requirement import unmet
 
     sentences = [] if least is None else unmet(least, files)
-    for sentence in sentences:
-        click.echo(f"onnxdfq: {sentence}", err=True)
+    for text in map(sentence, sentences):
+        echo(f"onnxdfq: {text}", err=True)
     if sentences:
         sys.exit(1)
 
@@ -154,8 +159,8 @@ def synthesize(model: Path, as_json: bool, **given: Any) -> None:
         echo_json({"output": str(result.path), "method": result.method, **result.metrics})
         return
     echo_notes(result.notes)
-    click.echo(summary(result.metrics))
-    click.echo(f"written: {result.path}")
+    echo(summary(result.metrics))
+    echo(written_text(result.path))
 
 
 @main.command(cls=Command)
@@ -181,7 +186,7 @@ def evaluate(model: Path, data: Path, as_json: bool, quiet: bool, **given: Any) 
         echo_json(values | ({"notes": notes} if notes else {}))
         return
     echo_notes(notes)
-    click.echo(summary(measured))
+    echo(summary(measured))
 
 
 @main.command(cls=Command)
@@ -197,7 +202,7 @@ def inspect(model: Path, pairs: bool, as_json: bool) -> None:
     if as_json:
         echo_json(found)
     else:
-        click.echo(pairs_text(found) if pairs else inspection_text(found))
+        echo(pairs_text(found) if pairs else inspection_text(found))
 
 
 @main.command(cls=Command)
@@ -224,17 +229,17 @@ def lint(model: Path, target: str | None, require: str | None, as_json: bool) ->
         head = {"file": found.file, "target": found.target.name, "verified": found.target.verified}
         echo_json(head | {"basis": found.basis} | dict(found.count.items()) | {"findings": entries})
     else:
-        click.echo(findings_text(found.findings))
+        echo(findings_text(found.findings))
         whole = "" if all(finding.node for finding in found.findings) else "; the file as a whole is refused"
         counts = ", ".join(f"{count} {name}" for name, count in found.count.items())
-        click.echo(f"\n{found.target.title}: {counts}{whole}.")
+        echo(f"\n{found.target.title}: {counts}{whole}.")
         if not found.quantized:
-            click.echo(f"Nothing in it is quantized: onnxdfq compress {found.file} --target {found.target.name}")
-        click.echo(found.basis)
+            echo(f"Nothing in it is quantized: onnxdfq compress {printable(found.file)} --target {found.target.name}")
+        echo(found.basis)
     if short:
         what = ", ".join(f"{finding.op_type or 'the file'} {finding.node}".strip() for finding in short[:5])
         more = f" and {len(short) - 5} more" if len(short) > 5 else ""
-        click.echo(f"onnxdfq: --require {require} is not met by {what}{more}.", err=True)
+        echo(sentence(f"onnxdfq: --require {require} is not met by {what}{more}."), err=True)
         sys.exit(1)
 
 
@@ -250,15 +255,15 @@ def methods(name: str | None, as_json: bool) -> None:
         if as_json:
             echo_json({"methods": rows})
         else:
-            click.echo(table_text([(row["name"], row["needs"] or "-", row["summary"]) for row in rows]))
+            echo(table_text([(row["name"], row["needs"] or "-", row["summary"]) for row in rows]))
         return
     found = describe_method(name)
     if as_json:
         echo_json(found)
         return
-    click.echo(f"{found['name']}: {found['summary']}\nneeds: {found['needs'] or 'nothing'}\n\n{found['description']}\n")
+    echo(f"{found['name']}: {found['summary']}\nneeds: {found['needs'] or 'nothing'}\n\n{found['description']}\n")
     settings = [(f"{name}.{key['name']}", key["kind"], key["default"]) for key in found["settings"]]
-    click.echo(table_text([("setting", "values", "default"), *settings]))
+    echo(table_text([("setting", "values", "default"), *settings]))
 
 
 @main.command(cls=Command)
@@ -273,13 +278,13 @@ def targets(name: str | None, as_json: bool) -> None:
         if as_json:
             echo_json({"targets": rows})
         else:
-            click.echo(table_text([(row["name"], row["title"], row["checked"]) for row in rows]))
+            echo(table_text([(row["name"], row["title"], row["checked"]) for row in rows]))
         return
     found = describe_target(name)
     if as_json:
         echo_json(found)
     else:
-        click.echo(inspection_text({key: str(value) for key, value in found.items()}))
+        echo(inspection_text({key: str(value) for key, value in found.items()}))
 
 
 def _prepared(given: dict[str, Any]) -> dict[str, Any]:
@@ -289,7 +294,9 @@ def _prepared(given: dict[str, Any]) -> dict[str, Any]:
 
     quiet, verbose, recipe = given.pop("quiet"), given.pop("verbose"), given.pop("recipe")
     if verbose:
-        logging.basicConfig(level=logging.DEBUG, format="%(name)s: %(message)s", stream=sys.stderr)
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(LogFormatter("%(name)s: %(message)s"))
+        logging.basicConfig(level=logging.DEBUG, handlers=[handler])
     return given | {
         "recipe": None if recipe is None else Recipe.load(recipe),
         "settings": parse_settings(given["settings"]),

@@ -8,7 +8,10 @@ from typing import Any, TypeVar
 import click
 
 from onnxdfq.cli.interruption import tell_of_interruption
+from onnxdfq.cli.printing import echo
 from onnxdfq.errors import DfqError
+from onnxdfq.limits import IMAGES, STEPS
+from onnxdfq.shown import sentence, shortened
 from onnxdfq.signals import came, written
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -33,19 +36,22 @@ class Group(click.Group):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             ctx.exit(tell_of_interruption())
-        except (click.exceptions.Exit, click.Abort, click.ClickException, BrokenPipeError):
+        except click.ClickException as error:
+            vars(error)["message"] = sentence(error.message)  # it may quote what a script took from a file
+            raise
+        except (click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except Exception as error:
             if came:  # inside a library, which took it for a failure of its own
                 ctx.exit(tell_of_interruption())
             if isinstance(error, DfqError):
-                click.echo(f"onnxdfq: {with_flag(error)}", err=True)
+                echo(f"onnxdfq: {with_flag(error)}", err=True)
                 ctx.exit(error.exit_code)
             # whatever this is, it is our fault, and a traceback helps no user
             where = traceback.extract_tb(error.__traceback__)[-1]
-            click.echo(
+            echo(
                 f"onnxdfq: this is a fault of onnxdfq, please report it: {type(error).__name__} in "
-                f"{Path(where.filename).name}:{where.lineno}: {' '.join(str(error).split())}",
+                f"{Path(where.filename).name}:{where.lineno}: {sentence(' '.join(str(error).split()))}",
                 err=True,
             )
             ctx.exit(1)
@@ -100,7 +106,33 @@ def together(*options: Callable[[Function], Function]) -> Callable[[Function], F
     return decorate
 
 
-FILE = click.Path(path_type=Path)
+LONGEST_NUMBER = 40  # characters
+
+
+class _Whole(click.types.IntParamType):
+    """A whole number. Python itself reads none of thousands of digits, and click says that it is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See `click.ParamType`."""
+        if isinstance(value, str) and len(value) > LONGEST_NUMBER:
+            self.fail(
+                f"{shortened(value, 20)!r} has {len(value):,} characters; no option takes such a number.", param, ctx
+            )
+        return super().convert(value, param, ctx)
+
+
+class _File(click.ParamType[Path]):
+    """A path; what lies there is looked at by who reads or writes it."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """See `click.ParamType`."""
+        return Path(value)
+
+
+FILE = _File()
+WHOLE = _Whole()
 AS_JSON = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object on stdout, and nothing else there."
 )
@@ -122,10 +154,17 @@ SYNTHESIS = together(
         "[default: fast]",
     ),
     click.option("--minutes", type=float, metavar="M", help="Another bound for the work of making images."),
-    click.option("--images", type=int, metavar="N", help="How many images; the effort says by default."),
-    click.option("--steps", type=int, metavar="N", help="Steps per image; the effort says by default."),
-    click.option("--batch-size", type=int, metavar="N", help="Images that are made at once."),
-    click.option("--seed", type=int, metavar="S", help="Same seed, same bytes.  [default: 0]"),
+    click.option(
+        "--images",
+        type=WHOLE,
+        metavar="N",
+        help=f"How many images, {IMAGES.most:,} at most; the effort says by default.",
+    ),
+    click.option(
+        "--steps", type=WHOLE, metavar="N", help=f"Steps per image, {STEPS.most:,} at most; the effort says by default."
+    ),
+    click.option("--batch-size", type=WHOLE, metavar="N", help="Images that are made at once."),
+    click.option("--seed", type=WHOLE, metavar="S", help="Same seed, same bytes; 0 to 2**32 - 1.  [default: 0]"),
     click.option(
         "--set",
         "settings",

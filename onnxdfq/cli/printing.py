@@ -1,21 +1,45 @@
 """What the commands print."""
 
 import json
+import logging
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
+from onnxdfq.shown import sentence, shortened
+from passes.graph.text import printable
+
+LONGEST_NAME = 100  # of a node or a value in a table
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Lines on stdout or stderr. All that a command prints goes through here, and nothing in it controls a terminal."""
+    stream = sys.stderr if err else sys.stdout
+    lines = "\n".join(map(printable, text.split("\n")))
+    encoding = stream.encoding or "utf-8"
+    click.echo(lines.encode(encoding, "backslashreplace").decode(encoding), file=stream)  # noqa: TID251
+
+
+class LogFormatter(logging.Formatter):
+    """Of what `--verbose` logs: one line a record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See `logging.Formatter`."""
+        return sentence(super().format(record))
+
 
 def echo_json(values: Mapping[str, Any]) -> None:
     """One JSON object on stdout."""
-    click.echo(json.dumps(values))
+    echo(json.dumps(values))
 
 
 def echo_notes(notes: Sequence[str]) -> None:
     """Notes on stderr, a line each."""
     for note in notes:
-        click.echo(f"note: {note}", err=True)
+        echo(sentence(f"note: {note}"), err=True)
 
 
 def summary(metrics: Mapping[str, Any]) -> str:
@@ -30,15 +54,15 @@ def summary(metrics: Mapping[str, Any]) -> str:
 
 def findings_text(findings: Sequence[Any]) -> str:
     """One line a node: verdict, operator, name and why; what to change on a line of its own."""
-    widths = [max([len(getattr(finding, key)) for finding in findings], default=0) for key in ("op_type", "node")]
+    names = [(_name(finding.op_type), _name(finding.node or "(the whole file)")) for finding in findings]
+    widths = [max(map(len, column)) for column in zip(*names, strict=True)]
     lines = []
-    for finding in findings:
-        name = finding.node or "(the whole file)"
+    for finding, (op_type, name) in zip(findings, names, strict=True):
         lines.append(
-            f"{finding.verdict:8} {finding.op_type:{widths[0]}}  {name:{widths[1]}}  {finding.reason}".rstrip()
+            f"{finding.verdict:8} {op_type:{widths[0]}}  {name:{widths[1]}}  {sentence(finding.reason)}".rstrip()
         )
         if finding.advice:
-            lines.append(f"{'':8} {'':{widths[0]}}  → {finding.advice}")
+            lines.append(f"{'':8} {'':{widths[0]}}  → {sentence(finding.advice)}")
     return "\n".join(lines) or "No node computes anything."
 
 
@@ -46,9 +70,11 @@ def pairs_text(found: Mapping[str, Any]) -> str:
     """Which layers get the low bits, and who pays for each."""
     lines = []
     for name, pair in found["low"].items():
-        payers = ", ".join(pair["paid_by"]) or "nothing"
-        lines.append(f"low   {name}  paid for by {payers}" + ("" if pair["legal"] else f"  ({pair['why_not']})"))
-    lines += [f"high  {name}" + (f"  {reason}" if reason else "") for name, reason in found["high"].items()]
+        payers = ", ".join(map(_name, pair["paid_by"])) or "nothing"
+        why_not = "" if pair["legal"] else f"  ({sentence(str(pair['why_not']))})"
+        lines.append(f"low   {_name(name)}  paid for by {payers}{why_not}")
+    for name, reason in found["high"].items():
+        lines.append(f"high  {_name(name)}" + (f"  {sentence(reason)}" if reason else ""))
     return "\n".join(lines)
 
 
@@ -59,10 +85,12 @@ def inspection_text(found: Mapping[str, Any]) -> str:
         if isinstance(value, dict):
             spoken = key == "quantized"  # elsewhere the names are the file's own
             value = ", ".join(
-                f"{name.replace('_', ' ') if spoken else name}: {_entry(entry)}" for name, entry in value.items()
+                f"{name.replace('_', ' ') if spoken else _name(name)}: {_entry(entry)}" for name, entry in value.items()
             )
         elif isinstance(value, list):
-            value = ", ".join(value)
+            value = ", ".join(map(_name, value))
+        elif isinstance(value, str) and key != "file":
+            value = sentence(value)
         if key == "folded_batch_norms" and not value and not found["batch_norms"]:
             value = "none seen; whether there were any cannot be told from the file"
         lines.append(f"{key.replace('_', ' '):20} {value or '-'}")
@@ -73,7 +101,12 @@ def _entry(value: Any) -> Any:
     """Of a fact that has several. True and False are Python's words, not the reader's."""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return (" and ".join(map(str, value)) or "-") if isinstance(value, list) else value
+    return (" and ".join(map(str, value)) or "-") if isinstance(value, list) else sentence(str(value))
+
+
+def _name(text: str) -> str:
+    """A name of a file's own, for one place of a table."""
+    return shortened(printable(text), LONGEST_NAME)
 
 
 def table_text(rows: Sequence[Sequence[str]]) -> str:
@@ -82,6 +115,11 @@ def table_text(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(
         "  ".join(entry.ljust(width) for entry, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
+
+
+def written_text(path: Path | None) -> str:
+    """Where a result lies, in a line of its own."""
+    return f"written: {printable(str(path))}"
 
 
 def _percent(share: float) -> str:

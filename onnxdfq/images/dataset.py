@@ -1,58 +1,28 @@
 """Real images for evaluation or calibration: an .npz file, or a folder of class folders."""
 
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Shaped, UInt8
+from jaxtyping import Shaped
 from numpy.typing import NDArray
 
 from onnxdfq.errors import DataError
-from onnxdfq.images.archive import IMAGES, read_arrays
+from onnxdfq.images.archive import IMAGES, ArrayFile
 from onnxdfq.images.collecting import collect
+from onnxdfq.images.folder import SUFFIXES, ImageFolder, image_files
 from onnxdfq.images.images import PREFIX
 from onnxdfq.images.normalization import Normalization
 from onnxdfq.images.samples import Samples, as_samples, fits
 from onnxdfq.model_file import InputSpec
+from onnxdfq.model_file.filling import MOST
 from onnxdfq.model_file.inputs import CHANNELS
+from onnxdfq.paths import look_at
 
 _READ = "uint8 (N, H, W, C) or float32 (N, C, H, W) is read"
-_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageFolder:
-    """Image files; indexing by a slice decodes them to (n, H, W, C) bytes."""
-
-    files: tuple[Path, ...]
-    height: int
-    width: int
-    channels: int
-    channels_first: bool = False  # of what is handed out, for a model that takes bytes so
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        return len(self.files), self.height, self.width, self.channels
-
-    def __getitem__(self, rows: slice) -> UInt8[NDArray[np.uint8], "n _ _ _"]:
-        from PIL import Image, ImageOps
-
-        stack = np.empty((len(self.files[rows]), self.height, self.width, self.channels), np.uint8)
-        for target, file in zip(stack, self.files[rows], strict=True):
-            try:
-                with Image.open(file) as image:
-                    # The shorter side to size, then the centre: the usual way, and nothing at all where sizes fit.
-                    fitted = ImageOps.fit(
-                        image.convert("L" if self.channels == 1 else "RGB"),
-                        (self.width, self.height),
-                        Image.Resampling.BILINEAR,
-                    )
-            except (OSError, ValueError, Image.DecompressionBombError) as error:
-                raise DataError(f"{file} cannot be read as an image: {error}") from error
-            target[...] = np.asarray(fitted).reshape(target.shape)
-        return stack.transpose(0, 3, 1, 2) if self.channels_first else stack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,9 +121,9 @@ def load_dataset(
         DataError: The data cannot be read, or does not fit the model.
     """
     path = Path(path)
-    if path.is_dir() or path.suffix.lower() in _SUFFIXES:
+    if _holds_images(path):
         return _checked(_from_folder(path, spec), str(path), normalization, classes)
-    return _checked(_from_named(str(path), read_arrays(path), spec, others), str(path), normalization, classes)
+    return _checked(_from_named(str(path), ArrayFile(path), spec, others), str(path), normalization, classes)
 
 
 def shapes_of_data(source: Any) -> dict[str, tuple[int, ...]]:
@@ -164,9 +134,16 @@ def shapes_of_data(source: Any) -> dict[str, tuple[int, ...]]:
     """
     if isinstance(source, Mapping):
         return {str(name): np.shape(array) for name, array in source.items()}
-    if isinstance(source, str | Path) and Path(source).is_file() and Path(source).suffix.lower() not in _SUFFIXES:
-        return {name.removeprefix(PREFIX): array.shape for name, array in read_arrays(Path(source)).items()}
+    if isinstance(source, str | Path):
+        path = Path(source)
+        return {} if _holds_images(path) else {n.removeprefix(PREFIX): s for n, s in ArrayFile(path).shapes.items()}
     return {IMAGES: source.shape} if isinstance(source, np.ndarray) else {}
+
+
+def _holds_images(path: Path) -> bool:
+    """Whether a path is a folder of images or an image. Raises DataError where nothing lies there."""
+    found = look_at(path, missing="there is no such file or folder", kind=DataError)
+    return stat.S_ISDIR(found.st_mode) or path.suffix.lower() in SUFFIXES
 
 
 def _checked(dataset: Dataset, where: str, normalization: Normalization | None, classes: int | None) -> Dataset:
@@ -229,7 +206,10 @@ def _from_arrays(
                 f"{_text(spec.shape)}."
             )
     if not pixels:
-        return Dataset(images=as_samples(images, spec, path), labels=labels, as_it_is=True)
+        samples = as_samples(images, spec, path)
+        if spec.is_float and samples.size:
+            _check_range(path, samples, spec)
+        return Dataset(images=samples, labels=labels, as_it_is=True)
     if images.ndim == len(spec.shape) - 1:  # grey
         images = images[..., np.newaxis]
     if images.ndim != 4:
@@ -248,47 +228,33 @@ def _from_arrays(
     return Dataset(images=images.astype(np.uint8, copy=False), labels=labels, channels_last=channels_last)
 
 
+def _check_range(path: str, samples: NDArray[Any], spec: InputSpec) -> None:
+    """Refuses numbers of which a layer would make infinity. Those of other inputs may be masks, and mean it."""
+    low, high = float(samples.min()), float(samples.max())
+    if low < -MOST or high > MOST:
+        numbers = f"holds numbers from {low:g} to {high:g}; they are at least {-MOST:g} and at most {MOST:g}"
+        raise DataError(f"{path}: the array {spec.name!r} {numbers}.")
+
+
 def _from_folder(path: Path, spec: InputSpec) -> Dataset:
-    try:
-        import PIL.Image  # noqa: F401
-    except ImportError as error:
-        raise DataError(f"{path} is a folder of images, and reading them needs Pillow: pip install pillow.") from error
-    names: tuple[str, ...] = ()
-    if path.is_file():
-        files = [(path, 0)]
-    else:
-        names = tuple(sorted(folder.name for folder in path.iterdir() if folder.is_dir() and folder.name[0] != "."))
-        flat = [(file, 0) for file in sorted(path.iterdir()) if _is_image(file)]
-        labelled = [
-            (file, label)
-            for label, name in enumerate(names)
-            for file in sorted((path / name).iterdir())
-            if _is_image(file)
-        ]
-        files, names = (flat, ()) if flat else (labelled, names)
-    if not files:
-        raise DataError(f"{path} holds no images; photographs, or a folder per class with images in it, are needed.")
+    files, labels, names = image_files(path)
     sizes = [size for size in spec.sample_shape if size is not None]
     if spec.image is None or len(sizes) != 3 or spec.planes[0] not in (1, 3):
         raise DataError(f"{path}: images in folders are grey or RGB; input {spec.name!r} takes {_text(spec.shape)}.")
     channels, height, width = spec.planes
     return Dataset(
         images=ImageFolder(
-            files=tuple(file for file, _ in files),
+            files=files,
             height=height,
             width=width,
             channels=channels,
             channels_first=spec.is_bytes and spec.image == "first",
         ),
-        labels=np.array([label for _, label in files], np.int64) if names else None,
+        labels=np.array(labels, np.int64) if names else None,
         channels_last=spec.image == "last",
         class_names=names,
         as_it_is=spec.is_bytes,
     )
-
-
-def _is_image(file: Path) -> bool:
-    return file.suffix.lower() in _SUFFIXES and not file.name.startswith(".") and file.is_file()
 
 
 def _check_labels(path: str, labels: NDArray[np.integer[Any]], count: int, classes: int | None) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxdfq.errors import DataError
+from onnxdfq.images.archive import IMAGES, ArrayFile
 from onnxdfq.images.samples import Samples
 
 PREFIX = "input:"
@@ -41,12 +42,12 @@ class Images:
     def __post_init__(self) -> None:
         shape, dtype = self.pixels.shape, self.pixels.dtype
         if not shape or 0 in shape or (dtype.kind not in "fiub" and dtype.itemsize != 2):
-            raise DataError(f"images must be numbers (N, ...) with no empty axis; these are {dtype} {shape}")
+            raise DataError(f"Images must be numbers (N, ...) with no empty axis; these are {dtype} {shape}.")
         if any(len(array) != len(self) for array in self.others.values()):
-            raise DataError("each input needs an array of as many samples")
+            raise DataError("Each input needs an array of as many samples.")
         floats = [array for array in (self.pixels, *self.others.values()) if np.issubdtype(array.dtype, np.floating)]
         if not all(np.isfinite(array).all() for array in floats):
-            raise DataError("the images hold NaN or infinity")
+            raise DataError("The images hold NaN or infinity.")
 
     def __len__(self) -> int:
         return int(self.pixels.shape[0])
@@ -77,15 +78,17 @@ class Images:
     @classmethod
     def load(cls, path: Path) -> "Images":
         """Read what `save` wrote. Raises DataError when the file is something else, or would need pickle."""
+        file = ArrayFile(path)
+        if missing := [name for name in (IMAGES, "method", "seed", "provenance") if name not in file]:
+            raise DataError(f"{path} is not a file of synthesised images: it has no {' and no '.join(missing)}.")
         try:
-            with np.load(path, allow_pickle=False) as file:
-                provenance = json.loads(str(file["provenance"]))
-                return cls(
-                    pixels=file["images"],
-                    method=str(file["method"]),
-                    seed=int(file["seed"]),
-                    provenance={str(key): str(value) for key, value in provenance.items()},
-                    others={key.removeprefix(PREFIX): file[key] for key in file.files if key.startswith(PREFIX)},
-                )
-        except (OSError, ValueError, KeyError, EOFError, AttributeError, TypeError) as error:
-            raise DataError(f"{path} is not a file of synthesised images ({error})") from error
+            provenance = json.loads(str(file["provenance"]))
+            return cls(
+                pixels=file[IMAGES],
+                method=str(file["method"]),
+                seed=int(file["seed"]),
+                provenance={str(key): str(value) for key, value in provenance.items()},
+                others={key.removeprefix(PREFIX): file[key] for key in file if key.startswith(PREFIX)},
+            )
+        except (ValueError, AttributeError, TypeError, RecursionError) as error:
+            raise DataError(f"{path} is not a file of synthesised images: {error}.") from error

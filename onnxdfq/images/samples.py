@@ -55,7 +55,7 @@ def as_samples(array: NDArray[Any], spec: InputSpec, where: str) -> NDArray[Any]
         where: Of the data, for error messages.
 
     Raises:
-        DataError: The array has another shape, a type that does not fit, or holds NaN or infinity.
+        DataError: The array has another shape, a type that does not fit, or holds NaN, infinity, or what becomes that.
     """
     if not _fits_type(array.dtype, spec):
         wanted = spec.dtype.name.lower()
@@ -72,10 +72,15 @@ def as_samples(array: NDArray[Any], spec: InputSpec, where: str) -> NDArray[Any]
             wanted = spec.dtype.name.lower()
             numbers = f"holds numbers from {low} to {high}"
             raise DataError(f"{where}: the array {spec.name!r} {numbers}; the input takes {wanted}.")
-    samples = samples.astype(kind, copy=False)
-    if spec.is_float and not np.isfinite(samples.astype(np.float32, copy=False)).all():
-        raise DataError(f"{where}: the array {spec.name!r} holds NaN or infinity.")
-    return samples
+    if spec.is_float and samples.size:
+        if not np.isfinite(samples).all():
+            raise DataError(f"{where}: the array {spec.name!r} holds NaN or infinity.")
+        with np.errstate(over="ignore"):
+            samples = samples.astype(kind, copy=False)
+        if not np.isfinite(samples.astype(np.float32, copy=False)).all():
+            wanted = spec.dtype.name.lower()
+            raise DataError(f"{where}: the array {spec.name!r} holds numbers that are too large for {wanted}.")
+    return samples.astype(kind, copy=False)
 
 
 def _samples(array: NDArray[Any], spec: InputSpec) -> NDArray[Any] | None:

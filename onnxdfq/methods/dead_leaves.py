@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from onnxdfq.images.images import Images
+from onnxdfq.limits import BATCH, IMAGES, RATE, STEPS, Bounds, check_bounds
 from onnxdfq.methods.method import Synthesis
-from onnxdfq.recipe.limits import at_least, positive
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -31,14 +31,12 @@ class DeadLeaves(Synthesis):
     summary: ClassVar[str] = "random shapes with the statistics of photographs; any model, in seconds"
     priority: ClassVar[int] = 10
 
-    steps: int = 10
-    batch_size: int = 32
-    rate: float = 0.03
+    steps: Annotated[int, Bounds(least=0, most=STEPS.most)] = 10
+    batch_size: Annotated[int, BATCH] = 32
+    rate: Annotated[float, RATE] = 0.03
 
     def __post_init__(self) -> None:
-        at_least("steps", self.steps, 0)
-        at_least("batch_size", self.batch_size, 1)
-        positive("rate", self.rate)
+        check_bounds(self)
 
     def synthesize(
         self,
@@ -60,7 +58,7 @@ class DeadLeaves(Synthesis):
         from onnxdfq.synthesis.start import starting_images
         from onnxdfq.synthesis.stretched import Stretching
 
-        at_least("count", count, 1)
+        IMAGES.check("count", count)
         scale, spec, fixed = input_range(model, normalization), main_input(model), batch_of(model)
         low, high = scale.limits(torch.device("cpu"))
         stretching = Stretching(model, scale, device) if self.steps and spec.image is not None else None

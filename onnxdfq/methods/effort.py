@@ -3,6 +3,13 @@
 The same model, effort and options give the same counts on every machine, so a run can be repeated to the byte.
 """
 
+from math import prod
+
+import onnx_ir as ir
+
+from onnxdfq.errors import InputError
+from onnxdfq.limits import MOST_IMAGE_BYTES
+from onnxdfq.model_file import inputs
 from passes.graph.work import Work
 
 # Multiplications that a number which a node computes costs as much as, forward and backward: memory is what it waits
@@ -21,6 +28,31 @@ ENOUGH_IMAGES, LEAST_IMAGES = 64, 16
 def limit_of(effort: str, minutes: float | None) -> float:
     """What a synthesis may cost, in multiplications."""
     return LIMITS[effort] if minutes is None else minutes * 60 * CORES * CORE
+
+
+def check_images(model: ir.Model, images: int | None, batch_size: int | None) -> None:
+    """Refuses numbers that a user chose, whose images memory may not hold.
+
+    Raises:
+        InputError: MOST_IMAGE_BYTES holds fewer images of the model's size.
+    """
+    most = images_in_memory(model)
+    for name, count in (("images", images), ("batch_size", batch_size)):
+        if count is not None and count > most:
+            raise InputError(
+                f"{count:,} images of the model's size come to {count * _bytes_of_image(model):,} bytes, and "
+                f"{MOST_IMAGE_BYTES:,} are allowed; give at most {most:,}.",
+                field=name,
+            )
+
+
+def images_in_memory(model: ir.Model) -> int:
+    """How many samples of all inputs MOST_IMAGE_BYTES hold, at least one."""
+    return max(1, MOST_IMAGE_BYTES // _bytes_of_image(model))
+
+
+def _bytes_of_image(model: ir.Model) -> int:
+    return 4 * max(1, sum(prod(size or 1 for size in spec.sample_shape) for spec in inputs(model)))
 
 
 def affordable(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from onnxdfq.errors import InputError
 from onnxdfq.images.images import Images
 from onnxdfq.images.source import FixedImages, ImageSource
-from onnxdfq.methods.effort import affordable, limit_of
+from onnxdfq.methods.effort import affordable, check_images, images_in_memory, limit_of
 from onnxdfq.recipe.bits import Bits
 from onnxdfq.recipe.recipe import Recipe
 from passes.graph.work import work_per_sample
@@ -147,8 +147,12 @@ class Method:
         return True
 
     def fitted(self, model: FloatModel, recipe: Recipe) -> tuple[Self, int]:
-        """The method with what its effort comes to for this model, and how many images it makes then."""
-        return self, recipe.images or IMAGE_COUNT[recipe.effort]
+        """The method with what its effort comes to for this model, and how many images it makes then.
+
+        Raises:
+            InputError: the recipe names more images than memory may hold.
+        """
+        return self, _count(model, recipe)
 
     def images(self, model: FloatModel, run: Run) -> ImageSource | None:
         """Where images come from; None where the method makes none."""
@@ -190,7 +194,7 @@ class Synthesis(Method):
     def fitted(self, model: FloatModel, recipe: Recipe) -> tuple[Self, int]:
         """With as many steps, and images, as the effort allows; what the recipe names itself stays."""
         steps: int | None = getattr(self, "steps", None)
-        count = recipe.images or IMAGE_COUNT[recipe.effort]
+        count = _count(model, recipe)
         if not steps:
             return self, count
         named = recipe.steps is not None or "steps" in recipe.settings.get(self.name, {})
@@ -236,3 +240,9 @@ class Synthesis(Method):
         Raises:
             ShapeError, DataError; NoBatchNorm, UnsupportedOperator where the method inverts the network.
         """
+
+
+def _count(model: FloatModel, recipe: Recipe) -> int:
+    """Images that the recipe names, or those of its effort that memory holds. Raises InputError."""
+    check_images(model.graph, recipe.images, recipe.batch_size)
+    return recipe.images or min(IMAGE_COUNT[recipe.effort], images_in_memory(model.graph))

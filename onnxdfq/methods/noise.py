@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from onnxdfq.images.images import Images
+from onnxdfq.limits import BATCH, IMAGES, check_bounds
 from onnxdfq.methods.method import Synthesis
-from onnxdfq.recipe.limits import at_least
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -26,10 +26,10 @@ class Noise(Synthesis):
     name: ClassVar[str] = "noise"
     summary: ClassVar[str] = "Gaussian pixels, which cost accuracy; to compare with"
 
-    batch_size: int = 64
+    batch_size: Annotated[int, BATCH] = 64
 
     def __post_init__(self) -> None:
-        at_least("batch_size", self.batch_size, 1)
+        check_bounds(self)
 
     def synthesize(
         self,
@@ -48,7 +48,7 @@ class Noise(Synthesis):
         from onnxdfq.synthesis.hyperparameters import batch_generators, delivered, describe
         from onnxdfq.synthesis.input_range import input_range
 
-        at_least("count", count, 1)
+        IMAGES.check("count", count)
         scale = input_range(model, normalization)
         low, high = scale.limits(torch.device("cpu"))
         spec = main_input(model)

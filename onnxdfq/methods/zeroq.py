@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+from onnxdfq.limits import BATCH, IMAGES, RATE, STEPS, check_bounds
 from onnxdfq.methods.method import Need, Synthesis
 from onnxdfq.recipe.choices import PRECISIONS, Precision
-from onnxdfq.recipe.limits import at_least, positive
 from onnxdfq.recipe.names import one_of
 
 if TYPE_CHECKING:
@@ -40,15 +40,13 @@ class ZeroQ(Synthesis):
     needs: ClassVar[frozenset[Need]] = frozenset({Need.BATCH_NORM})
     efforts: ClassVar[Mapping[str, Mapping[str, Any]]] = {"fast": {"steps": 200}}
 
-    steps: int = 500
-    batch_size: int = 32
-    rate: float = 0.5
+    steps: Annotated[int, STEPS] = 500
+    batch_size: Annotated[int, BATCH] = 32
+    rate: Annotated[float, RATE] = 0.5
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
-        at_least("steps", self.steps, 1)
-        at_least("batch_size", self.batch_size, 1)
-        positive("rate", self.rate)
+        check_bounds(self)
         one_of("precision", self.precision, PRECISIONS, field="precision")
 
     def synthesize(
@@ -70,7 +68,7 @@ class ZeroQ(Synthesis):
         from onnxdfq.synthesis.network import TappedNetwork
         from onnxdfq.synthesis.start import starting_images
 
-        at_least("count", count, 1)
+        IMAGES.check("count", count)
         network = TappedNetwork(model, method="zeroq", device=device, precision=self.precision)
         scale = input_range(model, normalization)
         sizes = network.batch_sizes(count, self.batch_size)

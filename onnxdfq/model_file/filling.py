@@ -16,6 +16,9 @@ from passes.graph.editing import name_of
 KEY = "onnxdfq.input"
 """Metadata of an input that holds what the user gave for it (`--input`)."""
 
+MOST = 1e15
+"""Of a number, either way: its square, and sums of these, are float32 numbers yet."""
+
 ALLOWED = "image, normal:MEAN:STD, uniform:LOW:HIGH, or a number"
 _NUMBERS = {"image": 0, "normal": 2, "uniform": 2, "constant": 1}
 _MOVES = {"Cast", "Identity", "Unsqueeze", "Squeeze", "Reshape", "Expand", "Flatten", "Transpose"}
@@ -52,6 +55,8 @@ class Filling:
         kind = kind if kind in _NUMBERS else "constant"
         if len(numbers) != _NUMBERS[kind] or not all(map(math.isfinite, numbers)):
             raise InputError(f"--input {name}={text} is not {ALLOWED}.")
+        if any(abs(number) > MOST for number in numbers):
+            raise InputError(f"--input {name}={text}: numbers are at least {-MOST:g} and at most {MOST:g}.")
         if (kind == "uniform" and numbers[0] > numbers[1]) or (kind == "normal" and numbers[1] < 0):
             raise InputError(f"--input {name}={text}: the range is empty.")
         return cls(kind=kind, numbers=numbers, why="as --input says")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxdfq.errors import InputError
+from onnxdfq.paths import check_ordinary
 
 _LIBRARIES: ContextVar[tuple[str, ...]] = ContextVar("op_libraries", default=())
 
@@ -19,11 +20,11 @@ def op_libraries(paths: Sequence[Path | str]) -> Iterator[None]:
     A library is code that runs: only those are loaded that the user names, never one that a model asks for.
 
     Raises:
-        InputError: A path is no file, or ONNX Runtime does not take it.
+        InputError: A path is no ordinary file, or ONNX Runtime does not take it.
     """
     for path in paths:
-        if not Path(path).is_file():
-            raise InputError(f"{path}: there is no such file; give a shared library of operators.", field="op_library")
+        if not check_ordinary(Path(path), called=f"The library of operators {path}"):
+            raise InputError(f"The library of operators {path} is empty.", field="op_library")
     token = _LIBRARIES.set(tuple(str(Path(path).resolve()) for path in paths))
     try:
         if paths:
@@ -43,6 +44,7 @@ def session_options() -> Any:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # whatever the name of the file ends with
     for library in _LIBRARIES.get():
         try:
             options.register_custom_ops_library(library)

@@ -12,6 +12,7 @@ from passes.graph.editing import name_of
 
 Shape = tuple[int, ...]
 _Dims = list[int | ir.SymbolicDim]
+MOST_AXES, MOST_NUMBERS = 16, 2**28  # of an input whose sizes the user gives
 
 # Tried in this order until the model runs: sides of images, lengths of signals and sequences.
 _SIDES = (224, 64, 128, 256, 320, 416, 512, 640, 48, 96)
@@ -36,10 +37,21 @@ def parse_input_shapes(texts: Iterable[str]) -> dict[str, Shape]:
             shape = tuple(int(size) for size in sizes.split(","))
         except ValueError as error:
             raise ShapeError(f"--input-shape {text!r} is not NAME=1,3,224,224 or 1,3,224,224.") from error
-        if min(shape) < 1:
-            raise ShapeError(f"--input-shape {text!r} holds a size below 1; give the real sizes, such as 1,3,224,224.")
         shapes[name.strip()] = shape
+    _check_given(shapes)
     return shapes
+
+
+def _check_given(shapes: Mapping[str, Shape]) -> None:
+    """Raises ShapeError where a shape of the user's own holds a size below 1, or more numbers than an input may."""
+    for name, shape in shapes.items():
+        which = f"--input-shape {name}={','.join(map(str, shape[:MOST_AXES]))}".replace(" =", " ")
+        if not shape or len(shape) > MOST_AXES:
+            raise ShapeError(f"{which} has {len(shape)} sizes; give 1 to {MOST_AXES}.")
+        if min(shape) < 1:
+            raise ShapeError(f"{which} holds a size below 1; give the real sizes, such as 1,3,224,224.")
+        if math.prod(shape) > MOST_NUMBERS:
+            raise ShapeError(f"{which} comes to {math.prod(shape):,} numbers; an input may have {MOST_NUMBERS:,}.")
 
 
 def forget_placeholders(model: ir.Model) -> None:
@@ -69,6 +81,7 @@ def fix_input_shapes(
         ShapeError: A size stays open or contradicts the model; says which `--input-shape` to give for which input.
     """
     sizes = {name: tuple(shape) for name, shape in (given or {}).items()}
+    _check_given(sizes)
     values = {name_of(value): value for value in fed_inputs(model)}
     data = _by_input(model, data or {})
     if "" in sizes:

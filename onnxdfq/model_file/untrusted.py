@@ -12,10 +12,12 @@ from google.protobuf.message import DecodeError, Message
 
 from onnxdfq.errors import ModelFileError, UnsupportedOperator
 from onnxdfq.model_file.unshaped import all_shaped
+from onnxdfq.paths import read_ordinary
 
 Found = TypeVar("Found", bound=Message)
+MOST_BYTES = 2**31 - 1
+"""Of a model without its external data: protobuf reads no more."""
 # Number and wire type of the fields of onnx.ModelProto (onnx.proto3): 0 is a varint, 2 is length-delimited.
-_LARGEST = 2**31 - 1  # bytes of a protobuf
 _MOST_NODES = 1_000_000  # of a model whose functions are inlined
 _MODEL_FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
 
@@ -26,19 +28,7 @@ def read_proto(path: Path) -> onnx.ModelProto:
     Raises:
         ModelFileError: The file cannot be read, is not ONNX, is cut off, or its external data is unusable.
     """
-    if not path.exists():
-        raise ModelFileError(f"{path}: there is no such file.")
-    if not path.is_file():
-        raise ModelFileError(f"{path} is not a file; give an .onnx file.")
-    if (size := path.stat().st_size) > _LARGEST:
-        raise ModelFileError(
-            f"{path} has {size:,} bytes, and an ONNX file ends at {_LARGEST:,}; its weights belong into a file of "
-            "external data."
-        )
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ModelFileError(f"{path} cannot be read: {error.strerror}.") from error
+    data = read_ordinary(path, most=MOST_BYTES, kind=ModelFileError)
     if not data:
         raise ModelFileError(f"{path} is empty; it is not an ONNX model.")
     proto = onnx.ModelProto()

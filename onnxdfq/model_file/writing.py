@@ -3,11 +3,13 @@
 import errno
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from onnxdfq.errors import OutputError
+from onnxdfq.paths import reason_of
 from onnxdfq.scratch import scratch_folder
 from onnxdfq.signals import raise_what_came, uninterrupted, written
 
@@ -24,16 +26,25 @@ def check_writable(path: Path, *, force: bool = False) -> None:
     Raises:
         OutputError: `path` exists without `force`, is no ordinary file, or its folder is absent or not writable.
     """
+    try:
+        str(path).encode()  # ONNX Runtime opens no other
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.lstat()
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{path} cannot be written: {reason_of(error)}; give another name.") from error
     if not path.parent.is_dir():
-        raise OutputError(f"{path} cannot be written: the folder {path.parent} does not exist; create it first.")
+        lies = "is no folder; choose another" if path.parent.exists() else "does not exist; create it first"
+        raise OutputError(f"{path} cannot be written: the folder {path.parent} {lies}.")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise OutputError(f"{path} cannot be written: the folder {path.parent} is not writable; choose another folder.")
-    if path.is_dir():
+    if path.is_dir() or not path.name:
         raise OutputError(f"{path} is a folder; give the name of a file.")
     if path.exists() and not path.is_file():
         raise OutputError(f"{path} is not an ordinary file; give another name.")
     if (path.exists() or path.is_symlink()) and not force:
         raise OutputError(f"{path} exists; give another name with -o, or --force to replace it.")
+    with _as_output_error(path), tempfile.TemporaryFile(dir=path.parent):
+        pass  # a folder of the system takes no files, whatever its permissions say
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,12 +10,15 @@ from typing import TYPE_CHECKING
 from onnxdfq.errors import InputError, ModelFileError
 from onnxdfq.methods.method import Method, Need
 from onnxdfq.model_file import check_writable
+from onnxdfq.paths import check_ordinary, look_at
 from onnxdfq.pipeline.request import Request
 from onnxdfq.recipe.bits import WEIGHT_BITS, Bits
 
 if TYPE_CHECKING:
     from onnxdfq.calibration.calibration import Calibration
     from onnxdfq.tuning import Tuning
+
+NOTHING_THERE = "there is no such file or folder"
 
 
 def calibration_of(request: Request) -> Calibration:
@@ -97,25 +101,32 @@ def check_paths(request: Request) -> None:
     Raises:
         InputError, OutputError.
     """
-    if not request.source.exists():
-        raise ModelFileError(f"{request.source}: there is no such file.")
+    check_ordinary(request.source, kind=ModelFileError)
     outputs = [("-o", output.path) for output in request.outputs if output.path is not None]
     if request.save_plan is not None:
         outputs += [("--save-plan", request.plan_path(output)) for output in request.outputs]
     data = {"the calibration data": request.calibration, "the labelled data": request.evaluation}
     given = {"the model itself": request.source}
     given |= {what: Path(path) for what, path in data.items() if isinstance(path, str | Path)}
+    for what, source in given.items():
+        if what != "the model itself" and not stat.S_ISDIR(look_at(source, missing=NOTHING_THERE).st_mode):
+            check_ordinary(source)
     for option, path in outputs + ([] if request.save_images is None else [("--save-images", request.save_images)]):
         for what, source in given.items():
-            if path.exists() and source.exists() and path.samefile(source):
+            if _same(path, source):
                 raise InputError(f"{path} is {what}; give another name with {option}.")
         check_writable(path, force=request.force)
     for _, path in outputs:
         if request.save_images is not None and path.resolve() == request.save_images.resolve():
             raise InputError(f"{path} cannot take both the model and the images; give another name with -o.")
-    for what, source in given.items():
-        if what != "the model itself" and not source.exists():
-            raise InputError(f"{source}: there is no such file or folder.")
+
+
+def _same(path: Path, source: Path) -> bool:
+    """Whether a path is that of a file that is read."""
+    try:
+        return path.samefile(source)
+    except (OSError, ValueError):  # nothing lies there, or it is no path, which is told when it is written to
+        return False
 
 
 def _refuse_what_needs_images(request: Request, method: Method) -> None:

@@ -6,6 +6,7 @@ from onnxdfq.images.dataset import load_data
 from onnxdfq.images.feeding import Feeding
 from onnxdfq.images.images import Images
 from onnxdfq.images.source import FixedImages, ImageSource
+from onnxdfq.methods.effort import check_images, images_in_memory
 from onnxdfq.methods.method import FloatModel, Measurement, Method, Note, Run
 from onnxdfq.model_file import fillings, given_by_user, main_input
 from onnxdfq.pipeline import held_back
@@ -29,7 +30,9 @@ def make_images(
         NoBatchNorm, ShapeError: They cannot be made.
     """
     if request.calibration is not None:
-        images, spared = held_back.parted(_read(model, request, run.image_count + held_back.MOST), run.image_count)
+        check_images(model.graph, run.recipe.images, None)
+        most = min(run.image_count + held_back.MOST, images_in_memory(model.graph))
+        images, spared = held_back.parted(_read(model, request, most), run.image_count)
         source: ImageSource | None = FixedImages(images.first)
     else:
         source, spared = _made(model, method, run), None

@@ -69,4 +69,4 @@ class Request:
 
 def for_target(path: Path, target: str) -> Path:
     """`model.w8a8.onnx` → `model.w8a8.ort.onnx`."""
-    return path.with_name(f"{path.stem}.{target}{path.suffix}")
+    return path.parent / f"{path.stem}.{target}{path.suffix}" if path.name else path

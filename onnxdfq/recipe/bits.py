@@ -39,7 +39,7 @@ class Bits:
     @classmethod
     def parse(cls, text: str) -> "Bits":
         """`Bits.parse("w4a8")`, `Bits.parse("w2/6")`, `Bits.parse("w2/6a8")`. Raises InputError for anything else."""
-        match = re.fullmatch(r"w(?:(\d+)/)?(\d+)(?:a(\d+))?", text.strip().lower())
+        match = re.fullmatch(r"w(?:([0-9]{1,3})/)?([0-9]{1,3})(?:a([0-9]{1,3}))?", text.strip().lower())
         if match is None or not (match[1] or match[3]):
             raise InputError(
                 f"{text!r} is not of the form w4a8: weight bits 2 to 8, activation bits 2 to 8, 16 or 32; or "
@@ -67,7 +67,7 @@ class LayerBits:
     @classmethod
     def parse(cls, text: str) -> "LayerBits":
         """`w4`, `a8` or `w4a8`. Raises InputError for anything else."""
-        match = re.fullmatch(r"(?:w(\d+))?(?:a(\d+))?", text.strip().lower())
+        match = re.fullmatch(r"(?:w([0-9]{1,3}))?(?:a([0-9]{1,3}))?", text.strip().lower())
         if match is None or match[1] is match[2] is None:
             raise InputError(f"{text!r} are no bits of a layer: write w4, a8 or w4a8.")
         weight, activation = (None if number is None else int(number) for number in match.groups())

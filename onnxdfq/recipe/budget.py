@@ -9,6 +9,7 @@ from onnxdfq.errors import InputError
 
 _SIZES = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _COUNTS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+MOST = 1e18
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class Budget:
 
         Raises InputError for anything else.
         """
-        match = re.fullmatch(r"(size|bops)=(\d+\.?\d*|\.\d+)([a-z]*)", text.strip().lower())
+        match = re.fullmatch(r"(size|bops)=([0-9]+\.?[0-9]*|\.[0-9]+)([a-z]*)", text.strip().lower())
         units = {} if match is None else _SIZES if match[1] == "size" else _COUNTS
         if match is None or match[3] not in units:
             raise InputError(
@@ -33,7 +34,10 @@ class Budget:
                 "(k, M, G, T)."
             )
         kind: Literal["size", "bops"] = "size" if match[1] == "size" else "bops"
-        return cls(kind=kind, limit=float(match[2]) * units[match[3]])
+        limit = float(match[2]) * units[match[3]]
+        if limit > MOST:
+            raise InputError(f"--budget {text!r} is more than any model costs; give at most {kind}={MOST:.0e}.")
+        return cls(kind=kind, limit=limit)
 
     def rounded_up(self, cost: float) -> str:
         """A budget of this kind that `cost` keeps, as `parse` reads it: `size=45.21kB`."""

@@ -1,5 +1,6 @@
 """Plain values, as TOML and keyword arguments give them, into checked dataclasses."""
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
@@ -9,7 +10,12 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 
 from onnxdfq.errors import InputError
+from onnxdfq.paths import MOST_TEXT, read_ordinary
 from onnxdfq.recipe.names import one_of
+
+DEEPEST = 8  # tables and lists inside one another; a target file has three
+MOST_DOTS = 50  # of a key; the time and memory that tomllib takes grow with their square
+_LONG_KEY = re.compile(rf"""(?<![\w.-])(?:(?:"[^"\n]*+"|'[^'\n]*+'|[\w-]++)[ \t]*+\.[ \t]*+){{{MOST_DOTS},}}""")
 
 
 def read_toml(path: Path, what: str) -> dict[str, Any]:
@@ -19,12 +25,38 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
         what: "recipe", "plan" ..., for the message.
 
     Raises:
-        InputError: the file cannot be read, or is no TOML.
+        InputError: the file cannot be read, or is no TOML, or holds more than such a file can mean.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        return _parsed(read_ordinary(path, most=MOST_TEXT, called=f"The {what} {path}").decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"The {what} {path} cannot be read: it is not UTF-8 at byte {error.start}.") from error
+    except ValueError as error:
         raise InputError(f"The {what} {path} cannot be read: {error}.") from error
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """A TOML document. Raises ValueError with a reason, without a stop."""
+    if _LONG_KEY.search(text):
+        raise ValueError(f"a key in it has more than {MOST_DOTS} parts")
+    try:
+        found = tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError(f"its tables or lists lie more than {DEEPEST} deep in one another") from error
+    except tomllib.TOMLDecodeError:
+        raise
+    except ValueError as error:  # of Python, which reads no longer one
+        raise ValueError("a number in it has thousands of digits") from error
+    waiting: list[tuple[Any, int]] = [(found, 0)]
+    while waiting:
+        value, depth = waiting.pop()
+        if depth > DEEPEST:
+            raise ValueError(f"its tables or lists lie more than {DEEPEST} deep in one another")
+        if isinstance(value, int) and value.bit_length() > 63:
+            raise ValueError("a whole number in it has more than 64 bits")
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        waiting.extend((part, depth + 1) for part in inner)
+    return found
 
 
 def checked_fields(kind: type, table: Mapping[str, Any], *, where: str) -> dict[str, Any]:
@@ -39,7 +71,7 @@ def checked_fields(kind: type, table: Mapping[str, Any], *, where: str) -> dict[
     names = [field.name for field in fields(kind)]
     found = {}
     for key, value in table.items():
-        one_of(f"key in {where}", key, names, field=key)
+        one_of(f"key in {where}", key, names)
         if get_origin(hints[key]) is Literal and isinstance(value, str):
             one_of(key, value, get_args(hints[key]), field=key)
         try:
@@ -56,11 +88,17 @@ def missing_fields(kind: type, table: Mapping[str, Any]) -> list[str]:
 
 
 def parse_value(text: str) -> Any:
-    """A value as the command line gives it: as TOML would read it, else the text itself."""
+    """A value as the command line gives it: as TOML would read it, else the text itself.
+
+    Raises:
+        InputError: TOML could read it, and it is no value that any setting has.
+    """
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        return _parsed(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+    except ValueError as error:
+        raise InputError(f"{text!r} is no value: {error}.", field="settings") from error
 
 
 def toml_value(value: Any) -> str:
@@ -75,9 +113,14 @@ def toml_value(value: Any) -> str:
 
 
 def quoted(text: str) -> str:
-    """A basic string of TOML: control characters, quotes and backslashes escaped."""
-    escaped = [f"\\u{ord(letter):04x}" if ord(letter) < 32 or letter in '"\\\x7f' else letter for letter in text]
-    return '"' + "".join(escaped) + '"'
+    """A basic string of TOML: quotes, backslashes and what cannot be printed escaped."""
+
+    def escaped(letter: str) -> str:
+        if letter.isprintable() and letter not in '"\\':
+            return letter
+        return f"\\u{ord(letter):04x}" if ord(letter) < 2**16 else f"\\U{ord(letter):08x}"
+
+    return '"' + "".join(map(escaped, text)) + '"'
 
 
 def _sentence(error: msgspec.ValidationError) -> str:

@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from onnxdfq.errors import InputError
+from onnxdfq.limits import BATCH, IMAGES, MINUTES, SEED, SHARE, STEPS, check_bounds
 from onnxdfq.recipe.bits import Bits
 from onnxdfq.recipe.budget import Budget
 from onnxdfq.recipe.choices import CLIPPINGS, EFFORTS, SCHEMES, TUNINGS, Clipping, Effort, Scheme
-from onnxdfq.recipe.limits import positive
 from onnxdfq.recipe.names import AUTO, method_names, one_of
 from onnxdfq.recipe.reading import checked_fields, parse_value, read_toml, toml_value
 
@@ -34,18 +34,18 @@ class Recipe:
     target: tuple[str, ...] = ("ort",)
     scheme: Scheme = "power-of-two"
     effort: Effort = "fast"
-    minutes: float | None = None
-    images: int | None = None
-    steps: int | None = None
-    batch_size: int | None = None
-    seed: int = 0
+    minutes: Annotated[float | None, MINUTES] = None
+    images: Annotated[int | None, IMAGES] = None
+    steps: Annotated[int | None, STEPS] = None
+    batch_size: Annotated[int | None, BATCH] = None
+    seed: Annotated[int, SEED] = 0
     normalize: str | None = None
     shift_negative: bool = False
     budget: str | None = None
     tuning: str | None = None
     equalize: bool = False
     clipping: Clipping = "mse"
-    split_channels: float = 0.0
+    split_channels: Annotated[float, SHARE] = 0.0
     settings: Settings = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -60,19 +60,7 @@ class Recipe:
         one_of("scheme", self.scheme, SCHEMES, field="scheme")
         one_of("effort", self.effort, EFFORTS, field="effort")
         one_of("clipping", self.clipping, CLIPPINGS, field="clipping")
-        if not 0 <= self.split_channels <= 1:
-            raise InputError(
-                f"split_channels is {self.split_channels}; it is a share of the channels, 0 to 1.",
-                field="split_channels",
-            )
-        for name in ("images", "steps", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name} is {value}; it must be at least 1.", field=name)
-        if self.minutes is not None:
-            positive("minutes", self.minutes)
-        if self.seed < 0:
-            raise InputError(f"seed is {self.seed}; it must be at least 0.", field="seed")
+        check_bounds(self)
 
     @classmethod
     def load(cls, path: Path) -> "Recipe":
@@ -90,7 +78,12 @@ class Recipe:
         own = {key: given.pop(key) for key in list(given) if isinstance(given[key], Mapping) and key != "settings"}
         for name in own:
             one_of(f"table in {where}", name, method_names(), field="settings")
-        settings = _merged(given.pop("settings", {}), own)
+        named = given.pop("settings", {})
+        if not isinstance(named, Mapping) or not all(isinstance(part, Mapping) for part in named.values()):
+            raise InputError(f"settings in {where} is {named!r}; it must be a table for each method.", field="settings")
+        for name in named:
+            one_of(f"table in {where}", name, method_names(), field="settings")
+        settings = _merged(named, own)
         if "target" in given:
             given["target"] = _names(given["target"])
         return cls(**checked_fields(cls, given, where=where), settings=settings)

@@ -4,6 +4,7 @@ import inspect
 from dataclasses import MISSING, fields
 from typing import Any, get_type_hints
 
+from onnxdfq.limits import bounds_of
 from onnxdfq.methods import load_method
 from onnxdfq.recipe.names import method_names, target_names
 from onnxdfq.targets import load_target
@@ -24,13 +25,14 @@ def describe_method(name: str) -> dict[str, Any]:
         InputError: There is no such method; the message suggests the nearest.
     """
     kind = load_method(name)
-    hints = get_type_hints(kind)
+    hints, bounds = get_type_hints(kind), bounds_of(kind)
     settings = []
     for field in fields(kind):
         values = {effort: table[field.name] for effort, table in kind.efforts.items() if field.name in table}
         efforts = "".join(f", {value} at {effort}" for effort, value in values.items())
         default = "" if field.default is MISSING else f"{field.default}{efforts}"
-        settings.append({"name": field.name, "kind": _kind(hints[field.name]), "default": default})
+        allowed = _kind(hints[field.name]) + (f", {bounds[field.name]}" if field.name in bounds else "")
+        settings.append({"name": field.name, "kind": allowed, "default": default})
     return {
         "name": name,
         "summary": kind.summary,

@@ -5,16 +5,20 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
+from passes.graph.text import printable
+
 logger = logging.getLogger(__name__)
 
 PREFIX = "dfq."
 
 
 class WriteProvenance(ir.passes.InPlacePass):
-    """Replaces the model's `dfq.*` metadata by the given entries; the keys are given without the prefix."""
+    """Replaces the model's `dfq.*` metadata by the given entries; the keys are given without the prefix.
+
+    What cannot be printed is escaped."""
 
     def __init__(self, entries: Mapping[str, str]) -> None:
-        self.entries = {PREFIX + key: value for key, value in entries.items()}
+        self.entries = {PREFIX + key: printable(value) for key, value in entries.items()}
         too_long = [key for key in self.entries if len(key) > 14]
         if too_long:
             raise ValueError(f"Netron cuts metadata keys after 14 characters: {too_long}")

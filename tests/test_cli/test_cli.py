@@ -301,7 +301,7 @@ def test_zero_size_input(refused: Callable[..., str], model: Path) -> None:
         (["--normalize", "mnist"], "--normalize 'mnist'"),
         (["--input-shape", "1,x"], "--input-shape '1,x'"),
         (["--calibration", "absent.npz"], "there is no such file"),
-        (["--recipe", "absent.toml"], "cannot be read"),
+        (["--recipe", "absent.toml"], "The recipe absent.toml: there is no such file"),
     ],
 )
 def test_settings_that_cannot_be(refused: Callable[..., str], model: Path, arguments: list[str], message: str) -> None:
@@ -338,7 +338,7 @@ def test_data_of_the_user_is_never_replaced(refused: Callable[..., str], model: 
 def test_a_folder_is_no_model(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     for path in (".", tmp_path):
-        assert "is not a file" in refused("compress", path, *QUICK)
+        assert "is a folder; give an ordinary file" in refused("compress", path, *QUICK)
 
 
 def test_output_folder_absent(refused: Callable[..., str], model: Path, tmp_path: Path) -> None:

@@ -333,7 +333,7 @@ def test_samples_of_several_inputs_are_saved_and_loaded(tmp_path: Path) -> None:
 
 
 def test_samples_of_inputs_that_do_not_match() -> None:
-    with pytest.raises(DataError, match="each input needs an array of as many samples"):
+    with pytest.raises(DataError, match="Each input needs an array of as many samples"):
         Images(pixels=counted(4, 3), method="file", seed=0, others={"z": counted(3, 5)})
     with pytest.raises(DataError, match="NaN"):
         Images(pixels=counted(4, 3), method="file", seed=0, others={"z": np.full((4, 5), np.nan)})

@@ -121,7 +121,7 @@ def test_a_target_by_the_path_of_its_file(tmp_path: Path) -> None:
     assert again.targets["mine"].plan.fingerprint == result.targets["mine"].plan.fingerprint
     (tmp_path / "mine.toml").write_text(text.replace("opset = 25", "opsett = 25", 1))
     refused = CliRunner().invoke(main, ["targets", str(tmp_path / "absent.toml")])
-    assert refused.exit_code == 2 and "cannot be read" in refused.stderr
+    assert refused.exit_code == 2 and "there is no such file" in refused.stderr
     with pytest.raises(InputError, match="Did you mean 'opset'"):
         onnxdfq.load_target.__wrapped__(str(tmp_path / "mine.toml"))  # type: ignore[attr-defined]
 

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from onnxdfq.errors import ShapeError
+from onnxdfq.errors import DataError, ShapeError
 from onnxdfq.images.dataset import shapes_of_data
 from onnxdfq.model_file import inputs
 from onnxdfq.model_file.sizes import fix_input_shapes
@@ -124,8 +124,10 @@ def test_shapes_of_arrays(tmp_path: Any) -> None:
     for source in (tmp_path / "data.npy", images):
         assert shapes_of_data(source) == {"images": (4, 8, 6, 3)}
     (tmp_path / "photo.png").write_bytes(b"")
-    for source in (tmp_path, tmp_path / "photo.png", tmp_path / "nothing.npz", iter([images])):
+    for source in (tmp_path, tmp_path / "photo.png", iter([images])):
         assert shapes_of_data(source) == {}
+    with pytest.raises(DataError, match="there is no such file or folder"):
+        shapes_of_data(tmp_path / "nothing.npz")
 
 
 def test_sizes_that_are_suggested_run() -> None:

@@ -198,7 +198,7 @@ def test_every_truncation_is_refused(tmp_path: Path) -> None:
 def test_no_such_file(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="there is no such file"):
         load_model(tmp_path / "nothing.onnx")
-    with pytest.raises(ModelFileError, match="is not a file"):
+    with pytest.raises(ModelFileError, match="is a folder; give an ordinary file"):
         load_model(tmp_path)
 
 

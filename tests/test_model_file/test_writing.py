@@ -79,7 +79,7 @@ def test_a_device_is_never_replaced() -> None:
 
 
 def test_a_folder_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "locked"
+    folder, model = tmp_path / "locked", small(tmp_path)
     folder.mkdir(mode=0o555)
     if os.access(folder, os.W_OK):  # the superuser writes anywhere
 
@@ -88,7 +88,7 @@ def test_a_folder_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
         monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(OutputError, match=r"not writable|Permission denied; choose another folder") as caught:
-        save_model(small(tmp_path), folder / "out.onnx")
+        save_model(model, folder / "out.onnx")
     assert caught.value.exit_code == 2
 
 

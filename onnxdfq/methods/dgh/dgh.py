@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+from onnxdfq.limits import BATCH, RATE, STEPS, WEIGHT, check_bounds
 from onnxdfq.methods.method import Need, Synthesis
 from onnxdfq.recipe.choices import LOSS_FORMS, PRECISIONS, LossForm, Precision
-from onnxdfq.recipe.limits import at_least, positive
 from onnxdfq.recipe.names import one_of
 
 if TYPE_CHECKING:
@@ -42,24 +42,20 @@ class Dgh(Synthesis):
     priority: ClassVar[int] = 20
     efforts: ClassVar[Mapping[str, Mapping[str, Any]]] = {"standard": {"steps": 500}, "paper": {"steps": 1000}}
 
-    steps: int = 250
-    batch_size: int = 64
-    rate: float = 16.0
+    steps: Annotated[int, STEPS] = 250
+    batch_size: Annotated[int, BATCH] = 64
+    rate: Annotated[float, RATE] = 16.0
     loss_form: LossForm = "relative"
-    stretching: float | None = None
-    slack: float = 0.1
+    stretching: Annotated[float | None, WEIGHT] = None
+    slack: Annotated[float, WEIGHT] = 0.1
     aggregate: bool = True
     image_prior: bool = True
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
-        at_least("steps", self.steps, 1)
-        at_least("batch_size", self.batch_size, 1)
-        positive("rate", self.rate)
+        check_bounds(self)
         one_of("loss_form", self.loss_form, LOSS_FORMS, field="loss_form")
         one_of("precision", self.precision, PRECISIONS, field="precision")
-        at_least("stretching", self.stretching or 0, 0)
-        at_least("slack", self.slack, 0)
 
     def synthesize(
         self,

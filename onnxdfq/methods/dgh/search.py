@@ -7,9 +7,9 @@ from torch import Tensor
 
 from onnxdfq.images.images import Images
 from onnxdfq.images.normalization import Normalization
+from onnxdfq.limits import IMAGES
 from onnxdfq.methods.dgh.dgh import Dgh
 from onnxdfq.progress import Progress
-from onnxdfq.recipe.limits import at_least
 from onnxdfq.synthesis import priors
 from onnxdfq.synthesis.hyperparameters import batch_generators, delivered, describe
 from onnxdfq.synthesis.input_range import InputRange, input_range
@@ -31,7 +31,7 @@ def synthesize(
     progress: Progress | None,
 ) -> Images:
     """See `Dgh.synthesize`."""
-    at_least("count", count, 1)
+    IMAGES.check("count", count)
     network = TappedNetwork(model, method="dgh", device=device, precision=method.precision)
     scale = input_range(model, normalization)
     search = _Search(method, network, scale, network.batch_sizes(count, method.batch_size), seed)
