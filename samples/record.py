@@ -17,6 +17,7 @@ PACKAGES = ("onnxdfq", "onnx", "onnxruntime", "onnxsim", "onnx-ir", "torch", "nu
 def write_results(path: Path, rows: list[dict[str, Any]], **facts: Any) -> None:
     """Write `rows` to a JSON file with command, versions, hardware and date. Each row names its seed and seconds."""
     module = Path(sys.argv[0]).resolve().relative_to(Path.cwd().resolve()).with_suffix("")
+    module = module.parent if module.name == "__main__" else module
     document = {
         "command": shlex.join(["python", "-m", ".".join(module.parts), *sys.argv[1:]]),
         "date": datetime.now(UTC).date().isoformat(),

@@ -20,7 +20,7 @@ WHOLE = (
     7,
     255,
     256,
-    65536,
+    1000,  # turns of a Loop: more are a slow model, and no fault
     2**31 - 1,
     2**31,
     -(2**31),
