@@ -189,6 +189,12 @@ def refuse_ill_formed(path: Path, proto: onnx.ModelProto) -> None:
                 f"{path}: ONNX opset {opset} has no operator {node.op_type} (domain 'ai.onnx'), which node "
                 f"{node.name or ', '.join(node.output)!r} uses."
             )
+    for node in messages_of(proto, onnx.NodeProto):
+        if node.op_type == "Constant" and node.domain == "" and len(node.attribute) != 1:
+            raise ModelFileError(
+                f"{path} is not a valid ONNX model: the Constant {node.name or ', '.join(node.output)!r} has "
+                f"{len(node.attribute) or 'no'} values instead of one."
+            )
     # The checker must not open external files.
     external = [
         (tensor, onnx.TensorProto.FromString(tensor.SerializeToString())) for tensor in _external_tensors(proto)

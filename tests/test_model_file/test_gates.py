@@ -116,13 +116,21 @@ def test_what_does_not_fit_at_run_time(tmp_path: Path) -> None:
         load_model(saved(proto, tmp_path))
 
 
-@pytest.mark.parametrize("variance", [-1.0, -1e30])
-def test_what_computes_no_numbers(tmp_path: Path, variance: float) -> None:
+@pytest.mark.parametrize("number", [3e38, -3e38])
+def test_what_computes_no_numbers(tmp_path: Path, number: float) -> None:
     proto = conv_net()
-    (tensor,) = (one for one in proto.graph.initializer if one.name == "bn.var")
-    tensor.CopyFrom(numpy_helper.from_array(np.full(5, variance, np.float32), "bn.var"))
+    (tensor,) = (one for one in proto.graph.initializer if one.name == "w")
+    tensor.CopyFrom(numpy_helper.from_array(np.full((5, 3, 3, 3), number, np.float32), "w"))
     with pytest.raises(ModelFileError, match="computes NaN or infinity at its output 'y'"):
         load_model(saved(proto, tmp_path))
+
+
+@pytest.mark.parametrize("attributes", [{}, {"value_float": 1.0, "value_int": 1}])
+def test_a_constant_of_no_value_or_two(tmp_path: Path, attributes: dict[str, Any]) -> None:
+    nodes = [helper.make_node("Constant", [], ["c"], **attributes), helper.make_node("Relu", ["x"], ["y"])]
+    for reader in (load_model, read_model):
+        with pytest.raises(ModelFileError, match=r"the Constant 'c' has (no|2) values instead of one"):
+            reader(saved(build(nodes, {}), tmp_path))
 
 
 def test_text_in_external_data(tmp_path: Path) -> None:
