@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from onnxdfq.errors import DataError
 
+MOST = 1_000_000
+
 
 @dataclass(frozen=True, kw_only=True)
 class Normalization:
@@ -22,6 +24,11 @@ class Normalization:
         numbers = (*self.mean, *self.std)
         if not self.mean or not self.std or not all(map(math.isfinite, numbers)) or min(self.std) <= 0:
             raise DataError(f"The normalization {self} is none: means are numbers, deviations are above 0.")
+        if max(map(abs, self.mean)) > MOST or not 1 / MOST <= min(self.std) <= max(self.std) <= MOST:
+            raise DataError(
+                f"The normalization {self} is out of all proportion: means are at most {MOST:,} either way, deviations "
+                f"{1 / MOST:g} to {MOST:,}."
+            )
         if len({len(self.mean), len(self.std)} - {1}) > 1:
             raise DataError(f"The normalization {self} has {len(self.mean)} means and {len(self.std)} deviations.")
 

@@ -60,7 +60,10 @@ def test_presets_print_as_their_names(text: str, printed: str) -> None:
     assert str(Normalization.parse(text)) == printed
 
 
-@pytest.mark.parametrize("text", ["imgnet", "", "0.5", "1,2/", "a/b", "0/0", "0/-1", "nan/1", "0/inf", "0,0,0/1,1"])
+@pytest.mark.parametrize(
+    "text",
+    ["imgnet", "", "0.5", "1,2/", "a/b", "0/0", "0/-1", "nan/1", "0/inf", "0,0,0/1,1", "1e300/1", "0/1e-40", "0/1e300"],
+)
 def test_what_is_no_normalization(text: str) -> None:
     with pytest.raises(DataError, match="normaliz"):
         Normalization.parse(text)
