@@ -30,6 +30,26 @@ _QUANTIZED = {
 _TAKES_INFINITY = {"Clip", "Max", "Min", "Pad", "Where", "Expand", "ConstantOfShape", "ScatterND", "ScatterElements"}
 _FACTORS = {"alpha", "beta", "bias", "epsilon", "gamma", "lambd"}  # attributes that numbers are computed with
 _CHUNK = 1 << 22
+_FLAGS = frozenset(
+    {
+        "align_corners",
+        "allowzero",
+        "ceil_mode",
+        "center_point_box",
+        "count_include_pad",
+        "exclusive",
+        "fmod",
+        "keepdims",
+        "largest",
+        "noop_with_empty_axes",
+        "reverse",
+        "select_last_index",
+        "sorted",
+        "training_mode",
+        "transA",
+        "transB",
+    }
+)
 
 
 def refuse_quantized(model: ir.Model, path: Path) -> None:
@@ -98,6 +118,22 @@ def refuse_not_finite(model: ir.Model, path: Path) -> None:
                 f"{path}: tensor {value.name!r} holds {what}, so the model cannot work; "
                 "export it again from good weights."
             )
+
+
+def refuse_wild_flags(model: ir.Model, path: Path) -> None:
+    """Refuses a model with a flag that is neither 0 nor 1: runtimes read others as either, each in its own way.
+
+    Raises:
+        ModelFileError: Names the first such node.
+    """
+    for node in model.graph.all_nodes():
+        for name in _FLAGS.intersection(node.attributes) if node.domain == "" else ():
+            attribute = node.attributes[name]
+            if attribute.type == ir.AttributeType.INT and attribute.value not in (0, 1):
+                raise ModelFileError(
+                    f"{path}: {node.op_type} {node.name or name_of(node.outputs[0])!r} has {name} {attribute.value}, "
+                    "which is 0 or 1; export the model again."
+                )
 
 
 def refuse_empty(model: ir.Model, path: Path) -> None:

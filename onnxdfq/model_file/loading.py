@@ -15,6 +15,7 @@ from onnxdfq.model_file.checks import (
     refuse_not_finite,
     refuse_quantized,
     refuse_text,
+    refuse_wild_flags,
 )
 from onnxdfq.model_file.convert import convert
 from onnxdfq.model_file.declared import declare_shapes, fix_declared_sizes, runs_at_other_sizes, with_declared_sizes
@@ -63,6 +64,7 @@ def read_float_model(
     model = _parsed(proto, path)
     refuse_quantized(model, path)
     refuse_text(model, path)
+    refuse_wild_flags(model, path)
     inline_functions(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.RemoveInitializersFromInputsPass()(model)

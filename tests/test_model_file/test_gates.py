@@ -133,6 +133,12 @@ def test_a_constant_of_no_value_or_two(tmp_path: Path, attributes: dict[str, Any
             reader(saved(build(nodes, {}), tmp_path))
 
 
+def test_a_flag_that_is_neither_0_nor_1(tmp_path: Path) -> None:
+    path = saved(build([helper.make_node("ReduceMean", ["x"], ["y"], name="mean", keepdims=-2)], {}), tmp_path)
+    with pytest.raises(ModelFileError, match="ReduceMean 'mean' has keepdims -2, which is 0 or 1"):
+        load_model(path)
+
+
 def test_text_in_external_data(tmp_path: Path) -> None:
     proto = conv_net()
     tensor = TensorProto(name="words", data_type=TensorProto.STRING, dims=[1], data_location=TensorProto.EXTERNAL)
