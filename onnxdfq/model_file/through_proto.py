@@ -55,7 +55,14 @@ def infer_shapes(model: ir.Model, *, strict: bool) -> None:
     for output in proto.graph.output:
         if output.type.HasField("tensor_type"):
             output.type.tensor_type.ClearField("shape")
-    inferred = onnx.shape_inference.infer_shapes(proto, check_type=strict, strict_mode=strict, data_prop=True)
+    if not strict:
+        _forget_what_is_inferred(proto)
+    try:
+        inferred = onnx.shape_inference.infer_shapes(proto, check_type=strict, strict_mode=strict, data_prop=True)
+    except onnx.shape_inference.InferenceError:
+        if strict:
+            raise
+        return
     values = {value.name: value for node in model.graph for value in node.outputs if value.name}
     for info in (*inferred.graph.value_info, *inferred.graph.output):
         value = values.get(info.name)
@@ -67,6 +74,14 @@ def infer_shapes(model: ir.Model, *, strict: bool) -> None:
         if found.shape is not None:
             declared = value.shape if value.is_graph_output() else None
             value.shape = _merged(found.shape, declared)
+
+
+def _forget_what_is_inferred(proto: onnx.ModelProto) -> None:
+    """What a file tells of values that ONNX's own operators compute may be false, and ONNX Runtime does not mind."""
+    known = {name for node in proto.graph.node if node.domain == "" for name in node.output}
+    kept = [info for info in proto.graph.value_info if info.name not in known]
+    del proto.graph.value_info[:]
+    proto.graph.value_info.extend(kept)
 
 
 def _merged(found: ir.Shape, declared: ir.Shape | None) -> ir.Shape:

@@ -221,6 +221,16 @@ def test_sparse_tensors(tmp_path: Path, as_constant: bool) -> None:
     assert len(read_model(path).graph) == len(nodes)
 
 
+def test_false_shapes_of_inner_values(tmp_path: Path) -> None:
+    """ONNX Runtime does not mind them."""
+    proto = conv_net()
+    proto.graph.value_info.append(helper.make_tensor_value_info("relu_y", TensorProto.FLOAT, [1, 7, 8, 8]))
+    path = saved(proto, tmp_path)
+    (relu,) = (node for node in read_model(path, inferred=True).graph if node.op_type == "Relu")
+    assert [size if isinstance(size, int) else None for size in relu.outputs[0].shape or ()] == [None, 5, 8, 8]
+    assert_same_function(path, load_model(path), 3, 8, 8)
+
+
 # what everything is held against
 
 
