@@ -1,5 +1,6 @@
 """Options of every ONNX Runtime session: quiet, and with the libraries of custom operators that the user named."""
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -44,6 +45,8 @@ def session_options() -> Any:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    if hasattr(os, "sched_getaffinity") and (allowed := len(os.sched_getaffinity(0))) < (os.cpu_count() or 1):
+        options.intra_op_num_threads = allowed  # else one for each processor of the machine, on these few
     options.add_session_config_entry("session.load_model_format", "ONNX")  # whatever the name of the file ends with
     for library in _LIBRARIES.get():
         try:

@@ -19,6 +19,10 @@ from onnxdfq.sandbox.limits import Limits, name_of_signal
 
 _SERVERS: dict[str, tuple["subprocess.Popen[bytes]", socket.socket]] = {}  # those that run, by module
 _LOCK = threading.Lock()
+_SURROUNDINGS = {
+    "OPENBLAS_NUM_THREADS": "1",  # it starts threads on import, and only the thread that forks lives on in the fork
+    "MALLOC_ARENA_MAX": "2",  # each thread's own reserves address space, which is what `Limits.memory` counts
+}
 
 
 class TaskFault(RuntimeError):
@@ -129,13 +133,12 @@ def _door(program: str) -> socket.socket:
         if program not in _SERVERS:
             ours, theirs = socket.socketpair()
             with theirs:
-                # one thread: OpenBLAS starts its own on import, and only the thread that forks lives on in the fork
                 paths = os.pathsep.join(str(Path(path).absolute()) for path in sys.path)
                 process = subprocess.Popen(
                     # -P: the current folder, which may be a stranger's, holds no modules
                     [sys.executable, "-P", "-m", program, str(theirs.fileno())],
                     pass_fds=(theirs.fileno(),),
-                    env={**os.environ, "PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1"},
+                    env={**os.environ, "PYTHONPATH": paths, **_SURROUNDINGS},
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     start_new_session=True,  # Ctrl-C is the caller's
