@@ -11,7 +11,7 @@ import onnx_ir as ir
 from jaxtyping import Int
 from numpy.typing import NDArray
 
-from passes.graph.editing import constant_value, is_op, name_of, static_dims
+from passes.graph.editing import constant_value, name_of, static_dims
 from passes.graph.operators import MOVEMENTS
 from passes.moments.spread import Spread
 
@@ -19,7 +19,6 @@ from passes.moments.spread import Spread
 MOVES = MOVEMENTS - {"GatherElements", "GatherND", "Identity"}
 FREE_BATCH = 2  # a stand-in for a batch of any size
 MOST_LABELS = 2**26  # numbers of one value
-GROWING = ("Expand", "Tile")  # what they compute may be far larger than what they read
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,7 +44,7 @@ def spread_of_move(node: ir.Node, source: Spread | LabelledSpread) -> tuple[Spre
             return unknown
         source = LabelledSpread(spread=source, labels=labels)
     constants = [constant_value(value) for value in node.inputs[1:] if value is not None]
-    if any(constant is None for constant in constants) or not all(_is_small(value, node) for value in node.outputs):
+    if any(constant is None for constant in constants) or _numbers(node, source.labels, constants) > MOST_LABELS:
         return unknown
     try:
         results = _run(node, [source.labels, *constants])
@@ -110,12 +109,18 @@ def _labels(value: ir.Value | None, channels: int) -> Int[NDArray[np.int64], "n 
     return np.array(np.broadcast_to(numbers, shape))
 
 
-def _is_small(value: ir.Value, node: ir.Node) -> bool:
-    """Whether an array of indices of the shape of `value`, an output of `node`, is worth its memory."""
-    if value.shape is None:
-        return not is_op(node, *GROWING)
-    sizes = [size if isinstance(size, int) else FREE_BATCH for size in value.shape]
-    return math.prod(sizes) <= MOST_LABELS
+def _numbers(node: ir.Node, labels: NDArray[np.int64], constants: list[Any]) -> int:
+    """How many numbers the node makes of the labels at most."""
+    match node.op_type:
+        case "Tile":
+            times = math.prod(map(int, constants[0].reshape(-1)))
+        case "Expand":
+            times = math.prod(max(int(size), 1) for size in constants[0].reshape(-1))
+        case "Gather":
+            times = constants[0].size
+        case _:
+            times = 1
+    return labels.size * times
 
 
 def _run(node: ir.Node, arrays: list[Any]) -> list[Int[NDArray[np.int64], "..."]]:

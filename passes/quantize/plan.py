@@ -143,7 +143,8 @@ class QuantPlan:
         """The name of a tensor or node whose scale is not above 0, or whose scale or bias is not finite in float32."""
         for table in (self.activations, self.weights, self.constants, self.bias_quants):
             for name, quant in table.items():
-                scale = quant.scale.astype(np.float32)
+                with np.errstate(over="ignore"):
+                    scale = quant.scale.astype(np.float32)
                 if not (np.isfinite(scale).all() and (scale > 0).all()):
                     return name
         numbers: dict[str, ArrayLike] = {**self.biases, **self.shifts}

@@ -7,6 +7,7 @@ import onnx_ir as ir
 import pytest
 
 import onnxdfq
+from onnxdfq.calibration import by_outputs
 from onnxdfq.calibration.by_outputs import thresholds_by_outputs
 from onnxdfq.calibration.calibration import Calibration
 from onnxdfq.targets import load_target
@@ -130,3 +131,12 @@ def test_the_pipeline_takes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert changed == {value}
         assert moved[value] == pytest.approx(2 * plain[scheme][value])
     assert scales(clipping="max") == widest, "no clipping means none"
+
+
+def test_of_a_long_network_only_what_is_near_its_outputs_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network(1.0)
+    plan = Calibration().plan(model, pixels(), ORT)
+    plans = {name: {0: plan, 1: plan} for name in ("x", "r")}
+    assert by_outputs._affordable(model, plans).keys() == {"x", "r"}
+    monkeypatch.setattr(by_outputs, "MOST_NODES", 7)  # two runs of all three nodes, and two of the last one, are eight
+    assert by_outputs._affordable(model, plans).keys() == {"r"}

@@ -9,6 +9,7 @@ import torch
 
 from onnxdfq.calibration.bias_correction import corrected_bias
 from onnxdfq.calibration.calibration import Calibration
+from onnxdfq.calibration.histogram import Histogram
 from onnxdfq.engine import TorchGraph
 from onnxdfq.errors import DataError, InputError
 from onnxdfq.targets import load_target
@@ -130,3 +131,11 @@ def test_a_fixed_batch_is_kept_to() -> None:
     assert float(found.activations["x"].threshold) <= 2.0, "the two images left over are not seen"
     with pytest.raises(DataError, match="takes 4 samples at a time and only 2"):
         plan(model, np.ones((2, 3)))
+
+
+def test_the_largest_numbers_of_float32_are_counted() -> None:
+    histogram = Histogram()
+    histogram.add(torch.tensor([-3e38, 0.0, 3e38]))
+    assert histogram.bound == 2.0**128
+    assert histogram.counts.sum() == 3
+    assert histogram.points()[0].tolist() == pytest.approx([-3e38, 0.0, 3e38], rel=1e-3)

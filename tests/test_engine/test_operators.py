@@ -11,6 +11,7 @@ from torch import Tensor
 
 from onnxdfq.engine import TorchGraph
 from onnxdfq.engine.ops import OPERATORS
+from onnxdfq.errors import InputError
 
 MakeModel = Callable[..., ir.Model]
 
@@ -147,3 +148,31 @@ def test_gradient_of_clip_bounds(make_model: MakeModel) -> None:
     (y,) = engine(torch.tensor([-1.0, 1.0, 2.0, 3.0]))
     assert y.tolist() == [0.0, 1.0, 1.5, 1.5]
     assert torch.autograd.grad(y.sum(), engine.initializers["high"])[0].item() == 2.0
+
+
+@pytest.mark.parametrize("dtype", ["int64", "int32", "int8", "uint8"])
+def test_whole_numbers_are_divided_towards_zero_and_nothing_traps(dtype: str, make_model: MakeModel) -> None:
+    """On many processors the least integer by -1 ends the process."""
+    limits, signed = np.iinfo(dtype), not dtype.startswith("u")
+    a = np.array([limits.min, 7, limits.max, 9], dtype)
+    b = np.array([-1, -2, -1, 3] if signed else [1, 2, limits.max, 3], dtype)
+    (y,) = TorchGraph(make_model(f"network ({dtype}[4] a, {dtype}[4] b) => ({dtype}[4] y) {{ y = Div(a, b) }}"))(
+        torch.from_numpy(a), torch.from_numpy(b)
+    )
+    assert y.tolist() == ([limits.min, -3, -limits.max, 3] if signed else [0, 3, 1, 3])
+
+
+@pytest.mark.parametrize(
+    ("node", "found"),
+    [
+        ("y = Reshape(x, big)", r"Reshape node 'y' cannot be computed: shape '\[1000\]' is invalid"),
+        ("y = Expand(x, big)", "Expand node 'y' cannot be computed"),
+        ("y = Slice(x, big, big, big)", "Slice node 'y' cannot be computed"),
+        ("y = MaxPool<kernel_shape=[9, 9]>(x)", "MaxPool node 'y' cannot be computed"),
+    ],
+)
+def test_what_cannot_be_computed_is_named(node: str, found: str, make_model: MakeModel) -> None:
+    model = make_model(f"network (float[1, 2, 4, 4] x, int64[1] big) => (float y) {{ {node} }}", {"big": [1000]})
+    with pytest.raises(InputError, match=found) as caught:
+        TorchGraph(model)(torch.zeros(1, 2, 4, 4))
+    assert "\n" not in str(caught.value)

@@ -150,3 +150,11 @@ def test_a_probe_lowers_the_error_of_the_network(network):
             miss = whole * scale[:, None] - weight
             errors[label] += float(np.einsum("od,de,oe->", miss, matrix, miss))
     assert errors["all"] < 0.8 * min(errors["near"], errors["nearest"])
+
+
+def test_a_normalization_of_unknown_rank_keeps_its_own_statistics(network):
+    model = network("plain")
+    norm = next(node for node in model.graph if node.op_type == "BatchNormalization")
+    norm.inputs[0].shape = None
+    kept = [node.name for node in probe_model(model).graph if node.op_type == "BatchNormalization"]
+    assert kept == [norm.name]

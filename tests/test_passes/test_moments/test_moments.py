@@ -3,6 +3,8 @@
 import math
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 import pytest
 
 from passes.dfq.absorb_bias import AbsorbHighBias, high_biases
@@ -15,6 +17,8 @@ from passes.moments.moments import (
     spreads,
     value_spreads,
 )
+from passes.moments.moves import spread_of_move
+from passes.moments.spread import Spread
 from passes.ocs import SplitChannels, channel_splits, widened_values
 
 RNG = np.random.default_rng(11)
@@ -391,3 +395,13 @@ def test_sum_of_mirrored_branches(build):
     found, wanted = activation_moments(model)["y"], np.maximum(samples() - samples(), 0)
     np.testing.assert_allclose(found.mean, wanted.mean(axis=1), rtol=0.01)
     np.testing.assert_allclose(found.std, wanted.std(axis=1), rtol=0.01)
+
+
+@pytest.mark.parametrize("sizes", [[0, 1, 1, 1], [2**40, 1, 1, 1], [1, 1, 2**15, 2**15], [1, 1, -1, 1]])
+def test_movements_to_nothing_or_to_too_much_tell_no_spread(sizes: list[int]) -> None:
+    graph = onnx.parser.parse_graph("g (float[1, 2, 4, 4] x) => (float y) { y = Tile(x, sizes) }")
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array(sizes), "sizes"))
+    model = ir.from_proto(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)]))
+    (node,) = model.graph
+    source = Spread.normal(np.zeros(2), np.ones(2), origin="x")
+    assert spread_of_move(node, source) == (None,)

@@ -10,7 +10,7 @@ from passes.quantize.grid import (
     is_power_of_two,
     scale_of,
 )
-from passes.quantize.plan import TensorQuant
+from passes.quantize.plan import QuantPlan, TensorQuant
 
 
 def test_signed_eight_bits() -> None:
@@ -80,3 +80,17 @@ def test_ranges_and_scales() -> None:
     assert integer_range(2, signed=True) == (-2, 1)
     assert integer_range(4, signed=False) == (0, 15)
     assert scale_of(1.0, 8, signed=False) == 1 / 256
+
+
+@pytest.mark.parametrize("threshold", [1e-60, 1e60])
+def test_a_plan_tells_which_scale_is_no_float32(threshold: float) -> None:
+    good = TensorQuant(bits=8, signed=True, threshold=np.asarray(1.0))
+    bad = TensorQuant(bits=8, signed=True, threshold=np.asarray(threshold))
+    assert (
+        QuantPlan(activations={"a": good}, weights={"w": good}, biases={"n": np.zeros(2, np.float32)}).not_finite()
+        is None
+    )
+    assert QuantPlan(activations={"a": good, "b": bad}, weights={}).not_finite() == "b"
+    assert QuantPlan(activations={}, weights={"w": bad}).not_finite() == "w"
+    biases = {"n": np.array([0, np.inf], np.float32)}
+    assert QuantPlan(activations={}, weights={}, biases=biases).not_finite() == "n"
