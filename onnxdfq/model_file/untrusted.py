@@ -18,6 +18,7 @@ Found = TypeVar("Found", bound=Message)
 MOST_BYTES = 2**31 - 1
 """Of a model without its external data: protobuf reads no more."""
 # Number and wire type of the fields of onnx.ModelProto (onnx.proto3): 0 is a varint, 2 is length-delimited.
+_NOT_UTF_8 = "is damaged: a text in it is not UTF-8; copy or export it again."
 _MOST_NODES = 1_000_000  # of a model whose functions are inlined
 _MODEL_FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
 
@@ -36,6 +37,8 @@ def read_proto(path: Path) -> onnx.ModelProto:
         proto.ParseFromString(data)
     except DecodeError as error:
         raise ModelFileError(f"{path} {_why_not_parsed(data)}") from error
+    except UnicodeDecodeError as error:  # protobuf in Python alone, where its C library is not at hand
+        raise ModelFileError(f"{path} {_NOT_UTF_8}") from error
     if not proto.ir_version or not proto.HasField("graph"):
         raise ModelFileError(f"{path} {_why_not_parsed(data)}")
     _refuse_broken_text(path, proto)
@@ -117,7 +120,7 @@ def _refuse_broken_text(path: Path, proto: onnx.ModelProto) -> None:
             if field.type == FieldDescriptor.TYPE_MESSAGE:
                 messages.extend(repeated)
             elif field.type == FieldDescriptor.TYPE_STRING and any(isinstance(text, bytes) for text in repeated):
-                raise ModelFileError(f"{path} is damaged: a text in it is not UTF-8; copy or export it again.")
+                raise ModelFileError(f"{path} {_NOT_UTF_8}")
 
 
 def load_inner_data(path: Path, proto: onnx.ModelProto) -> None:

@@ -226,7 +226,7 @@ def test_unknown_names_are_refused(model: ir.Model) -> None:
 
 
 def test_an_error_while_running_names_the_node(model: ir.Model) -> None:
-    with pytest.raises(InputError, match=r"Conv node 'conv' cannot be computed: .*have 3 channels, but got 5"):
+    with pytest.raises(InputError, match=r"Conv node 'conv' cannot be computed: .*channel"):
         TorchGraph(model)(torch.zeros(4, 5, 8, 8))
 
 

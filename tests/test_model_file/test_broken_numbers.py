@@ -8,7 +8,7 @@ import pytest
 from onnx import helper
 
 from onnxdfq.errors import ModelFileError
-from onnxdfq.model_file import read_float_model
+from onnxdfq.model_file.loading import read_float_model
 
 from .conftest import batch_norm, build, saved, weight
 

@@ -12,6 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,8 +33,24 @@ METHODS = {
 LEAST = 15.0  # dB on inputs of the kind that calibrated
 SECONDS = {"seconds": 120.0, "processor": 60}
 ENDLESS = {"14_loop_2_62"}  # half a minute each, at whose end they are given up
-WORKING = [case for case, right in COMPRESSED.items() if right == WORKS]
+QUICK = {
+    "02_function_constant_read_from_cwd",
+    "06_domain_ai_onnx",
+    "12_function_shadows_relu",
+}  # whose numbers are held
 MODEL = "model.onnx"
+
+
+def cases(*, by_hand: bool) -> list[Any]:
+    """All files; those that are slow, or like others, wait for `make test-slow`. by_hand: whether mutants do."""
+    waiting = {case for case in COMPRESSED if case in ENDLESS or (by_hand and case.startswith("mutant"))}
+    return [pytest.param(case, marks=pytest.mark.slow) if case in waiting else case for case in COMPRESSED]
+
+
+def working() -> list[Any]:
+    """The files that are right."""
+    found = [case for case, right in COMPRESSED.items() if right == WORKS]
+    return [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in found]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +76,7 @@ def test_the_table_names_every_file(shared_cases: Path) -> None:
     assert {path.stem for path in (shared_cases / "hostile").glob("*.onnx")} == set(COMPRESSED)
 
 
-@pytest.mark.parametrize("case", COMPRESSED)
+@pytest.mark.parametrize("case", cases(by_hand=True))
 def test_inspect_and_lint_tell_or_refuse(worker: Worker, folder: Path, case: str) -> None:
     for command in ("inspect", "lint"):
         outcome, faults = worker.run([command, MODEL], folder, **SECONDS)
@@ -67,9 +84,7 @@ def test_inspect_and_lint_tell_or_refuse(worker: Worker, folder: Path, case: str
         assert outcome.code in ((0,) if COMPRESSED[case] == WORKS else (0, 2))
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=pytest.mark.slow) if case in ENDLESS else case for case in COMPRESSED]
-)
+@pytest.mark.parametrize("case", cases(by_hand=False))
 def test_compress_works_or_is_refused_by_a_true_sentence(worker: Worker, folder: Path, case: str) -> None:
     _compress(worker, folder, case, "auto")
 
@@ -93,7 +108,7 @@ def _compress(worker: Worker, folder: Path, case: str, method: str) -> None:
     assert WORKS in right.split("|")
 
 
-@pytest.mark.parametrize("case", WORKING)
+@pytest.mark.parametrize("case", working())
 def test_what_works_computes_what_the_file_does(worker: Worker, folder: Path, case: str) -> None:
     drawn = [feeds(open_model(folder / MODEL), seed) for seed in range(8)]
     np.savez(folder / "data.npz", **{name: np.concatenate([one[name] for one in drawn]) for name in drawn[0]})
