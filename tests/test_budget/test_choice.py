@@ -150,6 +150,7 @@ def test_float_activations_count_32_bits(fork: ir.Model, budget: str) -> None:
     assert chosen.bops == (72 + 108 + 12) * 16 * 8 * 32
 
 
+@pytest.mark.slow
 def test_resnet20_gains_over_one_width_for_all(shared_data: Path) -> None:
     """At the same size the noise at the output is less than half of that of 4 bits everywhere. On noise images."""
     model = load_model(shared_data / "models/resnet20_cifar10jpeg.onnx")

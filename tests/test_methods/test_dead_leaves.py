@@ -89,6 +89,7 @@ def test_settings_are_checked(settings: dict[str, float]) -> None:
         DeadLeaves(**settings)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_real_network_is_calibrated_better_than_by_noise(shared_data: Path, tmp_path: Path) -> None:
     with np.load(shared_data / "vww_coco256.npz") as data:
         images, labels = data["images"][:128], data["labels"][:128]

@@ -89,6 +89,7 @@ def test_pins_of_weights_are_refused(tmp_path: Path) -> None:
         onnxdfq.compress(DIGITS, output=tmp_path / "q.onnx", method="dfmpc", bits="w2/6", plan=pins)
 
 
+@pytest.mark.slow
 def test_blocks_are_reconstructed_behind_the_closed_form(tmp_path: Path) -> None:
     common: dict[str, Any] = {"method": "dfmpc", "bits": "w2/6", "images": 64, "steps": 60, "evaluate": TEST}
     tuned = onnxdfq.compress(DIGITS, output=tmp_path / "t.onnx", tuning="brecq", **common)

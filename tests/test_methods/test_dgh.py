@@ -15,10 +15,12 @@ from onnxdfq.methods import Dgh, Noise
 from onnxdfq.synthesis.losses import LossForm, stretching_loss
 from onnxdfq.synthesis.quality import evaluate_images
 
+from ..slow import slow
+
 STANDARD = Normalization(mean=(0.45,), std=(0.25,))  # images of mean 0 and deviation 1, as the test networks remember
 
 
-@pytest.mark.parametrize(("form", "share"), [("relative", 0.1), ("public", 0.1), ("paper", 0.25)])
+@pytest.mark.parametrize(("form", "share"), [("relative", 0.1), slow(("public", 0.1)), slow(("paper", 0.25))])
 def test_statistics_come_close_to_the_running_ones(small_model: ir.Model, form: LossForm, share: float) -> None:
     method = Dgh(steps=200, batch_size=16, loss_form=form, stretching=0.0)
     images = method.synthesize(small_model, count=40, seed=0, normalization=STANDARD)

@@ -20,6 +20,7 @@ from onnxdfq.model_file import (
 )
 from onnxdfq.model_file.loading import prepare_model, read_float_model
 
+from ..slow import all_but
 from .conftest import assert_same_function, build, conv_net, noise, old_net, run, saved, weight
 
 
@@ -82,7 +83,7 @@ REAL = [
 ]
 
 
-@pytest.mark.parametrize(("name", "batch_norms", "runs_at"), REAL)
+@pytest.mark.parametrize(("name", "batch_norms", "runs_at"), all_but(REAL, [REAL[2], REAL[5]]))
 def test_real_models(shared_data: Path, tmp_path: Path, name: str, batch_norms: int, runs_at: int) -> None:
     path = shared_data / "models" / f"{name}.onnx"
     before = path.read_bytes()

@@ -14,7 +14,7 @@ import torch
 
 from onnxdfq.engine import TorchGraph
 from onnxdfq.engine.operation import read_operations
-from onnxdfq.targets import load_target, target_names
+from onnxdfq.targets import load_target
 from passes.canonical.canonicalize import Canonicalize
 from passes.canonical.fold_batch_norm import FoldBatchNorm
 from passes.dfmpc.layer_pairs import find_layer_pairs
@@ -56,7 +56,8 @@ WEIGHTS = {
     "scale": np.float32(0.1),
     "zero": np.uint8(3),
 }
-LENGTHS = (40, 80, 160)
+LENGTHS = (20, 40, 80)
+TARGETS = ("ort", "openvino")
 
 
 def chain(step: str, length: int) -> ir.Model:
@@ -99,9 +100,9 @@ def _canonical(model: ir.Model) -> ir.Model:
 
 WORK: dict[str, tuple[Callable[[ir.Model], Any], Callable[[Any], Any]]] = {
     "canonical": (lambda model: model, _canonical),
-    "points": (_canonical, lambda model: [find_quant_points(model, load_target(name)) for name in target_names()]),
-    "lint": (lambda model: model, lambda model: [lint(model, load_target(name)) for name in target_names()]),
-    "lint of what is written": (_quantized, lambda model: [lint(model, load_target(name)) for name in target_names()]),
+    "points": (_canonical, lambda model: [find_quant_points(model, load_target(name)) for name in TARGETS]),
+    "lint": (lambda model: model, lambda model: [lint(model, load_target(name)) for name in TARGETS]),
+    "lint of what is written": (_quantized, lambda model: [lint(model, load_target(name)) for name in TARGETS]),
     "written": (lambda model: model, _quantized),
     "inspected": (lambda model: model, lambda model: (read_batch_norms(model), folded_batch_norms(model))),
     "moments": (_canonical, batch_norm_moments),

@@ -14,6 +14,8 @@ from torch import nn
 import onnxdfq
 from onnxdfq.engine import TorchGraph
 
+from ..slow import slow
+
 DIGITS = Path(__file__).resolve().parents[2] / "samples" / "digits"
 
 
@@ -114,7 +116,7 @@ def test_every_conv_and_gemm_becomes_integer(name: str, scheme: str, tmp_path: P
     }
 
 
-@pytest.mark.parametrize("name", ["resnet20_cifar10", "resnet8_cifar10", "mobilenetv1_vww"])
+@pytest.mark.parametrize("name", [slow("resnet20_cifar10"), "resnet8_cifar10", slow("mobilenetv1_vww")])
 def test_every_conv_and_gemm_of_a_real_network_becomes_integer(shared_data: Path, name: str, tmp_path: Path) -> None:
     path = shared_data / "models" / f"{name}.onnx"
     wanted = Counter(node.op_type for node in onnx.load(path).graph.node)
@@ -125,8 +127,10 @@ def test_every_conv_and_gemm_of_a_real_network_becomes_integer(shared_data: Path
     assert result.notes == ()
 
 
-@pytest.mark.parametrize("bits", ["w8a8", "w4a4"])
-@pytest.mark.parametrize("scheme", ["power-of-two", "free"])
+@pytest.mark.parametrize(
+    ("bits", "scheme"),
+    [("w8a8", "power-of-two"), ("w8a8", "free"), slow(("w4a4", "power-of-two")), slow(("w4a4", "free"))],
+)
 def test_the_engine_and_onnxruntime_agree(bits: str, scheme: str, tmp_path: Path) -> None:
     """Biases lie on the accumulator's grid, so even the integer kernels compute what the engine computes; one step is
     left to the sums of free scales, and to processors that add in another order."""

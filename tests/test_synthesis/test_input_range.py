@@ -13,6 +13,8 @@ from onnxdfq.model_file import load_model
 from onnxdfq.synthesis.input_range import input_range
 from passes.canonical.canonicalize import Canonicalize
 
+from ..slow import slow
+
 
 def test_normalization_as_told(small_model: ir.Model) -> None:
     found = input_range(small_model, Normalization(mean=(0.5,), std=(0.2,)))
@@ -75,7 +77,7 @@ def test_an_input_that_is_no_image_has_a_range_too(nets: SimpleNamespace) -> Non
         ("resnet20_cifar10", (-0.06, 0.0, 0.0), 1.05),
         ("resnet8_cifar10", (123.0, 120.0, 110.0), 63.0),
         ("mobilenetv1_vww", (0.46, 0.44, 0.40), 0.26),
-        ("fastestdet_coco", (0.41, 0.44, 0.465), 0.28),  # BGR: blue, the darkest, comes first
+        slow(("fastestdet_coco", (0.41, 0.44, 0.465), 0.28)),  # BGR: blue, the darkest, comes first
     ],
 )
 def test_range_of_real_models(shared_data: Path, name: str, mean: tuple[float, ...], std: float) -> None:

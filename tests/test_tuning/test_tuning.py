@@ -25,6 +25,8 @@ from passes.quantize.grid import is_power_of_two
 from passes.quantize.plan import QuantPlan
 from passes.write.insert_qdq import InsertQdq
 
+from ..slow import slow
+
 DIGITS = Path(__file__).resolve().parents[2] / "samples" / "digits" / "digits.onnx"
 ORT = load_target("ort")
 Scheme = str
@@ -68,8 +70,10 @@ def outputs(
     return written, session.run(None, {session.get_inputs()[0].name: images})[0]
 
 
-@pytest.mark.parametrize("scheme", ["power-of-two", "free"])
-@pytest.mark.parametrize("by_block", [True, False])
+@pytest.mark.parametrize(
+    ("scheme", "by_block"),
+    [("power-of-two", True), slow(("power-of-two", False)), slow(("free", True)), slow(("free", False))],
+)
 def test_outputs_come_nearer_and_the_engine_agrees_with_the_runtime(
     model: ir.Model, images: NDArray[np.float32], scheme: str, by_block: bool
 ) -> None:
@@ -122,11 +126,11 @@ def test_it_stops_once_hardly_a_weight_is_soft(
 ) -> None:
     def stopped(share: float) -> list[int]:
         monkeypatch.setattr("onnxdfq.tuning.reconstruction.SOFT_SHARE", share)
-        return [part.outcome.steps for part in tuned(model, images, "power-of-two", steps=400, penalty=0.1)[1]]
+        return [part.outcome.steps for part in tuned(model, images, "power-of-two", steps=200, penalty=0.1)[1]]
 
     all_decided, most_decided = stopped(0.0), stopped(0.2)
-    assert set(stopped(1.0)) == {20}  # the first look
-    assert all(20 < some <= every <= 400 for some, every in zip(most_decided, all_decided, strict=True))
+    assert set(stopped(1.0)) == {10}  # the first look
+    assert all(10 < some <= every <= 200 for some, every in zip(most_decided, all_decided, strict=True))
     assert sum(most_decided) < sum(all_decided)
 
 

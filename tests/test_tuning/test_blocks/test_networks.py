@@ -12,6 +12,8 @@ from onnxdfq.tuning.blocks import find_blocks, find_layers
 from passes.canonical.canonicalize import Canonicalize
 from passes.canonical.fold_batch_norm import FoldBatchNorm
 
+from ...slow import all_but
+
 RESNET20 = {"plain": 2, "residual": 9}
 RESNET56 = {"plain": 2, "residual": 27}
 WANTED = {
@@ -28,7 +30,7 @@ WANTED = {
 }
 
 
-@pytest.mark.parametrize("name", WANTED)
+@pytest.mark.parametrize("name", all_but(WANTED, ["resnet8_cifar10", "mobilenetv1_vww"]))
 def test_every_weight_lies_in_one_block_that_runs_alone(
     shared_data: Path, assert_blocks: Callable[..., None], name: str
 ) -> None:
