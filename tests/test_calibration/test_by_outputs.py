@@ -105,6 +105,7 @@ def test_the_pipeline_begins_grids_below_zero_where_the_target_does(
     assert seen == [begun]
 
 
+@pytest.mark.slow
 def test_the_pipeline_takes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     value = "/Relu_output_0"
     common = {"images": 32, "steps": 20, "force": True, "output": tmp_path / "q.onnx"}

@@ -78,6 +78,7 @@ def test_progress_counts_every_visit(small_model: ir.Model) -> None:
     assert all(note.startswith("loss ") for *_, note in seen)
 
 
+@pytest.mark.slow
 def test_statistics_are_of_the_set_not_of_each_batch(small_model: ir.Model) -> None:
     """With a batch of one, the set fits while single images are free to differ: their means must spread."""
     images = Dgh(steps=60, batch_size=1, stretching=0.0).synthesize(
@@ -170,6 +171,7 @@ def test_an_image_of_one_pixel(nets: SimpleNamespace) -> None:
     assert Dgh(steps=8).synthesize(model, count=4, seed=0).pixels.shape == (4, 3, 1, 1)
 
 
+@pytest.mark.slow
 def test_float32_and_bfloat16_reach_the_same_distance(small_model: ir.Model) -> None:
     distances = [
         evaluate_images(

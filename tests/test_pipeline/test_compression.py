@@ -100,7 +100,7 @@ def optimised_operators(path: Path, folder: Path) -> Counter[str]:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("scheme", ["power-of-two", "free"])
+@pytest.mark.parametrize("scheme", ["power-of-two", slow("free")])
 def test_every_conv_and_gemm_becomes_integer(name: str, scheme: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     path = tmp_path / f"{name}.onnx"

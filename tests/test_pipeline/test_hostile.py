@@ -22,6 +22,7 @@ from tests.fuzz.worker import Worker
 from tests.fuzz.written import feeds, open_model
 
 from ..graphs import DIGITS
+from ..slow import all_but
 from .hostile_table import COMPRESSED, WORKS
 
 FEW = ("--images", "4", "--steps", "2", "-q", "-o", "out.onnx")
@@ -41,16 +42,15 @@ QUICK = {
 MODEL = "model.onnx"
 
 
-def cases(*, by_hand: bool) -> list[Any]:
-    """All files; those that are slow, or like others, wait for `make test-slow`. by_hand: whether mutants do."""
-    waiting = {case for case in COMPRESSED if case in ENDLESS or (by_hand and case.startswith("mutant"))}
-    return [pytest.param(case, marks=pytest.mark.slow) if case in waiting else case for case in COMPRESSED]
+def cases() -> list[Any]:
+    """All files; mutants, and those that are slow, wait for `make test-slow`."""
+    return all_but(COMPRESSED, [case for case in COMPRESSED if case not in ENDLESS and not case.startswith("mutant")])
 
 
 def working() -> list[Any]:
     """The files that are right."""
     found = [case for case, right in COMPRESSED.items() if right == WORKS]
-    return [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in found]
+    return all_but(found, QUICK)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_the_table_names_every_file(shared_cases: Path) -> None:
     assert {path.stem for path in (shared_cases / "hostile").glob("*.onnx")} == set(COMPRESSED)
 
 
-@pytest.mark.parametrize("case", cases(by_hand=True))
+@pytest.mark.parametrize("case", cases())
 def test_inspect_and_lint_tell_or_refuse(worker: Worker, folder: Path, case: str) -> None:
     for command in ("inspect", "lint"):
         outcome, faults = worker.run([command, MODEL], folder, **SECONDS)
@@ -84,7 +84,7 @@ def test_inspect_and_lint_tell_or_refuse(worker: Worker, folder: Path, case: str
         assert outcome.code in ((0,) if COMPRESSED[case] == WORKS else (0, 2))
 
 
-@pytest.mark.parametrize("case", cases(by_hand=False))
+@pytest.mark.parametrize("case", cases())
 def test_compress_works_or_is_refused_by_a_true_sentence(worker: Worker, folder: Path, case: str) -> None:
     _compress(worker, folder, case, "auto")
 

@@ -94,6 +94,7 @@ def test_outputs_come_nearer_and_the_engine_agrees_with_the_runtime(
         assert all(is_power_of_two(quant.scale) for quant in plan.activations.values())
 
 
+@pytest.mark.slow
 def test_weights_alone(model: ir.Model, images: NDArray[np.float32]) -> None:
     before = Calibration(weight_bits=2, activation_bits=32).plan(model, images[:256], ORT)
     tuning = Tuning(by_block=True, learn_scales=False, reconstruction=Reconstruction(steps=60, batch_size=16, rate=0.1))
@@ -121,6 +122,7 @@ def test_a_block_that_gets_worse_is_put_back(model: ir.Model, images: NDArray[np
         assert np.abs(plan.integers[name] - nearest).max() <= (nearest != plan.integers[name]).mean() < 0.01
 
 
+@pytest.mark.slow
 def test_it_stops_once_hardly_a_weight_is_soft(
     model: ir.Model, images: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
 ) -> None:
