@@ -83,7 +83,7 @@ class Note:
 class Measurement:
     """Numbers that a run reports, by their keys in `--json`. target: of which file, None where of the whole run."""
 
-    values: Mapping[str, float | int | str | None]
+    values: Mapping[str, float | int | str | list[list[float | None]] | None]
     target: str | None = None
 
 

@@ -16,6 +16,7 @@ from onnxdfq.recipe.bits import WEIGHT_BITS, Bits
 
 if TYPE_CHECKING:
     from onnxdfq.calibration.calibration import Calibration
+    from onnxdfq.training.distilling import Distilling
     from onnxdfq.tuning import Tuning
 
 NOTHING_THERE = "there is no such file or folder"
@@ -44,12 +45,22 @@ def tuning_of(request: Request, method: Method) -> Tuning | None:
     if not looks_at_images(request, method):
         return None
     asked = [Bits.parse(recipe.bits).weight, *(pin.weight for pin in request.pins.values() if pin.weight is not None)]
+    name = method.default_tuning if recipe.tuning is None else recipe.tuning
     return tuning_for(
-        method.default_tuning if recipe.tuning is None else recipe.tuning,
+        "brecq" if name == "distil" else name,
         weight_bits=min(asked) if recipe.budget is None else min(WEIGHT_BITS),
         learn_scales=recipe.scheme == "free",
         effort=recipe.effort,
     )
+
+
+def distilling_of(request: Request, method: Method) -> Distilling | None:
+    """How the whole quantized graph is trained behind that, where it is."""
+    from onnxdfq.training.distilling import EFFORTS  # loads torch, as above
+
+    if not looks_at_images(request, method) or request.recipe.tuning != "distil":
+        return None
+    return EFFORTS[request.recipe.effort]
 
 
 def found_device(name: str) -> str:

@@ -16,7 +16,7 @@ from onnxdfq.images.dataset import shapes_of_data
 from onnxdfq.methods import choose_method
 from onnxdfq.methods.method import FloatModel, Measurement, Method, Need, Note, Run
 from onnxdfq.model_file import Opening, main_input
-from onnxdfq.pipeline.checks import calibration_of, check_method, check_paths, found_device, tuning_of
+from onnxdfq.pipeline.checks import calibration_of, check_method, check_paths, distilling_of, found_device, tuning_of
 from onnxdfq.pipeline.request import Request
 from onnxdfq.pipeline.result import Metrics, Result, TargetResult
 from onnxdfq.recipe.bits import Bits
@@ -55,6 +55,7 @@ def run_compression(request: Request) -> Result:
             images=images,
             settled={} if model.settled is None else model.settled(model.graph),
             tuning=tuning_of(request, method),
+            distilling=distilling_of(request, method),
             run=run,
         )
         plans = plan_all(planning, request.targets, calibration_of(request))

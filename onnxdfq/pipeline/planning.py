@@ -17,6 +17,8 @@ from onnxdfq.images.images import Images
 from onnxdfq.images.source import ImageSource
 from onnxdfq.methods.method import FloatModel, Measurement, Method, Note, Run
 from onnxdfq.recipe.budget import Budget
+from onnxdfq.training.distilling import Distilling
+from onnxdfq.training.outputs import distilled_outputs
 from onnxdfq.tuning import Tuning
 from passes.dfmpc.plan import QuantizedWeight
 from passes.quantize.plan import QuantPlan, TensorQuant
@@ -33,7 +35,7 @@ class Planning:
 
     model: folded. method: has the last word on each plan. source, images: where images come from, and those that were
     made; None where no image is looked at. settled: by initializer, weights that are decided already. tuning: None
-    where nothing is tuned.
+    where nothing is tuned. distilling: None where the whole graph is not trained.
     """
 
     model: FloatModel
@@ -43,6 +45,7 @@ class Planning:
     images: Images | None
     settled: Mapping[str, QuantizedWeight]
     tuning: Tuning | None
+    distilling: Distilling | None
     run: Run
     memo: dict[tuple[object, ...], object] = field(default_factory=dict)
 
@@ -145,7 +148,7 @@ def chosen_by_outputs(case: Case, planning: Planning) -> Case:
 
 def refined(case: Case, planning: Planning) -> Case:
     """Roundings, scales and biases tuned, and what the method makes of the plan then."""
-    case = _tuned(case, planning)
+    case = _distilled(_tuned(case, planning), planning)
     plan = planning.once(
         ("refined", case.plan.fingerprint, case.target.pair_limit, case.target.pair_order),
         lambda: planning.method.refine(planning.model, case.plan, case.target, planning.source, planning.run),
@@ -182,6 +185,32 @@ def _tuned(case: Case, planning: Planning) -> Case:
                 f"keep nearest rounding: {', '.join(untuned[:3])}{', ...' if len(untuned) > 3 else ''}."
             )
         )
+    return replace(case, plan=plan)
+
+
+def _distilled(case: Case, planning: Planning) -> Case:
+    distilling, images, run = planning.distilling, planning.images, planning.run
+    if distilling is None or images is None:
+        return case
+    plan, training = planning.once(
+        ("distilled", case.plan.fingerprint, case.target.pair_limit, case.target.pair_order),
+        lambda: distilling.train(
+            planning.model.graph,
+            case.plan,
+            case.target,
+            images.samples,
+            reference=planning.model.teacher,
+            learn_scales=run.recipe.scheme == "free",
+            seed=run.recipe.seed,
+            device=run.device,
+            progress=run.progress("distilling"),
+        ),
+    )
+    run.tell(Measurement(values={"loss_curve": training.rows()}, target=case.target.name))
+    if training.stopped is not None:
+        run.tell(Note(text=training.stopped))
+    if not any(output.classes for output in distilled_outputs(planning.model.graph.graph)):
+        run.tell(Note(text="No output scores classes: distillation goes by the squared error of the outputs."))
     return replace(case, plan=plan)
 
 

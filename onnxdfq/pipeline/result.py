@@ -22,7 +22,8 @@ class Metrics(TypedDict, total=False):
     Of the whole run: images, bn_distance and confident (see `onnxdfq.synthesis.quality`), batch_norms_folded,
     layers_equalized, biases_absorbed, layers_split, bytes_float, seconds, peak_memory (bytes, of the process).
 
-    Of one file: bytes, nodes_integer and nodes_float (see `onnxdfq.lint`), blocks_tuned, weight_bytes and
+    Of one file: bytes, nodes_integer and nodes_float (see `onnxdfq.lint`), blocks_tuned, loss_curve (of
+    distillation, rows of step, loss and held-back loss), weight_bytes and
     bit_operations (under a budget), agreement_images and sqnr_db_images (on the images that calibrated it),
     agreement_held_back and sqnr_db_held_back (on `held_back` inputs that decided nothing: dead leaves, or an eighth of
     the user's own), verdict ("good" above 25 dB, "fair", "poor" below 12), and count, top1, top1_float, agreement,
@@ -41,6 +42,7 @@ class Metrics(TypedDict, total=False):
     peak_memory: int | None
     bytes: int
     blocks_tuned: int
+    loss_curve: list[list[float | None]]
     weight_bytes: int
     bit_operations: int
     agreement_images: float | None

@@ -15,4 +15,4 @@ LossForm = Literal["relative", "public", "paper"]
 
 SCHEMES, CLIPPINGS, EFFORTS, PRECISIONS = get_args(Scheme), get_args(Clipping), get_args(Effort), get_args(Precision)
 LOSS_FORMS = get_args(LossForm)
-TUNINGS = ("none", "adaround", "brecq")
+TUNINGS = ("none", "adaround", "brecq", "distil")

@@ -98,6 +98,7 @@ class ActivationQuantizer(nn.Module):
         super().__init__()
         self.low, self.high = quant.range
         self.log2_scale = nn.Parameter(torch.tensor(float(quant.scale)).log2(), requires_grad=learned)
+        self._start = float(self.log2_scale.detach())
         self.searched = searched
         self.tunable = learned or searched
         self._whole_reciprocal = whole_reciprocal
@@ -108,6 +109,11 @@ class ActivationQuantizer(nn.Module):
         """The scale as it is now, or the nearest that is allowed; in the activation's own unit."""
         scale = float(self.log2_scale.detach().exp2())
         return with_whole_reciprocal(scale) if self._whole_reciprocal else scale
+
+    @torch.no_grad()
+    def growth(self) -> Float32[Tensor, ""]:
+        """By what the scale is larger than it was when the quantizer was made."""
+        return (self.log2_scale - self._start).exp2()
 
     def freeze(self) -> None:
         """Keep the scale from now on: the block that it belongs to is tuned."""

@@ -17,6 +17,7 @@ from passes.quantize.pair_sums import bound_of_weight, pairs_beyond
 from passes.quantize.plan import QuantPlan
 from passes.quantize.points import scales_channels, weight_uses
 from passes.target.target import Target
+from passes.write.biases import accumulator_scale
 from passes.write.insert_qdq import InsertQdq
 from passes.write.shift_negative import ShiftNegative
 
@@ -33,6 +34,19 @@ class QuantizerSite:
     output: str
     key: str
     scale: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BiasGrid:
+    """The grid of a layer's accumulator.
+
+    source: key of the quantizer of its input. weight: name of its weight. steps: (C_out,) between neighbours, which go
+    with the scales of both.
+    """
+
+    source: str
+    weight: str
+    steps: Float32[NDArray[np.float32], "o"]
 
 
 class QdqGraph:
@@ -98,20 +112,51 @@ class QdqGraph:
             if node in self._plan.biases and not scales_channels(self._layers[node])
         }
 
-    def rounding(self, weight: str) -> WeightRounding:
-        """The rounding of the weight of this name, begun at the plan's integers or else at the float weight."""
+    def bias_grid(self, layer: str) -> BiasGrid | None:
+        """Of what the bias of a layer of `bias_names` will be a multiple; None where it stays as it is."""
+        node, size = self._layers[layer], self._plan.biases[layer].size
+        source, weight = required_name(node.inputs[0]), required_name(node.inputs[1])
+        read = self._plan.read_quant(source)
+        steps = None if read is None else accumulator_scale(node, read.scale, self._plan.weights[weight].scale, size)
+        if steps is None:
+            return None
+        site = self.sites[required_name(self._nodes[layer].inputs[0])]
+        return BiasGrid(source=site.key, weight=weight, steps=steps.astype(np.float32))
+
+    def rounding(self, weight: str, start: Float32[NDArray[np.float32], "..."] | None = None) -> WeightRounding:
+        """The rounding of the weight of this name, begun at the plan's integers or else at the float weight.
+
+        start: in the weight's shape and unit, where it begins instead.
+        """
         value = self._weights[self._layer_of[weight]].const_value
         assert value is not None
         node = self._layers[self._layer_of[weight]]
         bound = bound_of_weight(node, weight, self._plan, self._target)
         return WeightRounding(
-            value.numpy(),
+            value.numpy() if start is None else start,
             self._plan.weights[weight],
-            self._plan.integers.get(weight),
+            self._plan.integers.get(weight) if start is None else None,
             saturating=None
             if bound is None
             else partial(pairs_beyond, node, bound=bound, order=self._target.pair_order),
         )
+
+    def write_weight_scales(self, scales: Mapping[str, Float32[NDArray[np.float32], "..."]]) -> None:
+        """Put other scales of weights into the graph and into the plan, whose integers stay.
+
+        scales: by weight, () or (C,), in its unit.
+        """
+        initializers = self.model.graph.initializers
+        readers = {
+            required_name(node.outputs[0]): node for node in self.model.graph if node.op_type == "DequantizeLinear"
+        }
+        weights = dict(self._plan.weights)
+        for name, scale in scales.items():
+            place = required_name(readers[name].inputs[1])
+            initializers[place].const_value = ir.Tensor(scale.astype(np.float32), name=place)
+            quant = weights[name]
+            weights[name] = replace(quant, threshold=quant.threshold * (scale.astype(np.float64) / quant.scale))
+        self._plan = replace(self._plan, weights=weights)
 
     def write(
         self,

@@ -1,0 +1,1 @@
+"""Networks that train: the student, its loop and its losses."""

@@ -1,0 +1,243 @@
+"""The loop that trains: steps on batches, rates that fall, and the best state on what is held back kept."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from onnxdfq.progress import Progress
+from onnxdfq.training.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
+
+Optimizer = Literal["adam", "sgd"]
+Schedule = Literal["cosine", "constant", "steps"]
+OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Group:
+    """Parameters that train at one rate.
+
+    weight_decay: how strongly each step draws them towards 0.
+    """
+
+    parameters: Sequence[nn.Parameter | Tensor]
+    rate: float
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One look at a training.
+
+    step: how many were done. loss: mean over the batches since the last look; None at the start. held_back: that of
+    images that do not train. seconds: since the start.
+    """
+
+    step: int
+    loss: float | None
+    held_back: float
+    seconds: float
+
+    def is_finite(self) -> bool:
+        """Whether its losses are numbers."""
+        return math.isfinite(self.held_back) and (self.loss is None or math.isfinite(self.loss))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How a training went.
+
+    curve: its looks, in order. best: the one whose state was kept. stopped: why it ended before its last step, as a
+    sentence; None where it did not.
+    """
+
+    curve: tuple[Point, ...]
+    best: Point
+    stopped: str | None = None
+
+    def rows(self) -> list[list[float | None]]:
+        """The curve as JSON has it: step, loss, held-back loss."""
+        return [[point.step, point.loss, point.held_back] for point in self.curve]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loop:
+    """Steps of an optimizer, with looks at what is held back.
+
+    Args:
+        steps: How many.
+        batch_size: Images of one step.
+        optimizer: "adam", or "sgd" with Nesterov's momentum.
+        momentum: Of SGD; the first beta of Adam.
+        schedule: Rates fall along half a cosine to 0, stay as they are, or fall to a tenth at each of `milestones`.
+        milestones: Shares of the steps.
+        clip: The greatest norm of the gradients of one group; None leaves them as they are.
+        looks: How often the held-back loss is measured after the start.
+    """
+
+    steps: int
+    batch_size: int = 64
+    optimizer: Optimizer = "adam"
+    momentum: float = 0.9
+    schedule: Schedule = "cosine"
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    clip: float | None = None
+    looks: int = 20
+
+    def run(
+        self,
+        groups: Sequence[Group],
+        loss_of: Callable[[Int64[Tensor, "n"], int], Float[Tensor, ""]],
+        count: int,
+        *,
+        held_back: Callable[[], float],
+        state: nn.Module,
+        seed: int,
+        progress: Progress | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> Training:
+        """Train in place; in the end `state` is as it was at the best look, the start among them.
+
+        A loss that is no number, or memory that does not suffice, ends the training there. One that goes on from a
+        checkpoint comes to the same as one that was never broken off.
+
+        Args:
+            groups: What trains.
+            loss_of: The loss of the images of these indices, at this step; what it draws, it draws by the step.
+            count: Of those images.
+            held_back: The loss of images that do not train; the least is the best.
+            state: Holds all that training changes.
+            seed: Of the order of the images.
+            progress: Called after each step.
+            checkpoint: Where it goes on from, and keeps how far it is.
+
+        Raises:
+            InputError, OutputError: The checkpoint cannot be read, or written.
+        """
+        started, optimizer = time.monotonic(), self._optimizer(groups)
+        course = None if checkpoint is None else _resumed(checkpoint, state, optimizer)
+        if course is None:
+            start = Point(step=0, loss=None, held_back=held_back(), seconds=0.0)
+            course = _Course(curve=[start], best=start, copy=_copied(state))
+        before = course.curve[-1].seconds
+        batches = _batches(count, self.batch_size, torch.Generator().manual_seed(seed))
+        losses: list[Tensor] = []
+        every, stopped = max(1, self.steps // self.looks), None
+        for step in range(1, self.steps + 1):
+            index = next(batches)
+            if step <= course.curve[-1].step:
+                continue
+            for own, group in zip(optimizer.param_groups, groups, strict=True):
+                own["lr"] = group.rate * self._share((step - 1) / self.steps)
+            try:
+                losses.append(self._step(optimizer, loss_of(index, step)))
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                less = f"take batches of {max(1, self.batch_size // 2)} images"
+                stopped = f"Training ended at step {step} of {self.steps}, where memory did not suffice; {less}."
+                break
+            if step % every == 0 or step == self.steps:
+                seconds = before + time.monotonic() - started
+                point = Point(step=step, loss=float(torch.stack(losses).mean()), held_back=held_back(), seconds=seconds)
+                losses.clear()
+                if not point.is_finite():
+                    stopped = (
+                        f"Training ended at step {step} of {self.steps}, where the loss was no number; the state of "
+                        f"step {course.best.step} stays."
+                    )
+                    break
+                course.take(point, state)
+                if checkpoint is not None and checkpoint.due:
+                    course.save(checkpoint, state, optimizer)
+            if progress is not None:
+                progress(step, self.steps, _words(course.curve[-1]))
+        state.load_state_dict(course.copy)
+        return Training(curve=tuple(course.curve), best=course.best, stopped=stopped)
+
+    def _step(self, optimizer: torch.optim.Optimizer, loss: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.clip is not None:
+            for group in optimizer.param_groups:
+                nn.utils.clip_grad_norm_(group["params"], self.clip)
+        optimizer.step()
+        return loss.detach()
+
+    def _optimizer(self, groups: Sequence[Group]) -> torch.optim.Optimizer:
+        parts = [{"params": list(g.parameters), "lr": g.rate, "weight_decay": g.weight_decay} for g in groups]
+        if self.optimizer == "adam":
+            return torch.optim.Adam(parts, betas=(self.momentum, 0.999))
+        return torch.optim.SGD(parts, momentum=self.momentum, nesterov=self.momentum > 0)
+
+    def _share(self, done: float) -> float:
+        """Of the rate, after this share of the steps."""
+        if self.schedule == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * done))
+        if self.schedule == "steps":
+            return float(0.1 ** sum(done >= milestone for milestone in self.milestones))
+        return 1.0
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch, on whatever device, found too little memory."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
+
+
+def _batches(count: int, size: int, generator: torch.Generator) -> Iterator[Int64[Tensor, "n"]]:
+    """Indices of batches without end; each image comes once before any comes again, but for the rest of a batch."""
+    size = min(size, count)
+    while True:
+        order = torch.randperm(count, generator=generator)
+        yield from (order[start : start + size] for start in range(0, count - size + 1, size))
+
+
+@dataclass(kw_only=True, eq=False)
+class _Course:
+    """How far a training is. copy: the state at `best`."""
+
+    curve: list[Point]
+    best: Point
+    copy: dict[str, Tensor]
+
+    def take(self, point: Point, state: nn.Module) -> None:
+        self.curve.append(point)
+        if point.held_back < self.best.held_back:
+            self.best, self.copy = point, _copied(state)
+
+    def save(self, checkpoint: Checkpoint, state: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        parts = {"state": state.state_dict(), "best": self.copy, "optimizer": optimizer_tensors(optimizer)}
+        tensors = {f"{part}/{name}": tensor for part, own in parts.items() for name, tensor in own.items()}
+        checkpoint.save(tensors, {"curve": [asdict(point) for point in self.curve], "best": self.best.step})
+
+
+def _resumed(checkpoint: Checkpoint, state: nn.Module, optimizer: torch.optim.Optimizer) -> _Course | None:
+    """The course that was saved, with `state` and `optimizer` as they were then; None where nothing was."""
+    saved = checkpoint.load()
+    if saved is None:
+        return None
+    parts: dict[str, dict[str, Tensor]] = {"state": {}, "best": {}, "optimizer": {}}
+    for name, tensor in saved.tensors.items():
+        part, _, own = name.partition("/")
+        parts[part][own] = tensor
+    state.load_state_dict(parts["state"])
+    restore_optimizer(optimizer, parts["optimizer"])
+    curve = [Point(**point) for point in saved.facts["curve"]]
+    best = next(point for point in curve if point.step == saved.facts["best"])
+    return _Course(curve=curve, best=best, copy=parts["best"])
+
+
+def _copied(state: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in state.state_dict().items()}
+
+
+def _words(point: Point) -> str:
+    trained = "" if point.loss is None else f"loss {point.loss:.4g}, "
+    return f"{trained}held back {point.held_back:.4g}"

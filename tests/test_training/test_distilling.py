@@ -1,0 +1,84 @@
+"""Distillation of the sample network into its QDQ graph."""
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from onnxdfq.engine import TorchGraph
+from onnxdfq.training.augmentation import flipped_and_shifted
+from onnxdfq.training.distillation import Distillation, relative_error
+from onnxdfq.training.distilling import Distilling
+from onnxdfq.training.loop import Loop
+from onnxdfq.training.outputs import Output, distilled_outputs
+from onnxdfq.training.student import Student
+from passes.quantize.plan import QuantPlan
+
+from ..graphs import build
+from .conftest import ORT
+
+
+@pytest.mark.parametrize("features", [0.0, 10.0])
+def test_the_outputs_come_nearer(
+    model: ir.Model, plan: QuantPlan, images: NDArray[np.float32], scheme: str, features: float
+) -> None:
+    distilling = Distilling(
+        loop=Loop(steps=60, batch_size=32, looks=6), distillation=Distillation(features=features), augmented=False
+    )
+    found, training = distilling.train(model, plan, ORT, images, learn_scales=scheme == "free")
+    assert training.stopped is None and training.best.held_back < training.curve[0].held_back
+    unseen = torch.from_numpy(np.random.default_rng(1).standard_normal((256, *images.shape[1:])).astype("f4"))
+    with torch.no_grad():
+        exact = TorchGraph(model)(unseen)[0]
+        errors = [float(relative_error(Student(model, one, ORT)(unseen)[0], exact)) for one in (plan, found)]
+    assert errors[1] < 0.8 * errors[0]
+
+
+def test_the_same_seed_gives_the_same_plan(model: ir.Model, plan: QuantPlan, images: NDArray[np.float32]) -> None:
+    distilling = Distilling(loop=Loop(steps=4, batch_size=32, looks=1))
+    first, second, other = (distilling.train(model, plan, ORT, images, seed=seed)[0].fingerprint for seed in (0, 0, 1))
+    assert first == second != other
+
+
+def test_divergence_is_of_classes_and_squares_of_other_outputs() -> None:
+    loss = Distillation(temperature=2.0)
+    logits = torch.tensor([[2.0, 0.0]])
+    other = torch.tensor([[0.0, 0.0]])
+    p = torch.softmax(logits / 2, 1)
+    wanted = 4 * float((p * (p.log() - np.log(0.5))).sum())
+    assert float(loss.loss([other], [logits], [True])) == pytest.approx(wanted, rel=1e-5)
+    assert float(loss.loss([other + 1], [logits + 1], [True])) == pytest.approx(wanted, rel=1e-5)  # as softmax has it
+    assert float(loss.loss([other], [logits], [False])) == pytest.approx(1.0)
+
+
+def test_features_are_compared_by_the_energy_of_their_channels() -> None:
+    loss, x = Distillation(features=3.0), torch.randn(2, 4, 5, 5)
+    same = torch.zeros(2, 3)
+    assert float(loss.loss([same], [same], [True], [x], [-2 * x])) == pytest.approx(0, abs=1e-6)
+    assert float(loss.loss([same], [same], [True], [x], [x.roll(1, 1)])) > 0.01
+
+
+def test_which_outputs_score_classes() -> None:
+    w = np.ones((3, 4), np.float32)
+    text = "(float[N, 3] x) => (float[N, 4] y) { z = MatMul(x, w) y = Softmax<axis = 1>(z) }"
+    assert distilled_outputs(build(text, w=w).graph) == (Output(name="z", classes=True),)
+    text = "(float[N, 3] x) => (float[N, 4] y) { y = MatMul(x, w) }"
+    assert distilled_outputs(build(text, w=w).graph) == (Output(name="y", classes=True),)
+    text = "(float[N, 3] x) => (int64[N] y) { z = MatMul(x, w) y = ArgMax<axis = 1, keepdims = 0>(z) }"
+    assert distilled_outputs(build(text, w=w).graph) == (Output(name="z", classes=True),)
+    text = "(float[N, 3, 4, 4] x) => (float[N, 2, 4, 4] y) { y = Conv(x, w) }"
+    found = distilled_outputs(build(text, w=np.ones((2, 3, 1, 1), np.float32)).graph)
+    assert found == (Output(name="y", classes=False),)
+
+
+@pytest.mark.parametrize("channels", ["first", "last"])
+def test_views_are_mirrored_and_shifted(channels: str) -> None:
+    image = torch.arange(16.0 * 16).reshape(1, 1, 16, 16).repeat(32, 3, 1, 1)
+    images = image if channels == "first" else image.permute(0, 2, 3, 1)
+    found = flipped_and_shifted(images, torch.Generator().manual_seed(0), channels)
+    assert found.shape == images.shape
+    planes = found if channels == "first" else found.permute(0, 3, 1, 2)
+    rising = (planes[:, 0, 8, 9] > planes[:, 0, 8, 8]).float().mean()
+    assert 0.2 < float(rising) < 0.8  # about half are mirrored
+    assert (planes[:, 0] == planes[:, 2]).all()
