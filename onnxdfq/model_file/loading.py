@@ -92,7 +92,7 @@ def prepare_model(model: ir.Model, path: Path | str) -> ir.Model:
         path: Of its file, for error messages.
 
     Raises:
-        ModelFileError: It cannot be converted.
+        ModelFileError: It cannot be converted, or a node contradicts its inputs.
         ShapeError: A layer of it computes on no numbers, or it runs at one batch only and nothing tells where that is.
     """
     path, large = Path(path), is_large(model)
@@ -105,6 +105,11 @@ def prepare_model(model: ir.Model, path: Path | str) -> ir.Model:
         fix_declared_sizes(model)
     infer_shapes(model, strict=False)
     refuse_empty(model, path)
+    try:
+        infer_shapes(model, strict=True)
+    except onnx.shape_inference.InferenceError as error:  # which nothing made of it passes, either
+        line = str(error).strip().splitlines()[0]
+        raise ModelFileError(f"{path} is refused by ONNX's shape inference: {line}") from error
     return model
 
 

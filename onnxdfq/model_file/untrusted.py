@@ -19,6 +19,7 @@ MOST_BYTES = 2**31 - 1
 """Of a model without its external data: protobuf reads no more."""
 # Number and wire type of the fields of onnx.ModelProto (onnx.proto3): 0 is a varint, 2 is length-delimited.
 _NOT_UTF_8 = "is damaged: a text in it is not UTF-8; copy or export it again."
+MOST_NUMBERS = 2**58  # of a tensor, sizes of 0 left out of account: what numpy's strides count
 _MOST_NODES = 1_000_000  # of a model whose functions are inlined
 _MODEL_FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
 
@@ -198,6 +199,10 @@ def refuse_ill_formed(path: Path, proto: onnx.ModelProto) -> None:
                 f"{path} is not a valid ONNX model: the Constant {node.name or ', '.join(node.output)!r} has "
                 f"{len(node.attribute) or 'no'} values instead of one."
             )
+    for tensor in messages_of(proto, onnx.TensorProto):  # numpy makes none of these, even where one size is 0
+        if math.prod(size or 1 for size in tensor.dims) > MOST_NUMBERS:
+            sizes = " x ".join(map(str, tensor.dims))
+            raise ModelFileError(f"{path} is not a valid ONNX model: the tensor {tensor.name!r} has the sizes {sizes}.")
     # The checker must not open external files.
     external = [
         (tensor, onnx.TensorProto.FromString(tensor.SerializeToString())) for tensor in _external_tensors(proto)

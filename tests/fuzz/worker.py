@@ -13,6 +13,7 @@ import subprocess
 import sys
 import traceback
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -71,9 +72,10 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     arguments, folder, limits = request["arguments"], Path(request["folder"]), Limits(**request["limits"])
     outcome = run(lambda: _command(arguments), folder, limits)
     found = faults(outcome, arguments, request["outputs"])
+    plans = {value for option, value in pairwise(arguments) if option == "--save-plan"}  # whatever they are called
     if outcome.code == 0 and request["model"]:
         for name in outcome.left:
-            if name.endswith(".onnx"):
+            if name.endswith(".onnx") and name not in plans:
                 found += _look(folder, request["model"], name, limits)
     return {"outcome": {key: value for key, value in asdict(outcome).items() if key != "limits"},
             "faults": [asdict(fault) for fault in found]}  # fmt: skip

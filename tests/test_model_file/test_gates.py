@@ -297,3 +297,16 @@ def test_nothing_is_left_in_the_temporary_folder(tmp_path: Path, monkeypatch: py
     with Opening(path):
         assert len(list(scratch.iterdir())) == 1
     assert list(scratch.iterdir()) == []
+
+
+def test_what_shape_inference_refuses_is_refused_at_once(tmp_path: Path) -> None:
+    """ONNX Runtime does not look into a body that never runs."""
+    body = onnx.parser.parse_graph(
+        "body (int64 i, bool c, float[N,3,8,8] a) => (bool d, float[N,3,8,8] b) "
+        "{ d = Identity (c) b = Conv <pads = [9223372036854775807, 1, 1, 1]> (a, w) }"
+    )
+    nodes = [helper.make_node("Loop", ["turns", "", "x"], ["y"], body=body)]
+    weights = {"turns": np.array(0), "w": np.ones((3, 3, 3, 3), np.float32)}
+    path = saved(build(nodes, weights, output=["batch", 3, 8, 8]), tmp_path)
+    with pytest.raises(ModelFileError, match=r"refused by ONNX's shape inference: .*overflow"):
+        load_model(path)

@@ -277,6 +277,15 @@ def test_an_ill_formed_graph(tmp_path: Path) -> None:
         load_model(path)
 
 
+@pytest.mark.parametrize("reader", [load_model, read_model])
+def test_sizes_that_no_array_has(tmp_path: Path, reader: Any) -> None:
+    proto = onnx.load(saved(conv_net(), tmp_path))
+    proto.graph.initializer.append(TensorProto(name="roi", data_type=TensorProto.FLOAT, dims=[0, 2**63 - 1]))
+    onnx.save(proto, tmp_path / "m.onnx")
+    with pytest.raises(ModelFileError, match=r"the tensor 'roi' has the sizes 0 x 9223372036854775807\."):
+        reader(tmp_path / "m.onnx")
+
+
 def test_every_refusal_is_one_of_ours(tmp_path: Path) -> None:
     """Flipped bytes anywhere in the file: a model, or a DfqError; never another exception."""
     data = bytearray(saved(conv_net(), tmp_path).read_bytes())
