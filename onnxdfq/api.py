@@ -87,7 +87,7 @@ def compress(
             about 3 minutes (fast) or 15 (standard) of two ordinary cores, minutes: another bound. images and steps
             overrule both; batch_size: how many images are made at once.
         seed: same seed, same bytes. normalize: how the network's inputs were normalised.
-        tuning: "none", "adaround" or "brecq". clipping: thresholds by "mse", "aciq" or "max".
+        tuning: "none", "adaround", "brecq" or "distil". clipping: thresholds by "mse", "aciq" or "max".
         shift_negative, equalize, split_channels: see `Recipe`. budget: "size=0.5MB" or "bops=1.2G".
         settings: by method, values of its fields.
         calibration: inputs of the user's own instead of synthesised ones: a path, an array uint8 (N, H, W, C) or

@@ -81,7 +81,8 @@ def main() -> None:
 @click.option(
     "--tuning",
     metavar="NAME",
-    help="none, adaround (layer by layer) or brecq (block by block).  [default: none at 8-bit weights, brecq below]",
+    help="none, adaround (layer by layer), brecq (block by block) or distil (the whole graph, behind brecq).  "
+    "[default: none at 8-bit weights, brecq below]",
 )
 @click.option(
     "--equalize", is_flag=True, default=None, help="Even out the ranges of channels across layers first (DFQ)."

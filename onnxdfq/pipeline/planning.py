@@ -18,8 +18,8 @@ from onnxdfq.images.source import ImageSource
 from onnxdfq.methods.method import FloatModel, Measurement, Method, Note, Run
 from onnxdfq.recipe.budget import Budget
 from onnxdfq.training.distilling import Distilling
-from onnxdfq.training.outputs import distilled_outputs
 from onnxdfq.tuning import Tuning
+from onnxdfq.tuning.outputs import distilled_outputs
 from passes.dfmpc.plan import QuantizedWeight
 from passes.quantize.plan import QuantPlan, TensorQuant
 from passes.quantize.points import find_quant_points

@@ -17,9 +17,9 @@ from onnxdfq.training.augmentation import flipped_and_shifted
 from onnxdfq.training.checkpoint import Checkpoint
 from onnxdfq.training.distillation import Distillation
 from onnxdfq.training.loop import Group, Loop, Training
-from onnxdfq.training.outputs import distilled_outputs
 from onnxdfq.training.student import Student
 from onnxdfq.tuning.blocks import find_blocks
+from onnxdfq.tuning.outputs import distilled_outputs
 from passes.quantize.plan import QuantPlan
 from passes.target.target import Target
 
@@ -174,7 +174,12 @@ class _Data:
         given = {name: array[index].to(self._device) for name, array in self._arrays.items()}
         if generator is not None and self._main.image is not None:
             given[self._main.name] = flipped_and_shifted(given[self._main.name], generator, self._main.image)
-        return self._feeds.of(self._feeds.names, given)
+        return tuple(map(_laid_out, self._feeds.of(self._feeds.names, given)))
+
+
+def _laid_out(tensor: Tensor) -> Tensor:
+    """Of rank 4 with channels last in memory, which convolutions are faster on."""
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 
 def _size(tensor: Tensor) -> float:

@@ -76,6 +76,7 @@ class Loop:
         momentum: Of SGD; the first beta of Adam.
         schedule: Rates fall along half a cosine to 0, stay as they are, or fall to a tenth at each of `milestones`.
         milestones: Shares of the steps.
+        warm_up: Share of the steps in which rates rise from 0, before the schedule.
         clip: The greatest norm of the gradients of one group; None leaves them as they are.
         looks: How often the held-back loss is measured after the start.
     """
@@ -86,6 +87,7 @@ class Loop:
     momentum: float = 0.9
     schedule: Schedule = "cosine"
     milestones: tuple[float, ...] = (0.5, 0.75)
+    warm_up: float = 0.0
     clip: float | None = None
     looks: int = 20
 
@@ -177,6 +179,8 @@ class Loop:
 
     def _share(self, done: float) -> float:
         """Of the rate, after this share of the steps."""
+        if done < self.warm_up:
+            return done / self.warm_up
         if self.schedule == "cosine":
             return 0.5 * (1 + math.cos(math.pi * done))
         if self.schedule == "steps":

@@ -28,26 +28,24 @@ class FakeQuantize(torch.autograd.Function):
     def forward(
         ctx: Any, x: Float[Tensor, "*shape"], scale: Float32[Tensor, ""], low: int, high: int
     ) -> Float[Tensor, "*shape"]:
-        scaled = x / scale
-        rounded = scaled.round().clamp_(low, high)
-        if ctx.needs_input_grad[1]:
-            ctx.save_for_backward(scaled, rounded)
-        else:
-            ctx.save_for_backward(scaled)
-        ctx.limits = (low - 0.5, high + 0.5)
-        return (rounded * scale).to(x.dtype)
+        ctx.save_for_backward(x, scale)
+        ctx.limits = (low, high)
+        # one new tensor and not four: fresh memory costs six times what is computed in it
+        return (x / scale).round_().clamp_(low, high).mul_(scale)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = gradients
-        scaled, *rest = ctx.saved_tensors
+        x, scale = ctx.saved_tensors
         low, high = ctx.limits
-        dx = torch.ops.aten.hardtanh_backward(grad, scaled, low, high)  # one pass, and no mask in memory
-        if not rest:
+        step = float(scale)
+        # one pass, and no mask in memory
+        dx = torch.ops.aten.hardtanh_backward(grad, x, (low - 0.5) * step, (high + 0.5) * step)
+        if not ctx.needs_input_grad[1]:
             return dx, None, None, None
         # inside: round(x/s) - x/s, outside: the end of the range
-        dscale = (rest[0] * grad).sum(dtype=torch.float32) - (scaled * dx).sum(dtype=torch.float32)
-        return dx, dscale, None, None
+        rounded = (x / scale).round_().clamp_(low, high).mul_(grad).sum(dtype=torch.float32)
+        return dx, rounded - (x / scale).mul_(dx).sum(dtype=torch.float32), None, None
 
 
 class RandomMasks:

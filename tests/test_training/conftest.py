@@ -30,7 +30,7 @@ def model() -> ir.Model:
 @pytest.fixture(scope="session")
 def images(model: ir.Model) -> NDArray[np.float32]:
     shape = [int(size) for size in model.graph.inputs[0].shape or () if isinstance(size, int)]
-    return np.random.default_rng(0).standard_normal((192, *shape)).astype(np.float32)
+    return np.random.default_rng(0).standard_normal((96, *shape)).astype(np.float32)
 
 
 @pytest.fixture(scope="session", params=["power-of-two", "free"])

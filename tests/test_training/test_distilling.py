@@ -11,8 +11,8 @@ from onnxdfq.training.augmentation import flipped_and_shifted
 from onnxdfq.training.distillation import Distillation, relative_error
 from onnxdfq.training.distilling import Distilling
 from onnxdfq.training.loop import Loop
-from onnxdfq.training.outputs import Output, distilled_outputs
 from onnxdfq.training.student import Student
+from onnxdfq.tuning.outputs import Output, distilled_outputs
 from passes.quantize.plan import QuantPlan
 
 from ..graphs import build
@@ -24,7 +24,7 @@ def test_the_outputs_come_nearer(
     model: ir.Model, plan: QuantPlan, images: NDArray[np.float32], scheme: str, features: float
 ) -> None:
     distilling = Distilling(
-        loop=Loop(steps=60, batch_size=32, looks=6), distillation=Distillation(features=features), augmented=False
+        loop=Loop(steps=80, batch_size=16, looks=4), distillation=Distillation(features=features), augmented=False
     )
     found, training = distilling.train(model, plan, ORT, images, learn_scales=scheme == "free")
     assert training.stopped is None and training.best.held_back < training.curve[0].held_back
