@@ -65,6 +65,7 @@ def compress(
     plan: Path | str | None = None,
     save_plan: Path | str | None = None,
     save_images: Path | str | None = None,
+    work_dir: Path | str | None = None,
     input_shape: Mapping[str, Sequence[int]] | None = None,
     inputs: Mapping[str, str] | None = None,
     dynamic_batch: bool = False,
@@ -96,6 +97,7 @@ def compress(
         evaluate: labelled images to measure accuracy on, in any of these forms.
         plan: a TOML file that pins the bits of single layers; save_plan: where to write those of all layers.
         save_images: where to keep the images (.npz). input_shape: by input, sizes that the file leaves open.
+        work_dir: a folder where distillation keeps how far it is; the same call goes on from there.
         inputs: by input, what it is fed where no data is given: "normal:0:1", "uniform:0:255", "image", or a number.
         op_library: shared libraries with custom operators that the model holds; they are code that runs.
         dynamic_batch: let the written file take any batch, whatever the model was declared for.
@@ -154,6 +156,7 @@ def compress(
             save_images=None if save_images is None else Path(save_images),
             pins=pins,
             save_plan=None if save_plan is None else Path(save_plan),
+            work_dir=None if work_dir is None else Path(work_dir),
             force=force,
             progress=progress,
         )

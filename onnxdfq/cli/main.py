@@ -46,7 +46,7 @@ SECTIONS = {
     "Targets": ("target",),
     "Proof": ("require",),
     "Data": ("normalize", "calibration", "evaluate", "input_shape", "inputs", "op_library"),
-    "Output": ("output", "dynamic_batch", "save_images", "force", "as_json", "quiet", "verbose", "help"),
+    "Output": ("output", "dynamic_batch", "save_images", "work_dir", "force", "as_json", "quiet", "verbose", "help"),
 }
 
 
@@ -95,6 +95,12 @@ def main() -> None:
 @click.option("--calibration", type=FILE, metavar="FILE|FOLDER", help="Photographs, or arrays by input, of your own.")
 @click.option("--dynamic-batch", is_flag=True, help="Let the file take any batch, whatever the model was declared for.")
 @click.option("--save-images", type=FILE, metavar="FILE", help="Keep the images (.npz).")
+@click.option(
+    "--work-dir",
+    type=FILE,
+    metavar="FOLDER",
+    help="Where --tuning distil keeps how far it is; the same command goes on from there.",
+)
 @click.option("--budget", metavar="WHAT", help="size=0.5MB or bops=1.2G: each layer gets its own bits, --bits at most.")
 @click.option("--plan", type=FILE, metavar="FILE", help="A TOML file that pins bits of layers.")
 @click.option("--save-plan", type=FILE, metavar="FILE", help="Write the bits of all layers.")

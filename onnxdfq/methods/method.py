@@ -91,13 +91,14 @@ class Measurement:
 class Run:
     """What every stage may use and none may change.
 
-    recipe: what was asked for. device: "cpu" or "cuda". own_images: whether the user gave images. progress: makes the
-    display of one long stage. tell: takes what is to be reported.
+    recipe: what was asked for. device: "cpu" or "cuda". own_images: whether the user gave images. work_dir: where long
+    stages keep how far they are. progress: makes the display of one long stage. tell: takes what is to be reported.
     """
 
     recipe: Recipe
     device: str = "cpu"
     own_images: bool = False
+    work_dir: Path | None = None
     progress: Callable[[str], Progress | None] = lambda _: None
     tell: Callable[[Note | Measurement], None] = lambda _: None
 

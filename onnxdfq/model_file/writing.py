@@ -47,6 +47,24 @@ def check_writable(path: Path, *, force: bool = False) -> None:
         pass  # a folder of the system takes no files, whatever its permissions say
 
 
+def check_folder(path: Path) -> None:
+    """Refuses a path that is no folder for files, and cannot become one; to be called before the work.
+
+    Raises:
+        OutputError: `path` is something else, or it, or the folder that it would be made in, takes no files.
+    """
+    try:
+        exists, what = path.exists(), path if path.is_dir() else path.parent
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{path} cannot be written: {reason_of(error)}; give another name.") from error
+    if exists and not path.is_dir():
+        raise OutputError(f"{path} is no folder; give the name of one.")
+    if not what.is_dir():
+        raise OutputError(f"The folder {path} cannot be made: the folder {what} does not exist; create it first.")
+    if not os.access(what, os.W_OK | os.X_OK):
+        raise OutputError(f"{path} cannot be written: the folder {what} is not writable; choose another folder.")
+
+
 @contextmanager
 def atomic_write(path: Path, *, force: bool = False) -> Iterator[Path]:
     """Yields a temporary path of the same name; the file there is renamed to `path` when the block ends.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from onnxdfq.errors import InputError, ModelFileError
 from onnxdfq.methods.method import Method, Need
 from onnxdfq.model_file import check_writable
+from onnxdfq.model_file.writing import check_folder
 from onnxdfq.paths import check_ordinary, look_at
 from onnxdfq.pipeline.request import Request
 from onnxdfq.recipe.bits import WEIGHT_BITS, Bits
@@ -122,6 +123,8 @@ def check_paths(request: Request) -> None:
     for what, source in given.items():
         if what != "the model itself" and not stat.S_ISDIR(look_at(source, missing=NOTHING_THERE).st_mode):
             check_ordinary(source)
+    if request.work_dir is not None:
+        check_folder(request.work_dir)
     for option, path in outputs + ([] if request.save_images is None else [("--save-images", request.save_images)]):
         for what, source in given.items():
             if _same(path, source):

@@ -203,6 +203,7 @@ def recorded(request: Request) -> Iterator[tuple[Opening, Run, Record]]:
             recipe=request.recipe,
             device=found_device(request.device),
             own_images=request.calibration is not None,
+            work_dir=request.work_dir,
             progress=request.progress,
             tell=record.take,
         )

@@ -6,7 +6,11 @@ targets have in common (equal plans, activations alike) is worked out once.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from importlib.metadata import version
 from typing import TypeVar
+
+import numpy as np
 
 from onnxdfq.budget import choose_bits
 from onnxdfq.calibration.by_outputs import thresholds_by_outputs
@@ -17,6 +21,7 @@ from onnxdfq.images.images import Images
 from onnxdfq.images.source import ImageSource
 from onnxdfq.methods.method import FloatModel, Measurement, Method, Note, Run
 from onnxdfq.recipe.budget import Budget
+from onnxdfq.training.checkpoint import Checkpoint
 from onnxdfq.training.distilling import Distilling
 from onnxdfq.tuning import Tuning
 from onnxdfq.tuning.outputs import distilled_outputs
@@ -204,6 +209,7 @@ def _distilled(case: Case, planning: Planning) -> Case:
             seed=run.recipe.seed,
             device=run.device,
             progress=run.progress("distilling"),
+            checkpoint=_checkpoint(case, distilling, images, planning),
         ),
     )
     run.tell(Measurement(values={"loss_curve": training.rows()}, target=case.target.name))
@@ -212,6 +218,20 @@ def _distilled(case: Case, planning: Planning) -> Case:
     if not any(output.classes for output in distilled_outputs(planning.model.graph.graph)):
         run.tell(Note(text="No output scores classes: distillation goes by the squared error of the outputs."))
     return replace(case, plan=plan)
+
+
+def _checkpoint(case: Case, distilling: Distilling, images: Images, planning: Planning) -> Checkpoint | None:
+    """In the work folder, under a key of all that the training follows from."""
+    folder, run = planning.run.work_dir, planning.run
+    if folder is None:
+        return None
+    folder.mkdir(exist_ok=True)
+    digest = sha256(case.plan.fingerprint.encode())
+    for part in (version("onnxdfq"), planning.model.digest, run.recipe.to_toml(), run.device, repr(distilling)):
+        digest.update(part.encode())
+    for array in (images.pixels, *images.others.values()):
+        digest.update(np.ascontiguousarray(array).data)
+    return Checkpoint(folder / f"distil.{case.target.name}.safetensors", digest.hexdigest())
 
 
 def _decided(case: Case, planning: Planning, chosen: Mapping[str, TensorQuant]) -> Case:

@@ -30,7 +30,8 @@ class Request:
 
     method: None leaves the choice to the model. calibration, evaluation: images of the user's own, as a path, an array
     or whatever `onnxdfq.images.dataset.load_data` reads. pins: bits of single layers, by node name. save_images,
-    save_plan: files to write beside the models. input_shape: sizes that the file leaves open; inputs: what inputs are
+    save_plan: files to write beside the models. work_dir: a folder where long stages keep how far they are, and go on
+    from. input_shape: sizes that the file leaves open; inputs: what inputs are
     fed where no data is given. dynamic_batch: whether files take any batch, whatever the model was declared for.
     """
 
@@ -43,6 +44,7 @@ class Request:
     pins: Mapping[str, LayerBits] = field(default_factory=dict)
     save_images: Path | None = None
     save_plan: Path | None = None
+    work_dir: Path | None = None
     device: str = "auto"
     input_shape: Mapping[str, Sequence[int]] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
@@ -59,7 +61,8 @@ class Request:
     def folders(self) -> set[Path]:
         """That files are written to."""
         places = [*(output.path for output in self.outputs), self.save_images, self.save_plan]
-        return {place.parent for place in places if place is not None}
+        folders = {place.parent for place in places if place is not None}
+        return folders if self.work_dir is None else {*folders, self.work_dir}
 
     def plan_path(self, output: Output) -> Path:
         """Where the bits of each layer are written for one target."""
