@@ -97,7 +97,7 @@ def _samples(array: NDArray[Any], spec: InputSpec) -> NDArray[Any] | None:
         samples = array.reshape(-1, spec.shape[0], *array.shape[1:])  # runs one behind the other
     else:
         samples = array
-    return samples if fits(samples.shape[1:], spec.sample_shape) else None
+    return samples if samples.ndim and fits(samples.shape[1:], spec.sample_shape) else None
 
 
 def fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:

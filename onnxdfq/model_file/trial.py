@@ -129,10 +129,15 @@ def stacked(found: NDArray[np.generic], parts: Sequence[NDArray[np.generic]]) ->
     """Whether an output is that of several runs side by side, along any axis; or the same in all, as a constant is."""
     if not all(isinstance(part, np.ndarray) for part in (found, *parts)):
         return False  # a sequence, of which nobody knows how it grows with the batch
-    joined = [np.concatenate(parts, axis) for axis in range(parts[0].ndim)]
+    joined = [np.concatenate(parts, axis) for axis in range(parts[0].ndim) if _alike_but_along(axis, parts)]
     if all(_close(part, parts[0]) for part in parts[1:]):
         joined.append(parts[0])
     return any(_close(found, expected) for expected in joined)
+
+
+def _alike_but_along(axis: int, parts: Sequence[NDArray[np.generic]]) -> bool:
+    """Whether arrays can be joined; branches of an If may give other shapes from run to run."""
+    return len({(part.ndim, *part.shape[:axis], *part.shape[axis + 1 :]) for part in parts}) == 1
 
 
 def first_row(found: NDArray[np.generic], whole: NDArray[np.generic]) -> bool:

@@ -199,6 +199,12 @@ def refuse_ill_formed(path: Path, proto: onnx.ModelProto) -> None:
                 f"{path} is not a valid ONNX model: the Constant {node.name or ', '.join(node.output)!r} has "
                 f"{len(node.attribute) or 'no'} values instead of one."
             )
+    for attribute in messages_of(proto.graph, onnx.AttributeProto):
+        if attribute.ref_attr_name:
+            raise ModelFileError(
+                f"{path} is not a valid ONNX model: the attribute {attribute.name!r} stands for an attribute "
+                f"{attribute.ref_attr_name!r} of a function, and lies in none."
+            )
     for tensor in messages_of(proto, onnx.TensorProto):  # numpy makes none of these, even where one size is 0
         if math.prod(size or 1 for size in tensor.dims) > MOST_NUMBERS:
             sizes = " x ".join(map(str, tensor.dims))

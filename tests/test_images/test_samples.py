@@ -65,6 +65,7 @@ def test_layouts(entry: InputSpec, shape: tuple[int, ...], samples: tuple[int, .
         (spec(2, None, 3, batch_axis=1), (4, 2, 3), r"takes \(2, N, 3\)"),
         (spec(2, 3, batch_axis=None), (3, 3), r"is \(3, 3\), and the input takes \(2, 3\)"),
         (spec(batch_axis=None), (4, 1), r"takes \(\)"),
+        (spec(None), (), r"the array 'x' is \(\), and the input takes \(N\)"),
     ],
 )
 def test_layouts_that_do_not_fit(entry: InputSpec, shape: tuple[int, ...], message: str) -> None:

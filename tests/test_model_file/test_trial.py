@@ -93,3 +93,11 @@ def test_the_first_shapes_at_which_a_model_runs() -> None:
     shapes = [{"x": (1, size), "z": (1, other)} for size, other in ((8, 8), (16, 8), (16, 16))]
     assert first_that_runs(model, shapes) == 2
     assert first_that_runs(model, shapes[:2]) is None
+
+
+def test_outputs_of_other_shapes_from_run_to_run_are_not_stacked() -> None:
+    """Branches of an If may differ in shape, and which one runs depends on the numbers."""
+    small, large, one = np.ones((1, 4, 4, 4)), np.ones((1, 4, 6, 6)), np.ones(4)
+    assert not stacked(small, [small, large])
+    assert not stacked(small, [small, one])
+    assert stacked(np.ones((2, 4, 6, 6)), [large, large])

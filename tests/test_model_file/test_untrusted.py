@@ -286,6 +286,15 @@ def test_sizes_that_no_array_has(tmp_path: Path, reader: Any) -> None:
         reader(tmp_path / "m.onnx")
 
 
+@pytest.mark.parametrize("reader", [load_model, read_model])
+def test_attributes_of_a_function_outside_of_functions(tmp_path: Path, reader: Any) -> None:
+    proto = onnx.load(saved(conv_net(), tmp_path))
+    proto.graph.node[0].attribute[0].ref_attr_name = "outer"
+    onnx.save(proto, tmp_path / "m.onnx")
+    with pytest.raises(ModelFileError, match="stands for an attribute 'outer' of a function, and lies in none"):
+        reader(tmp_path / "m.onnx")
+
+
 def test_every_refusal_is_one_of_ours(tmp_path: Path) -> None:
     """Flipped bytes anywhere in the file: a model, or a DfqError; never another exception."""
     data = bytearray(saved(conv_net(), tmp_path).read_bytes())
