@@ -30,6 +30,11 @@ def limit_of(effort: str, minutes: float | None) -> float:
     return LIMITS[effort] if minutes is None else minutes * 60 * CORES * CORE
 
 
+def visits_within(work: Work, limit: float) -> float:
+    """How many times an image may go through the network, forward and backward. limit: in multiplications."""
+    return limit / max(work.macs + COST_OF_NUMBER * work.numbers, 1)
+
+
 def check_images(model: ir.Model, images: int | None, batch_size: int | None) -> None:
     """Refuses numbers that a user chose, whose images memory may not hold.
 
@@ -74,7 +79,7 @@ def affordable(
     Returns:
         The numbers of images and steps.
     """
-    visits = limit / max(work.macs + COST_OF_NUMBER * work.numbers, 1)
+    visits = visits_within(work, limit)
     for least_steps, least_images in (
         (ENOUGH_STEPS, images),
         (ENOUGH_STEPS, ENOUGH_IMAGES),

@@ -19,6 +19,7 @@ from onnxdfq.calibration.observation import Observations
 from onnxdfq.errors import InputError
 from onnxdfq.images.images import Images
 from onnxdfq.images.source import ImageSource
+from onnxdfq.methods.effort import limit_of, visits_within
 from onnxdfq.methods.method import FloatModel, Measurement, Method, Note, Run
 from onnxdfq.recipe.budget import Budget
 from onnxdfq.training.checkpoint import Checkpoint
@@ -26,6 +27,7 @@ from onnxdfq.training.distilling import Distilling
 from onnxdfq.tuning import Tuning
 from onnxdfq.tuning.outputs import distilled_outputs
 from passes.dfmpc.plan import QuantizedWeight
+from passes.graph.work import work_per_sample
 from passes.quantize.plan import QuantPlan, TensorQuant
 from passes.quantize.points import find_quant_points
 from passes.target.target import Target
@@ -197,6 +199,10 @@ def _distilled(case: Case, planning: Planning) -> Case:
     distilling, images, run = planning.distilling, planning.images, planning.run
     if distilling is None or images is None:
         return case
+    visits = visits_within(work_per_sample(planning.model.graph.graph), limit_of(run.recipe.effort, run.recipe.minutes))
+    if (fewer := distilling.within(visits)) != distilling:
+        distilling = fewer
+        run.tell(Note(text=f"Distillation takes {fewer.loop.steps} steps for this model; --minutes says otherwise."))
     plan, training = planning.once(
         ("distilled", case.plan.fingerprint, case.target.pair_limit, case.target.pair_order),
         lambda: distilling.train(

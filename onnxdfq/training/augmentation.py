@@ -5,6 +5,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 SHIFT = 2  # pixels, of 32
+MIXED = 1 / 3  # of a batch
+
+
+def mixed(images: Float[Tensor, "n ..."], generator: torch.Generator) -> Float[Tensor, "n ..."]:
+    """The images, the first third of the batch blended with others of it by a share of their own each.
+
+    A teacher answers to a blend as it answers to any image. Source: mixup, arXiv 1710.09412, without its labels.
+    """
+    count = round(MIXED * len(images))
+    others = torch.randperm(len(images), generator=generator)[:count].to(images.device)
+    share = torch.rand(count, *[1] * (images.ndim - 1), generator=generator).to(images)
+    return torch.cat([torch.lerp(images[others], images[:count], share), images[count:]])
 
 
 def flipped_and_shifted(

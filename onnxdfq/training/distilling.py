@@ -1,6 +1,7 @@
 """Distillation of the float network into its whole QDQ graph, from where block-wise tuning left it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 import onnx_ir as ir
 import torch
@@ -13,16 +14,18 @@ from onnxdfq.engine.feeds import Feeds
 from onnxdfq.engine.precision import resolve_precision
 from onnxdfq.images.samples import Samples, SamplesLike
 from onnxdfq.progress import Progress
-from onnxdfq.training.augmentation import flipped_and_shifted
+from onnxdfq.training.augmentation import flipped_and_shifted, mixed
 from onnxdfq.training.checkpoint import Checkpoint
 from onnxdfq.training.distillation import Distillation
 from onnxdfq.training.loop import Group, Loop, Training
+from onnxdfq.training.scenes import scenes_like
 from onnxdfq.training.student import Student
 from onnxdfq.tuning.blocks import find_blocks
 from onnxdfq.tuning.outputs import distilled_outputs
 from passes.quantize.plan import QuantPlan
 from passes.target.target import Target
 
+LEAST_STEPS = 100
 HELD_BACK = 10  # one image of so many decides which state is kept, and trains nothing
 
 
@@ -37,7 +40,8 @@ class Distilling:
         factor_rate: That of the factor or scale of each channel of a weight, in log2.
         scale_rate: That of activation scales, in log2.
         bias_rate: That of biases, in units of the layer's root mean square bias.
-        augmented: Whether images are mirrored and moved by a few pixels.
+        augmented: Whether images are mirrored and moved by a few pixels, and a third of a batch is mixed with others.
+        scenes: How many dead leaves are added to the images that are there.
 
     Source: HAST, arXiv 2304.14129; AIT, arXiv 2203.13480; SynQ, arXiv 2501.xxxxx: fine-tuning on synthetic images.
     """
@@ -49,6 +53,12 @@ class Distilling:
     scale_rate: float = 4e-3
     bias_rate: float = 1e-3
     augmented: bool = True
+    scenes: int = 4096
+
+    def within(self, visits: float) -> Self:
+        """With so few steps that images are looked at no more often than that, at least `LEAST_STEPS`."""
+        steps = max(min(self.loop.steps, int(visits / self.loop.batch_size)), min(self.loop.steps, LEAST_STEPS))
+        return replace(self, loop=replace(self.loop, steps=steps))
 
     def train(
         self,
@@ -94,8 +104,8 @@ class Distilling:
             dtype=dtype,
         ).to(where)
         teacher = TorchGraph(reference or model, inputs=student.input_names, outputs=[*names, *taps]).to(where)
-        data = _Data(model, Samples.of(samples), where)
-        held = torch.arange(0, len(data), HELD_BACK)
+        data = _Data(model, Samples.of(samples), where, scenes=self.scenes, seed=seed)
+        held = torch.arange(0, len(samples), HELD_BACK)
         trains = torch.tensor(sorted(set(range(len(data))) - set(held.tolist())))
 
         def loss_of(index: Int64[Tensor, "n"], views: torch.Generator | None) -> Tensor:
@@ -139,9 +149,9 @@ class Distilling:
 
 
 EFFORTS = {
-    "fast": Distilling(loop=Loop(steps=600)),
-    "standard": Distilling(loop=Loop(steps=3000)),
-    "paper": Distilling(loop=Loop(steps=20000)),
+    "fast": Distilling(loop=Loop(steps=600, batch_size=32, warm_up=0.1)),
+    "standard": Distilling(loop=Loop(steps=3000, batch_size=32, warm_up=0.1)),
+    "paper": Distilling(loop=Loop(steps=20000, batch_size=32, warm_up=0.1)),
 }
 
 
@@ -152,14 +162,21 @@ class _Data:
         model: Whose inputs they are.
         samples: All.
         device: Where batches go.
+        scenes: How many more images are drawn, where the input takes images of floats.
+        seed: Of these.
     """
 
-    def __init__(self, model: ir.Model, samples: Samples, device: torch.device) -> None:
+    def __init__(self, model: ir.Model, samples: Samples, device: torch.device, *, scenes: int, seed: int) -> None:
         self._feeds = Feeds(model)
         self._feeds.check(samples)
         self._main = self._feeds.main
-        self._arrays = {self._main.name: from_numpy(samples.main)}
-        self._arrays |= {name: from_numpy(array) for name, array in samples.others.items()}
+        self._views = self._main.image is not None and self._main.is_float
+        parts = [samples]
+        if scenes and self._views:
+            parts.append(scenes_like(samples, self._main, scenes, seed=seed))
+        self._arrays = {self._main.name: torch.cat([from_numpy(part.main) for part in parts])}
+        for name in samples.others:
+            self._arrays[name] = torch.cat([from_numpy(part.others[name]) for part in parts])
         self._device = device
 
     def __len__(self) -> int:
@@ -172,8 +189,9 @@ class _Data:
     def batch(self, index: Int64[Tensor, "n"], generator: torch.Generator | None) -> tuple[Tensor, ...]:
         """The arguments of the network for some samples, images among them as `generator` views them."""
         given = {name: array[index].to(self._device) for name, array in self._arrays.items()}
-        if generator is not None and self._main.image is not None:
-            given[self._main.name] = flipped_and_shifted(given[self._main.name], generator, self._main.image)
+        if generator is not None and self._views:
+            images = mixed(given[self._main.name], generator)
+            given[self._main.name] = flipped_and_shifted(images, generator, self._main.image or "first")
         return tuple(map(_laid_out, self._feeds.of(self._feeds.names, given)))
 
 

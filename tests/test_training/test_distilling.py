@@ -7,10 +7,13 @@ import torch
 from numpy.typing import NDArray
 
 from onnxdfq.engine import TorchGraph
-from onnxdfq.training.augmentation import flipped_and_shifted
+from onnxdfq.images.samples import Samples
+from onnxdfq.model_file import InputSpec
+from onnxdfq.training.augmentation import flipped_and_shifted, mixed
 from onnxdfq.training.distillation import Distillation
 from onnxdfq.training.distilling import Distilling
 from onnxdfq.training.loop import Loop
+from onnxdfq.training.scenes import scenes_like
 from onnxdfq.training.student import Student
 from onnxdfq.tuning.outputs import Output, distilled_outputs
 from passes.quantize.plan import QuantPlan
@@ -25,7 +28,10 @@ def test_the_outputs_come_nearer(
     model: ir.Model, plan: QuantPlan, images: NDArray[np.float32], scheme: str, features: float
 ) -> None:
     distilling = Distilling(
-        loop=Loop(steps=80, batch_size=16, looks=4), distillation=Distillation(features=features), augmented=False
+        loop=Loop(steps=80, batch_size=16, looks=4),
+        distillation=Distillation(features=features),
+        augmented=False,
+        scenes=0,
     )
     found, training = distilling.train(model, plan, ORT, images, learn_scales=scheme == "free")
     assert training.stopped is None and training.best.held_back < training.curve[0].held_back
@@ -37,7 +43,7 @@ def test_the_outputs_come_nearer(
 
 
 def test_the_same_seed_gives_the_same_plan(model: ir.Model, plan: QuantPlan, images: NDArray[np.float32]) -> None:
-    distilling = Distilling(loop=Loop(steps=4, batch_size=32, looks=1))
+    distilling = Distilling(loop=Loop(steps=4, batch_size=32, looks=1), scenes=32)
     first, second, other = (distilling.train(model, plan, ORT, images, seed=seed)[0].fingerprint for seed in (0, 0, 1))
     assert first == second != other
 
@@ -83,3 +89,32 @@ def test_views_are_mirrored_and_shifted(channels: str) -> None:
     rising = (planes[:, 0, 8, 9] > planes[:, 0, 8, 8]).float().mean()
     assert 0.2 < float(rising) < 0.8  # about half are mirrored
     assert (planes[:, 0] == planes[:, 2]).all()
+
+
+def test_a_third_of_a_batch_is_mixed() -> None:
+    images = torch.arange(12.0).reshape(12, 1, 1, 1).expand(12, 3, 8, 8)
+    found = mixed(images, torch.Generator().manual_seed(0))
+    assert torch.equal(found[4:], images[4:]) and not torch.equal(found[:4], images[:4])
+    assert found.min() >= 0 and found.max() <= 11
+
+
+@pytest.mark.parametrize("image", ["first", "last"])
+def test_scenes_have_the_statistics_of_the_images(image: str) -> None:
+    given = np.random.default_rng(0).normal([1.0, -2.0, 0.0], [0.5, 1.0, 2.0], size=(16, 24, 24, 3)).astype(np.float32)
+    shape: tuple[int | None, ...] = (None, 24, 24, 3) if image == "last" else (None, 3, 24, 24)
+    spec = InputSpec(name="x", shape=shape, dtype=ir.DataType.FLOAT, image=image)
+    extra = np.arange(16, dtype=np.float32)
+    samples = Samples(main=given if image == "last" else given.transpose(0, 3, 1, 2), others={"extra": extra})
+    found = scenes_like(samples, spec, 40, seed=0)
+    assert found.main.shape == (40, *(size for size in shape if size)) and found.main.dtype == np.float32
+    pixels = found.main if image == "last" else found.main.transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(pixels.mean((0, 1, 2)), [1.0, -2.0, 0.0], atol=0.1)
+    np.testing.assert_allclose(pixels.std((0, 1, 2)), [0.5, 1.0, 2.0], rtol=0.1)
+    np.testing.assert_array_equal(found.others["extra"], np.arange(40) % 16)
+
+
+def test_large_models_get_fewer_steps() -> None:
+    distilling = Distilling(loop=Loop(steps=600, batch_size=32))
+    assert distilling.within(1e9) == distilling
+    assert distilling.within(32 * 250).loop.steps == 250
+    assert distilling.within(1).loop.steps == 100
