@@ -19,7 +19,7 @@ class Distillation:
         temperature: T.
         features: Weight of the term of inner values; 0 leaves it out.
 
-    Source: HAST, arXiv 2304.14129, its fine-tuning; without cross entropy, which harms (AIT, arXiv 2203.13480).
+    Source: HAST, arXiv 2303.13826, its fine-tuning; without cross entropy, which harms (AIT, Choi et al., CVPR 2022).
     """
 
     temperature: float = 4.0

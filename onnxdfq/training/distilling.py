@@ -43,7 +43,7 @@ class Distilling:
         augmented: Whether images are mirrored and moved by a few pixels, and a third of a batch is mixed with others.
         scenes: How many dead leaves are added to the images that are there.
 
-    Source: HAST, arXiv 2304.14129; AIT, arXiv 2203.13480; SynQ, arXiv 2501.xxxxx: fine-tuning on synthetic images.
+    Source: the fine-tuning of HAST, arXiv 2303.13826, and SynQ, ICLR 2025; without cross entropy, as AIT, CVPR 2022.
     """
 
     loop: Loop
