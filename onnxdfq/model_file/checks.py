@@ -12,7 +12,7 @@ from onnxdfq.errors import AlreadyQuantized, ModelFileError, ShapeError, Unsuppo
 from onnxdfq.model_file.through_proto import infer_shapes
 from passes.graph.compared import FLOATS
 from passes.graph.editing import as_float64, constant_value, is_op, name_of
-from passes.graph.operators import TRAITS
+from passes.graph.operators import LINEAR, TRAITS
 
 _QUANTIZED_PREFIXES = ("QLinear", "DynamicQuantize", "QGemm", "QAttention", "QMoE", "QOrdered")
 _QUANTIZED = {
@@ -29,6 +29,7 @@ _QUANTIZED = {
 # Where an infinity is ordinary: bounds, padding and masks. Anywhere else it is a broken weight.
 _TAKES_INFINITY = {"Clip", "Max", "Min", "Pad", "Where", "Expand", "ConstantOfShape", "ScatterND", "ScatterElements"}
 _FACTORS = {"alpha", "beta", "bias", "epsilon", "gamma", "lambd"}  # attributes that numbers are computed with
+MOST_WEIGHT = 1e30  # times an input of a few, and summed, it is still a float32
 _CHUNK = 1 << 22
 _FLAGS = frozenset(
     {
@@ -85,7 +86,8 @@ def refuse_text(model: ir.Model, path: Path) -> None:
 
 
 def refuse_not_finite(model: ir.Model, path: Path) -> None:
-    """Refuses a model with a damaged tensor, NaN, or infinity where no operator takes it as a bound or mask.
+    """Refuses a model with a damaged tensor, NaN, infinity where no operator takes it as a bound or mask, or a weight
+    whose sums overflow.
 
     Raises:
         ModelFileError: Names the first such tensor, or attribute of a node.
@@ -117,6 +119,11 @@ def refuse_not_finite(model: ir.Model, path: Path) -> None:
             raise ModelFileError(
                 f"{path}: tensor {value.name!r} holds {what}, so the model cannot work; "
                 "export it again from good weights."
+            )
+        if users & LINEAR and (largest := _largest(array)) > MOST_WEIGHT:
+            raise ModelFileError(
+                f"{path}: tensor {value.name!r} holds {largest:.3g}, with which a layer's sums are infinite; export it "
+                "again from good weights."
             )
 
 
@@ -210,6 +217,13 @@ def _all_nodes(model: ir.Model) -> Iterator[ir.Node]:
     yield from model.graph.all_nodes()
     for function in model.functions.values():
         yield from function.all_nodes()
+
+
+def _largest(array: NDArray[Any]) -> float:
+    """The greatest magnitude; in chunks, as above."""
+    flat = array.reshape(-1)
+    parts = (flat[start : start + _CHUNK] for start in range(0, flat.size, _CHUNK))
+    return max((float(np.abs(part.astype(np.float64)).max()) for part in parts), default=0.0)
 
 
 def _not_finite(array: NDArray[Any]) -> tuple[bool, bool, bool]:

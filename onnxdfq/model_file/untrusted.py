@@ -180,7 +180,7 @@ def _spell_default_domain(proto: onnx.ModelProto) -> None:
 
 
 def refuse_ill_formed(path: Path, proto: onnx.ModelProto) -> None:
-    """Refuses a model that onnx.checker refuses.
+    """Refuses a model that onnx.checker refuses, and drops what only tells several devices apart.
 
     Raises:
         UnsupportedOperator: ONNX's own domain has no such operator at the file's opset.
@@ -199,6 +199,9 @@ def refuse_ill_formed(path: Path, proto: onnx.ModelProto) -> None:
                 f"{path} is not a valid ONNX model: the Constant {node.name or ', '.join(node.output)!r} has "
                 f"{len(node.attribute) or 'no'} values instead of one."
             )
+    for node in messages_of(proto, onnx.NodeProto):  # on which of several devices it runs: one is what we write for
+        node.ClearField("device_configurations")
+    proto.ClearField("configuration")
     for attribute in messages_of(proto.graph, onnx.AttributeProto):
         if attribute.ref_attr_name:
             raise ModelFileError(

@@ -213,6 +213,24 @@ def test_weights_that_are_not_finite(
         load_model(saved(with_weight(conv_net(), name, array), tmp_path))
 
 
+def test_weights_whose_sums_are_infinite(tmp_path: Path) -> None:
+    proto = onnx.load(saved(conv_net(), tmp_path))
+    weights = {tensor.name: tensor for tensor in proto.graph.initializer}
+    array = numpy_helper.to_array(weights["w"]).copy()
+    array[1, 2, 0, 0] = -3.4e38
+    weights["w"].CopyFrom(numpy_helper.from_array(array, "w"))
+    onnx.save(proto, tmp_path / "m.onnx")
+    with pytest.raises(ModelFileError, match=r"tensor 'w' holds 3.4e\+38, with which a layer's sums are infinite"):
+        load_model(tmp_path / "m.onnx")
+
+
+def test_places_on_several_devices_are_dropped(tmp_path: Path) -> None:
+    proto = onnx.load(saved(conv_net(), tmp_path))
+    proto.graph.node[0].device_configurations.add()
+    onnx.save(proto, tmp_path / "m.onnx")
+    assert not any(node.device_configurations for node in ir.to_proto(load_model(tmp_path / "m.onnx")).graph.node)
+
+
 def test_an_infinite_mask_or_bound_is_fine(tmp_path: Path) -> None:
     mask = np.triu(np.full((8, 8), -np.inf, np.float32), 1)
     nodes = [
