@@ -9,16 +9,13 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from onnxdfq.engine import TorchGraph
-from onnxdfq.engine.dtypes import from_numpy
-from onnxdfq.engine.feeds import Feeds
 from onnxdfq.engine.precision import resolve_precision
 from onnxdfq.images.samples import Samples, SamplesLike
 from onnxdfq.progress import Progress
-from onnxdfq.training.augmentation import flipped_and_shifted, mixed
 from onnxdfq.training.checkpoint import Checkpoint
+from onnxdfq.training.data import TrainingData
 from onnxdfq.training.distillation import Distillation
 from onnxdfq.training.loop import Group, Loop, Training
-from onnxdfq.training.scenes import scenes_like
 from onnxdfq.training.student import Student
 from onnxdfq.tuning.blocks import find_blocks
 from onnxdfq.tuning.outputs import distilled_outputs
@@ -104,7 +101,7 @@ class Distilling:
             dtype=dtype,
         ).to(where)
         teacher = TorchGraph(reference or model, inputs=student.input_names, outputs=[*names, *taps]).to(where)
-        data = _Data(model, Samples.of(samples), where, scenes=self.scenes, seed=seed)
+        data = TrainingData(model, Samples.of(samples), where, scenes=self.scenes, seed=seed)
         held = torch.arange(0, len(samples), HELD_BACK)
         trains = torch.tensor(sorted(set(range(len(data))) - set(held.tolist())))
 
@@ -118,14 +115,15 @@ class Distilling:
 
         @torch.no_grad()
         def held_back() -> float:
-            parts = torch.split(held, data.batch_size(self.loop.batch_size))
-            return sum(float(loss_of(part, None)) * len(part) for part in parts) / len(held)
+            parts = data.batches(held, self.loop.batch_size)
+            return sum(float(loss_of(part, None)) * len(part) for part in parts) / sum(map(len, parts))
 
         def step_loss(index: Int64[Tensor, "n"], step: int) -> Tensor:
-            views = torch.Generator().manual_seed(2**32 * seed + step) if self.augmented else None
+            views = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63) if self.augmented else None
             return loss_of(trains[index], views)
 
-        training = self.loop.run(
+        loop = replace(self.loop, batch_size=data.batch_size(self.loop.batch_size))
+        training = loop.run(
             self._groups(student),
             step_loss,
             len(trains),
@@ -153,51 +151,6 @@ EFFORTS = {
     "standard": Distilling(loop=Loop(steps=3000, batch_size=32, warm_up=0.1)),
     "paper": Distilling(loop=Loop(steps=20000, batch_size=32, warm_up=0.1)),
 }
-
-
-class _Data:
-    """Samples on the device, by index.
-
-    Args:
-        model: Whose inputs they are.
-        samples: All.
-        device: Where batches go.
-        scenes: How many more images are drawn, where the input takes images of floats.
-        seed: Of these.
-    """
-
-    def __init__(self, model: ir.Model, samples: Samples, device: torch.device, *, scenes: int, seed: int) -> None:
-        self._feeds = Feeds(model)
-        self._feeds.check(samples)
-        self._main = self._feeds.main
-        self._views = self._main.image is not None and self._main.is_float
-        parts = [samples]
-        if scenes and self._views:
-            parts.append(scenes_like(samples, self._main, scenes, seed=seed))
-        self._arrays = {self._main.name: torch.cat([from_numpy(part.main) for part in parts])}
-        for name in samples.others:
-            self._arrays[name] = torch.cat([from_numpy(part.others[name]) for part in parts])
-        self._device = device
-
-    def __len__(self) -> int:
-        return len(self._arrays[self._main.name])
-
-    def batch_size(self, wanted: int) -> int:
-        """That of the model where it runs at one only."""
-        return self._feeds.batch or wanted
-
-    def batch(self, index: Int64[Tensor, "n"], generator: torch.Generator | None) -> tuple[Tensor, ...]:
-        """The arguments of the network for some samples, images among them as `generator` views them."""
-        given = {name: array[index].to(self._device) for name, array in self._arrays.items()}
-        if generator is not None and self._views:
-            images = mixed(given[self._main.name], generator)
-            given[self._main.name] = flipped_and_shifted(images, generator, self._main.image or "first")
-        return tuple(map(_laid_out, self._feeds.of(self._feeds.names, given)))
-
-
-def _laid_out(tensor: Tensor) -> Tensor:
-    """Of rank 4 with channels last in memory, which convolutions are faster on."""
-    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 
 def _size(tensor: Tensor) -> float:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from onnxdfq.calibration.calibration import Calibration
 from onnxdfq.engine import TorchGraph
 from onnxdfq.images.samples import Samples
 from onnxdfq.model_file import InputSpec
@@ -118,3 +119,19 @@ def test_large_models_get_fewer_steps() -> None:
     assert distilling.within(1e9) == distilling
     assert distilling.within(32 * 250).loop.steps == 250
     assert distilling.within(1).loop.steps == 100
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_a_model_of_one_batch_size(batch: int) -> None:
+    random = np.random.default_rng(0)
+    model = build(
+        f"(float[{batch}, 3, 8, 8] x) => (float[{batch}, 4] y) {{ a = Conv<pads = [1, 1, 1, 1]>(x, v) b = Relu(a) "
+        "c = GlobalAveragePool(b) d = Flatten(c) y = Gemm(d, w) }",
+        v=random.normal(size=(4, 3, 3, 3)).astype(np.float32),
+        w=random.normal(size=(4, 4)).astype(np.float32),
+    )
+    images = random.standard_normal((40, 3, 8, 8)).astype(np.float32)
+    plan = Calibration(weight_bits=3, activation_bits=4).plan(model, images, ORT)
+    found, training = Distilling(loop=Loop(steps=8, looks=2), scenes=16).train(model, plan, ORT, images)
+    assert training.stopped is None and [point.step for point in training.curve] == [0, 4, 8]
+    assert found.weights.keys() == plan.weights.keys()
