@@ -9,7 +9,6 @@ from onnxdfq.engine.dtypes import from_numpy
 from onnxdfq.engine.feeds import Feeds
 from onnxdfq.images.samples import Samples
 from onnxdfq.training.augmentation import flipped_and_shifted, mixed
-from onnxdfq.training.scenes import scenes_like
 
 
 class TrainingData:
@@ -19,21 +18,15 @@ class TrainingData:
         model: Whose inputs they are.
         samples: All.
         device: Where batches go.
-        scenes: How many more images are drawn, where the input takes images of floats.
-        seed: Of these.
     """
 
-    def __init__(self, model: ir.Model, samples: Samples, device: torch.device, *, scenes: int, seed: int) -> None:
+    def __init__(self, model: ir.Model, samples: Samples, device: torch.device) -> None:
         self._feeds = Feeds(model)
         self._feeds.check(samples)
         self._main = self._feeds.main
         self._views = self._main.image is not None and self._main.is_float
-        parts = [samples]
-        if scenes and self._views:
-            parts.append(scenes_like(samples, self._main, scenes, seed=seed))
-        self._arrays = {self._main.name: torch.cat([from_numpy(part.main) for part in parts])}
-        for name in samples.others:
-            self._arrays[name] = torch.cat([from_numpy(part.others[name]) for part in parts])
+        self._arrays = {self._main.name: from_numpy(samples.main)}
+        self._arrays |= {name: from_numpy(array) for name, array in samples.others.items()}
         self._device = device
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""How far a student is from its teacher: at the outputs, and by how strongly each channel of inner values answers."""
+"""How far a student is from its teacher: at the outputs, and inside."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,17 +13,19 @@ class Distillation:
     """The loss of one batch.
 
     KL divergence of softmax outputs at a temperature, of classes; of outputs that are no classes the squared error over
-    their energy. Inner values add the squared distance of their channels' energies, each image's normalised.
+    their energy. Inner values add the same error of their own: by outputs alone, a network comes to agree on the images
+    that it trains on in ways that hold for no others.
 
     Args:
         temperature: T.
-        features: Weight of the term of inner values; 0 leaves it out.
+        features: What an inner value's error counts; 0 leaves them out.
 
-    Source: HAST, arXiv 2303.13826, its fine-tuning; without cross entropy, which harms (AIT, Choi et al., CVPR 2022).
+    Source: the fine-tuning of HAST, arXiv 2303.13826, with BRECQ's error in place of its energies of channels; without
+    cross entropy, which harms (AIT, Choi et al., CVPR 2022).
     """
 
     temperature: float = 4.0
-    features: float = 0.0
+    features: float = 1.0
 
     def loss(
         self,
@@ -39,7 +41,7 @@ class Distillation:
             outputs: The student's, each (N, ...).
             expected: The teacher's.
             classes: For each, whether it scores classes along axis 1.
-            taps: Inner values of the student, each (N, C, ...).
+            taps: Inner values of the student.
             expected_taps: The teacher's.
         """
         parts = [
@@ -47,9 +49,9 @@ class Distillation:
             for one, other, scored in zip(outputs, expected, classes, strict=True)
         ]
         total = torch.stack(parts).sum()
-        if self.features:
+        if self.features and taps:
             pairs = zip(taps, expected_taps, strict=True)
-            total = total + self.features * torch.stack([_energy_distance(*pair) for pair in pairs]).sum()
+            total = total + self.features * torch.stack([relative_error(*pair) for pair in pairs]).sum()
         return total
 
     def _divergence(self, output: Float[Tensor, "n k *rest"], expected: Float[Tensor, "n k *rest"]) -> Tensor:
@@ -64,13 +66,3 @@ def relative_error(output: Float[Tensor, "..."], expected: Float[Tensor, "..."])
     """Squared error over the energy of what is expected."""
     difference = (output.float() - expected.float()).square().sum()
     return difference / expected.float().square().sum().clamp_min(1e-12)
-
-
-def _energy_distance(value: Float[Tensor, "n c ..."], expected: Float[Tensor, "n c ..."]) -> Tensor:
-    one, other = _energies(value), _energies(expected)
-    return (one - other).square().sum(1).mean() / one.shape[1]
-
-
-def _energies(value: Float[Tensor, "n c ..."]) -> Float32[Tensor, "n c"]:
-    energies = value.float().square().flatten(2).mean(2) if value.ndim > 2 else value.float().square()
-    return torch.nn.functional.normalize(energies, dim=1)

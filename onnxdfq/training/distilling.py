@@ -38,7 +38,6 @@ class Distilling:
         scale_rate: That of activation scales, in log2.
         bias_rate: That of biases, in units of the layer's root mean square bias.
         augmented: Whether images are mirrored and moved by a few pixels, and a third of a batch is mixed with others.
-        scenes: How many dead leaves are added to the images that are there.
 
     Source: the fine-tuning of HAST, arXiv 2303.13826, and SynQ, ICLR 2025; without cross entropy, as AIT, CVPR 2022.
     """
@@ -50,7 +49,6 @@ class Distilling:
     scale_rate: float = 4e-3
     bias_rate: float = 1e-3
     augmented: bool = True
-    scenes: int = 4096
 
     def within(self, visits: float) -> Self:
         """With so few steps that images are looked at no more often than that, at least `LEAST_STEPS`."""
@@ -101,7 +99,7 @@ class Distilling:
             dtype=dtype,
         ).to(where)
         teacher = TorchGraph(reference or model, inputs=student.input_names, outputs=[*names, *taps]).to(where)
-        data = TrainingData(model, Samples.of(samples), where, scenes=self.scenes, seed=seed)
+        data = TrainingData(model, Samples.of(samples), where)
         held = torch.arange(0, len(samples), HELD_BACK)
         trains = torch.tensor(sorted(set(range(len(data))) - set(held.tolist())))
 

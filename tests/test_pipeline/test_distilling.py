@@ -21,7 +21,7 @@ from ..graphs import DIGITS
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few steps, and a checkpoint at each look."""
-    short = replace(distilling.EFFORTS["fast"], loop=Loop(steps=12, batch_size=16, looks=4), scenes=64)
+    short = replace(distilling.EFFORTS["fast"], loop=Loop(steps=12, batch_size=16, looks=4))
     monkeypatch.setitem(distilling.EFFORTS, "fast", short)
     monkeypatch.setitem(tuning.EFFORTS, "fast", replace(tuning.EFFORTS["fast"], steps=4))
     monkeypatch.setattr(Checkpoint, "due", True)
