@@ -120,7 +120,7 @@ def refuse_not_finite(model: ir.Model, path: Path) -> None:
                 f"{path}: tensor {value.name!r} holds {what}, so the model cannot work; "
                 "export it again from good weights."
             )
-        if users & LINEAR and (largest := _largest(array)) > MOST_WEIGHT:
+        if array.ndim > 1 and users & LINEAR and (largest := _largest(array)) > MOST_WEIGHT:
             raise ModelFileError(
                 f"{path}: tensor {value.name!r} holds {largest:.3g}, with which a layer's sums are infinite; export it "
                 "again from good weights."

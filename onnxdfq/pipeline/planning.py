@@ -24,8 +24,8 @@ from onnxdfq.methods.method import FloatModel, Measurement, Method, Note, Run
 from onnxdfq.recipe.budget import Budget
 from onnxdfq.training.checkpoint import Checkpoint
 from onnxdfq.training.distilling import Distilling
+from onnxdfq.training.outputs import distilled_outputs
 from onnxdfq.tuning import Tuning
-from onnxdfq.tuning.outputs import distilled_outputs
 from passes.dfmpc.plan import QuantizedWeight
 from passes.graph.work import work_per_sample
 from passes.quantize.plan import QuantPlan, TensorQuant

@@ -16,9 +16,9 @@ from onnxdfq.training.checkpoint import Checkpoint
 from onnxdfq.training.data import TrainingData
 from onnxdfq.training.distillation import Distillation
 from onnxdfq.training.loop import Group, Loop, Training
+from onnxdfq.training.outputs import distilled_outputs
 from onnxdfq.training.student import Student
 from onnxdfq.tuning.blocks import find_blocks
-from onnxdfq.tuning.outputs import distilled_outputs
 from passes.quantize.plan import QuantPlan
 from passes.target.target import Target
 
@@ -44,7 +44,7 @@ class Distilling:
 
     loop: Loop
     distillation: Distillation = field(default_factory=Distillation)
-    weight_rate: float = 1e-2
+    weight_rate: float = 1e-3
     factor_rate: float = 1e-3
     scale_rate: float = 4e-3
     bias_rate: float = 1e-3

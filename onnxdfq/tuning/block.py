@@ -21,8 +21,7 @@ class BlockData:
     """What a block is tuned on, over all images.
 
     entry: the block's input before it is quantized, as the tuned network makes it. float_entry, float_exit:
-    input and output of the block in the float network. device, dtype: of the batches. weights: (C,), what an error of
-    each channel of the exit counts; None where all count 1.
+    input and output of the block in the float network. device, dtype: of the batches.
     """
 
     entry: Float[Tensor, "n ..."]
@@ -30,7 +29,6 @@ class BlockData:
     float_exit: Float[Tensor, "n ..."]
     device: torch.device
     dtype: torch.dtype
-    weights: Float32[Tensor, "c"] | None = None
 
     def __len__(self) -> int:
         return len(self.entry)
@@ -112,7 +110,7 @@ class TunedBlock(nn.Module):
         total, count = 0.0, min(ERROR_IMAGES, len(data))
         for start in range(0, count, 64):
             entry, float_entry, target = data.batch(slice(start, min(start + 64, count)))
-            total += float(reconstruction_error(self(entry, float_entry), target, data.weights)) * len(entry)
+            total += float(reconstruction_error(self(entry, float_entry), target)) * len(entry)
         for rounding, v in zip(self.roundings, soft, strict=True):
             rounding.v.copy_(v)
         return total / count
@@ -141,13 +139,7 @@ class TunedBlock(nn.Module):
 
 
 def reconstruction_error(
-    output: Float[Tensor, "n c *positions"],
-    target: Float[Tensor, "n c *positions"],
-    weights: Float32[Tensor, "c"] | None = None,
+    output: Float[Tensor, "n c *positions"], target: Float[Tensor, "n c *positions"]
 ) -> Float32[Tensor, ""]:
-    """Squared error, summed over channels (times their weights, where given), mean over images and positions."""
-    squares = (output - target).float().square()
-    if weights is None:
-        return squares.sum(1).mean()
-    weighed: Tensor = torch.tensordot(squares, weights, ([1], [0])).mean()
-    return weighed
+    """Squared error, summed over channels, mean over images and positions."""
+    return (output - target).float().square().sum(1).mean()

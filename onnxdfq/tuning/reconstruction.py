@@ -108,7 +108,7 @@ class Reconstruction:
         index: Int64[Tensor, "n"],
     ) -> None:
         entry, float_entry, target = data.batch(index)
-        loss = reconstruction_error(block(entry, float_entry), target, data.weights)
+        loss = reconstruction_error(block(entry, float_entry), target)
         after_warm_up = (share - self.warm_up) / (1 - self.warm_up)
         if after_warm_up > 0:
             exponent = FIRST_EXPONENT + (LAST_EXPONENT - FIRST_EXPONENT) * after_warm_up

@@ -17,8 +17,6 @@ from onnxdfq.tuning.activations import ActivationQuantizer
 from onnxdfq.tuning.block import BlockData, TunedBlock
 from onnxdfq.tuning.blocks import Block, find_blocks, find_layers
 from onnxdfq.tuning.cache import Cache
-from onnxdfq.tuning.importance import channel_importance
-from onnxdfq.tuning.outputs import distilled_outputs
 from onnxdfq.tuning.prefix import NotByImage, Prefix
 from onnxdfq.tuning.quantized import QdqGraph
 from onnxdfq.tuning.reconstruction import Outcome, Reconstruction
@@ -61,13 +59,11 @@ class Tuning:
         learn_scales: Whether activation scales below 8 bits may take any value, and are learned; otherwise they stay
             powers of two, and half and twice are tried.
         reconstruction: The optimisation of one block.
-        output_aware: Whether errors of a block's channels count as the outputs answer to them.
     """
 
     by_block: bool
     learn_scales: bool
     reconstruction: Reconstruction
-    output_aware: bool = False
 
     def check(self, images: int) -> None:
         """Raises InputError when so few images do not fill a batch."""
@@ -122,7 +118,6 @@ class Tuning:
         }
         generator = torch.Generator().manual_seed(seed)
         blocking = {node.name or "" for node in model.graph if not is_native(node)}  # no gradient passes them
-        outputs = [(output.name, output.classes) for output in distilled_outputs(model.graph)]
         parts: list[TunedPart] = []
         with Cache() as cache:
             floats, tuned = (Prefix(part, pixels, cache, where) for part in (reference or model, graph.model))
@@ -144,12 +139,6 @@ class Tuning:
                 except NotByImage:  # a channel shuffle may begin with it; one layer in it need not
                     waiting.extendleft(reversed(self._layers_of(model, block)))
                     continue
-                if self.output_aware:
-                    found = tuned.value(graph.float_name(block.exit))
-                    weights = channel_importance(
-                        reference or model, block.exit, found, data.float_exit, outputs, device=where
-                    )
-                    data = replace(data, weights=weights)
                 tuned.keep(entry, data.entry)
                 floats.keep(block.exit, data.float_exit)
                 outcome = self._tune(graph, block, quantizers, data, generator)

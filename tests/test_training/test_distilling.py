@@ -12,8 +12,8 @@ from onnxdfq.training.augmentation import flipped_and_shifted, mixed
 from onnxdfq.training.distillation import Distillation
 from onnxdfq.training.distilling import Distilling
 from onnxdfq.training.loop import Loop
+from onnxdfq.training.outputs import Output, distilled_outputs
 from onnxdfq.training.student import Student
-from onnxdfq.tuning.outputs import Output, distilled_outputs
 from passes.quantize.plan import QuantPlan
 
 from ..graphs import build
@@ -28,6 +28,7 @@ def test_the_outputs_come_nearer(
     distilling = Distilling(
         loop=Loop(steps=80, batch_size=16, looks=4),
         distillation=Distillation(features=features),
+        weight_rate=1e-2,
         augmented=False,
     )
     found, training = distilling.train(model, plan, ORT, images, learn_scales=scheme == "free")
@@ -40,7 +41,7 @@ def test_the_outputs_come_nearer(
 
 
 def test_the_same_seed_gives_the_same_plan(model: ir.Model, plan: QuantPlan, images: NDArray[np.float32]) -> None:
-    distilling = Distilling(loop=Loop(steps=4, batch_size=32, looks=1))
+    distilling = Distilling(loop=Loop(steps=40, batch_size=16, looks=4), weight_rate=1e-2)
     first, second, other = (distilling.train(model, plan, ORT, images, seed=seed)[0].fingerprint for seed in (0, 0, 1))
     assert first == second != other
 
