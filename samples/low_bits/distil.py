@@ -1,0 +1,28 @@
+"""What distillation adds to BRECQ, on the same images: `python -m samples.low_bits.distil`, from the project's root."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from samples.low_bits.run import STUDIED, Setting, make_images, measure
+from samples.record import write_results
+
+RESULTS = Path(__file__).with_name("distil.json")
+BITS = ("w3a3", "w4a4", "w2a4")
+SEED = 0
+
+
+def main() -> None:
+    """All rows; written after each, so that a broken run leaves what it has."""
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        images = Path(folder) / "images.npz"
+        settings = [Setting(bits=bits, tuning=tuning) for bits in BITS for tuning in ("brecq", "distil")]
+        seconds = make_images(STUDIED, settings[0], SEED, images)
+        for setting in settings:
+            rows.extend(measure(STUDIED, setting, SEED, images, seconds))
+            write_results(RESULTS, rows)
+
+
+if __name__ == "__main__":
+    main()
