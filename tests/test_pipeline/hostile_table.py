@@ -4,7 +4,7 @@ WORKS = "works"
 DAMAGED = "is damaged|is not a valid ONNX model|ONNX Runtime (does not run|refuses)"
 NOT_RUN = "ONNX Runtime does not run"
 NO_DATA = "the external data of tensor '.*' (lies in|is missing|cannot be)"
-NOT_FINITE = "computes NaN or infinity|became infinite or not a number|sums are infinite"
+NOT_FINITE = "computes NaN or infinity|became infinite or not a number"
 TOO_LARGE = "numbers for one run, .* are taken|takes more memory than"
 NO_NUMBERS = "which holds no numbers"
 TOO_LONG = "comes to no end in the time"
@@ -25,7 +25,7 @@ COMPRESSED = {
     "08_ins_expand_neg": f"{WORKS}|{NOT_RUN}",
     "08_ins_tile_zero": NO_NUMBERS,
     "08_loop_3": WORKS,
-    "08_wg_huge": NOT_FINITE,
+    "08_wg_huge": "sums are infinite",
     "09_chain_relu_300": WORKS,
     "09_chain_sigmoid_1000": WORKS,
     "10_location_symlink_loop": NO_DATA,
