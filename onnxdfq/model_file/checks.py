@@ -219,19 +219,21 @@ def _all_nodes(model: ir.Model) -> Iterator[ir.Node]:
         yield from function.all_nodes()
 
 
-def _largest(array: NDArray[Any]) -> float:
-    """The greatest magnitude; in chunks, as above."""
+def _chunks(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Its numbers in parts, so that a lazily loaded weight is never copied whole."""
     flat = array.reshape(-1)
-    parts = (flat[start : start + _CHUNK] for start in range(0, flat.size, _CHUNK))
-    return max((float(np.abs(part.astype(np.float64)).max()) for part in parts), default=0.0)
+    yield from (flat[start : start + _CHUNK] for start in range(0, flat.size, _CHUNK))
+
+
+def _largest(array: NDArray[Any]) -> float:
+    """The greatest magnitude."""
+    return max((float(np.abs(part.astype(np.float64)).max()) for part in _chunks(array)), default=0.0)
 
 
 def _not_finite(array: NDArray[Any]) -> tuple[bool, bool, bool]:
-    """Whether the array holds NaN, +inf, -inf; in chunks, so that a lazily loaded weight is never copied whole."""
-    flat = array.reshape(-1)
+    """Whether the array holds NaN, +inf, -inf."""
     has_nan = has_plus = has_minus = False
-    for start in range(0, flat.size, _CHUNK):
-        part = flat[start : start + _CHUNK]
+    for part in _chunks(array):
         part = part.astype(np.float32) if part.dtype.itemsize < 4 else part
         if np.isfinite(part).all():
             continue

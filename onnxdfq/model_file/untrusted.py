@@ -193,15 +193,14 @@ def refuse_ill_formed(path: Path, proto: onnx.ModelProto) -> None:
                 f"{path}: ONNX opset {opset} has no operator {node.op_type} (domain 'ai.onnx'), which node "
                 f"{node.name or ', '.join(node.output)!r} uses."
             )
+    proto.ClearField("configuration")
     for node in messages_of(proto, onnx.NodeProto):
+        node.ClearField("device_configurations")  # on which of several devices it runs: one is what we write for
         if node.op_type == "Constant" and node.domain == "" and len(node.attribute) != 1:
             raise ModelFileError(
                 f"{path} is not a valid ONNX model: the Constant {node.name or ', '.join(node.output)!r} has "
                 f"{len(node.attribute) or 'no'} values instead of one."
             )
-    for node in messages_of(proto, onnx.NodeProto):  # on which of several devices it runs: one is what we write for
-        node.ClearField("device_configurations")
-    proto.ClearField("configuration")
     for attribute in messages_of(proto.graph, onnx.AttributeProto):
         if attribute.ref_attr_name:
             raise ModelFileError(
