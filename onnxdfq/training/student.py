@@ -13,10 +13,9 @@ from onnxdfq.engine import Replacement, TorchGraph
 from onnxdfq.training.weights import ShadowBias, ShadowWeight
 from onnxdfq.tuning.activations import ActivationQuantizer
 from onnxdfq.tuning.quantized import QdqGraph
+from onnxdfq.tuning.tuning import FINE_BITS, whole_reciprocals
 from passes.quantize.plan import QuantPlan, TensorQuant
 from passes.target.target import Target
-
-LEARNED_BITS = 8  # activations of fewer bits have scales worth a training
 
 
 class Student(nn.Module):
@@ -59,9 +58,13 @@ class Student(nn.Module):
             ShadowWeight(array, quant, plan.weight_integers(name, array), learn_scale=learn)
             for name, quant, array in _weights(reference or model, plan)
         )
+        whole = whole_reciprocals(model)
         quantizers = {
             key: ActivationQuantizer(
-                quant, learned=learn and quant.bits < LEARNED_BITS and quant.clip is None, searched=False
+                quant,
+                learned=learn and quant.bits < FINE_BITS and quant.clip is None,
+                searched=False,
+                whole_reciprocal=key in whole,
             )
             for key, quant in plan.activations.items()
         }

@@ -111,7 +111,7 @@ class Tuning:
         where, dtype = torch.device(device), resolve_precision(torch.device(device), "auto")
         graph = QdqGraph(model, plan, target, reference=reference)
         tied = bool(plan.bias_quants)  # all scales of such a plan hang together
-        whole = {value.name for node in model.graph for value in node.outputs if node.op_type in WHOLE_RECIPROCAL}
+        whole = whole_reciprocals(model)
         quantizers = {
             key: self._quantizer(quant, tied=tied, whole_reciprocal=key in whole).to(where)
             for key, quant in plan.activations.items()
@@ -197,6 +197,11 @@ class Tuning:
             searched=tunable and not self.learn_scales,
             whole_reciprocal=whole_reciprocal,
         )
+
+
+def whole_reciprocals(model: ir.Model) -> set[str]:
+    """Names of the activations whose scale has to be one over a whole number."""
+    return {value.name or "" for node in model.graph for value in node.outputs if node.op_type in WHOLE_RECIPROCAL}
 
 
 def tuning_for(name: str | None, *, weight_bits: int, learn_scales: bool, effort: str) -> Tuning | None:
