@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from onnxdfq.errors import InputError
@@ -50,10 +50,7 @@ class Checkpoint:
         own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
         header = {_FACTS: json.dumps({"key": self._key, **facts})}
         with atomic_write(self.path, force=True) as temporary:
-            try:
-                save_file(own, temporary, metadata=header)
-            except SafetensorError as error:  # how it tells of a full disk
-                raise OSError(28, str(error)) from error
+            temporary.write_bytes(save(own, metadata=header))
         self._last = time.monotonic()
 
     def load(self) -> Saved | None:

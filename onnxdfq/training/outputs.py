@@ -20,11 +20,7 @@ class Output:
 
 
 def distilled_outputs(graph: ir.Graph) -> Sequence[Output]:
-    """The float outputs, and of other outputs the float values in front of them; probabilities as what they are of.
-
-    Whose softmax is a class's probability is told by the graph: where one output says which class it is
-    (`answer_output`), and no other does.
-    """
+    """The float outputs, and the float values in front of other outputs; where one is a softmax, what that reads."""
     place = answer_output(graph)
     answers = [] if place is None else [graph.outputs[place], *_argmax_reads(graph.outputs[place])]
     found = []

@@ -1,12 +1,13 @@
 """The loop: the best state stays, whatever happens."""
 
+import errno
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from onnxdfq.errors import InputError, OutputError
@@ -181,10 +182,10 @@ def test_a_disk_that_is_full_leaves_the_last_checkpoint(tmp_path: Path, monkeypa
     checkpoint = Checkpoint(path, "k")
     checkpoint.save({"a": torch.ones(3)}, {"step": 1})
 
-    def full(*_: object, **__: object) -> None:
-        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("onnxdfq.training.checkpoint.save_file", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OutputError, match="the disk is full; nothing was written") as refused:
         checkpoint.save({"a": torch.zeros(3)}, {"step": 2})
     assert refused.value.exit_code == 1
