@@ -1,7 +1,7 @@
 """Layers inside If and Loop: each body is quantized as a model of its own, on what reaches it when the network runs."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 import torch
@@ -71,6 +71,7 @@ def with_quantized_bodies(
     written: ir.Model, bodies: list[ObservedBody], target: Target, calibration: Calibration
 ) -> ir.Model:
     """The written model with its bodies quantized, too."""
+    target = replace(target, static_shapes=False)  # sizes inside follow from those of what reaches a body
     for one in bodies:
         plan = calibration.decide(one.graph, one.observations, target)
         graph = one.graph.clone()

@@ -67,3 +67,13 @@ def test_a_branch_that_nothing_takes_stays_float_and_is_named(tmp_path: Path) ->
     x = np.abs(np.random.default_rng(7).normal(size=(32, 8))).astype("f4")
     result = onnxdfq.compress(path, output=tmp_path / "q.onnx", calibration=x)
     assert any("else_branch" in note and "no image takes it" in note for note in result.notes)
+
+
+def test_a_size_that_a_body_leaves_open_is_not_the_batch(tmp_path: Path) -> None:
+    path = saved(
+        CASES["a loop with a state, and what is around it"].replace("float[N,8] h", "float[N,free] h"), tmp_path
+    )
+    x = np.random.default_rng(7).normal(size=(32, 8)).astype("f4")
+    onnxdfq.compress(path, output=tmp_path / "q.onnx", calibration=x, target="qnn")
+    level = onnxdfq.evaluate(tmp_path / "q.onnx", x[:1], against=path).sqnr_db
+    assert level is not None and level > 20
