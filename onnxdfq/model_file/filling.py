@@ -168,7 +168,10 @@ def _default(spec: InputSpec, value: ir.Value) -> Filling:
     for node, position in readers:
         table = node.inputs[0] if node.op_type in ("Gather", "GatherElements") and position == 1 else None
         if table is not None and table.const_value is not None and spec.dtype.is_integer():
-            rows = table.const_value.shape.numpy()[node.attributes.get_int("axis", 0)]
+            sizes, axis = table.const_value.shape.numpy(), node.attributes.get_int("axis", 0)
+            if not -len(sizes) <= axis < len(sizes):
+                continue  # refused when it is run
+            rows = sizes[axis]
             why = f"{node.op_type} reads a table of {rows} rows"
             return Filling(kind="uniform", numbers=(0.0, rows - 1.0), why=why)
     for node, position in readers if single else ():

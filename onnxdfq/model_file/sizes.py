@@ -187,19 +187,17 @@ def _sizes_of_readers(value: ir.Value) -> Iterator[tuple[int, int]]:
         if weight is None:
             continue
         sizes = weight.shape.numpy()
-        match node.op_type:
-            case "Conv":
+        match node.op_type:  # a weight of other axes is refused later, with what else the file has wrong
+            case "Conv" if len(sizes) > 1:
                 yield 1, sizes[1] * node.attributes.get_int("group", 1)
-            case "ConvTranspose":
+            case "ConvTranspose" | "BatchNormalization" if len(sizes):
                 yield 1, sizes[0]
             case "MatMul" if len(sizes) > 1:
                 yield rank - 1, sizes[-2]
-            case "Gemm":
+            case "Gemm" if len(sizes) > 1:
                 yield rank - 1, sizes[1 if node.attributes.get_int("transB", 0) else 0]
-            case "LSTM" | "GRU" | "RNN":
+            case "LSTM" | "GRU" | "RNN" if len(sizes) > 2:
                 yield rank - 1, sizes[2]
-            case "BatchNormalization":
-                yield 1, sizes[0]
 
 
 def _suggestion(model: ir.Model, wanted: str) -> str:

@@ -170,6 +170,12 @@ def test_what_suits_an_input(text: str, weights: dict[str, Any], sentence: str) 
     assert fillings(build(text, **weights))["x"].sentence == sentence
 
 
+def test_a_table_of_too_few_axes_says_nothing() -> None:
+    model = build("(int64[N,16] x) => (float[N,16,4] y) { y = Gather(c, x) }", c=TABLE)
+    model.graph.initializers["c"].const_value = ir.tensor(np.float32(1), name="c")
+    assert fillings(model)["x"].sentence == "1 everywhere"
+
+
 def test_what_the_user_says_goes_first() -> None:
     model = build("(float[N,5] x, float[N,5] z) => (float[N,5] y) { y = Add(x, z) }")
     assert not given_by_user(model)

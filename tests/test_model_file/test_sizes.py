@@ -62,6 +62,15 @@ def test_a_size_that_a_weight_sets(text: str, weights: dict[str, Any], shape: tu
     assert shapes_of(build(text, **weights)) == [shape]
 
 
+@pytest.mark.parametrize(("text", "weights"), [case[:2] for case in WEIGHTS])
+def test_a_weight_of_too_few_axes_sets_nothing(text: str, weights: dict[str, Any]) -> None:
+    model = build(text, **weights)
+    for name, weight in model.graph.initializers.items():
+        weight.const_value = ir.tensor(f32(), name=name)
+    with pytest.raises(ShapeError, match="Input 'x' has unknown sizes"):
+        shapes_of(model)
+
+
 def test_a_size_that_a_weight_sets_is_known_everywhere() -> None:
     model = build(
         "(float[N,c] x, float[N,c] z) => (float[N,6] y) { h = Gemm(z, w) s = ReduceSum(x) y = Add(h, s) }",
