@@ -18,6 +18,8 @@ from onnxdfq.errors import DataError, DfqError, OutputError
 from onnxdfq.exporting import export
 from onnxdfq.model_file import load_model, main_input
 
+from .slow import slow
+
 pytest.importorskip("onnxscript", reason="exporting needs the extra `export`")
 
 
@@ -70,7 +72,7 @@ def run(path: Path, *arrays: Tensor) -> list[np.ndarray[Any, Any]]:
 
 
 @pytest.mark.parametrize("dynamo", [False, True])
-@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("batch", [slow(1), 4])
 def test_batch_norm_survives(tmp_path: Path, dynamo: bool, batch: int) -> None:
     torch.manual_seed(0)
     net, path = Net(), tmp_path / "net.onnx"
@@ -187,7 +189,7 @@ def raising(*_: Any) -> ir.Model:
         raise RuntimeError("\x1b[96mStep 1 of 3\x1b[0m") from error
 
 
-@pytest.mark.parametrize(("first", "reason"), [(invalid, "Reshape"), (raising, "KeyError: 'the cause'")])
+@pytest.mark.parametrize(("first", "reason"), [(invalid, "Reshape"), slow((raising, "KeyError: 'the cause'"))])
 def test_a_file_that_does_not_run_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: Any, reason: str
 ) -> None:

@@ -381,6 +381,7 @@ def test_help_has_sections_and_an_example(cli: Cli) -> None:
     assert "onnxdfq compress model.onnx --bits w8a8" in said
 
 
+@pytest.mark.slow
 def test_verbose_logs_what_passes_change_and_quiet_shows_nothing(model: Path) -> None:
     command = [sys.executable, "-m", "onnxdfq", "compress", model, *QUICK, "--force"]
     loud = subprocess.run([*command, "-v"], capture_output=True, text=True, check=True)

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from onnxdfq.engine import TorchGraph
 
-from ..slow import slow
-
 MODELS = (
     "convmixer_cifar10",
     "fastestdet_coco",
@@ -87,7 +85,8 @@ def test_channels_last_survives_the_convolutions(shared_data: Path) -> None:
         torch.testing.assert_close(last, plain, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["resnet8_cifar10", slow("vit_cifar10")])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet8_cifar10", "vit_cifar10"])
 def test_compiles_as_one_graph(shared_data: Path, name: str) -> None:
     """Never run before, so the plan is made while torch traces; and again for a second batch size."""
     model = _load(shared_data, name)

@@ -16,6 +16,8 @@ from onnxdfq.model_file import load_model
 from passes.canonical.canonicalize import Canonicalize
 from passes.canonical.fold_batch_norm import FoldBatchNorm
 
+from ..slow import slow
+
 SAMPLES = Path(__file__).resolve().parents[2] / "samples" / "digits"
 DIGITS, TEST = SAMPLES / "digits.onnx", SAMPLES / "digits_test.npz"
 
@@ -118,7 +120,7 @@ def test_folded_models_say_why() -> None:
         onnxdfq.compress(model, method="dfmpc", bits="w2/6")
 
 
-@pytest.mark.parametrize("bits", ["w2/6", "w2/6a8"])
+@pytest.mark.parametrize("bits", [slow("w2/6"), "w2/6a8"])
 def test_folded_models_are_quantized_by_images_of_the_users_own(tmp_path: Path, bits: str) -> None:
     images = tmp_path / "images.npz"
     onnxdfq.synthesize(DIGITS, output=images, images=64, steps=60)

@@ -88,6 +88,7 @@ def test_statistics_are_of_the_set_not_of_each_batch(small_model: ir.Model) -> N
     assert images.pixels.mean((1, 2, 3)).std() > 0.1
 
 
+@pytest.mark.slow
 def test_without_aggregation_each_batch_fits_by_itself(small_model: ir.Model) -> None:
     method = Dgh(steps=60, batch_size=2, stretching=0.0)
     distances = []

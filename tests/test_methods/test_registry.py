@@ -81,18 +81,25 @@ def strange(tmp_path: Path) -> Path:
 
 
 def test_a_method_and_a_target_of_another_package(strange: Path, tmp_path: Path) -> None:
-    def onnxdfq_command(*arguments: str) -> str:
-        code = f"import sys; sys.path[:0] = [{str(strange)!r}, {str(REPOSITORY)!r}]; from onnxdfq.cli.main import main"
-        command = [sys.executable, "-c", f"{code}; main()", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
-
-    assert "grey" in onnxdfq_command("methods") and "a toaster" in onnxdfq_command("targets")
-    assert "grey.level  float   0.5" in onnxdfq_command("methods", "grey")
-    written = onnxdfq_command(
-        "compress",
-        str(DIGITS / "digits.onnx"),
-        *("-m", "grey", "--set", "grey.level=0.25", "--target", "toaster", "--images", "8", "-o", "q.onnx", "--json"),
-    )
+    settings = ("-m", "grey", "--set", "grey.level=0.25", "--target", "toaster", "--images", "8")
+    commands = [
+        ("methods",),
+        ("targets",),
+        ("methods", "grey"),
+        ("compress", str(DIGITS / "digits.onnx"), *settings, "-o", "q.onnx", "--json"),
+        ("lint", "q.onnx", "--target", "toaster"),
+    ]
+    code = f"""
+import sys
+sys.path[:0] = [{str(strange)!r}, {str(REPOSITORY)!r}]
+from onnxdfq.cli.main import main
+for command in {commands!r}:
+    main(command, standalone_mode=False)
+    print("=" * 9)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    methods, targets, grey, written, linted, _ = run.stdout.split("=" * 9)
+    assert "grey" in methods and "a toaster" in targets and "grey.level  float   0.5" in grey
     assert (json.loads(written)["method"], json.loads(written)["images"]) == ("grey", 8)
     biases = [
         numpy_helper.to_array(tensor)
@@ -101,7 +108,7 @@ def test_a_method_and_a_target_of_another_package(strange: Path, tmp_path: Path)
         if node.op_type in ("Conv", "Gemm") and tensor.name == node.input[2]
     ]
     assert len(biases) > 5 and not any(bias.any() for bias in biases)
-    assert "a toaster" in onnxdfq_command("lint", "q.onnx", "--target", "toaster")
+    assert "a toaster" in linted
 
 
 def test_a_target_by_the_path_of_its_file(tmp_path: Path) -> None:

@@ -318,6 +318,7 @@ def test_small_negative_tails_are_pointed_out(tmp_path: Path) -> None:
         assert result.notes.count(hint) == wanted
 
 
+@pytest.mark.slow
 def test_biases_of_scales_are_not_tuned(tmp_path: Path) -> None:
     """Nor is it said that their weights were forgotten."""
     path = write(tmp_path / "m.onnx", DENSE, DENSE_WEIGHTS, outputs={"y": ["N", 8, 8, 8]})

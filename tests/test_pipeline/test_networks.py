@@ -235,7 +235,7 @@ NORMALIZED_FIRST = {"densenet": 3, "preactivation": 3}  # normalizations before 
 @pytest.mark.parametrize(
     ("name", "dynamo"),
     [
-        *all_but(((name, False) for name in NETWORKS), [("efficientnet", False), ("taps", False), ("unet", False)]),
+        *all_but(((name, False) for name in NETWORKS), [("efficientnet", False), ("taps", False)]),
         *all_but([("mobilenetv3", True), ("detector", True), ("vit", True)], [("vit", True)]),
     ],
 )

@@ -10,6 +10,8 @@ from onnxdfq.model_file import load_model
 from passes.canonical.canonicalize import Canonicalize
 from passes.canonical.fold_batch_norm import FoldBatchNorm
 
+from ...slow import slow
+
 SAMPLES = Path(__file__).resolve().parents[3] / "samples" / "digits"
 DIGITS, TEST = SAMPLES / "digits.onnx", SAMPLES / "digits_test.npz"
 
@@ -55,7 +57,7 @@ def test_low_bits_of_dfq_are_not_tuned(tmp_path: Path) -> None:
     assert "blocks_tuned" not in result.metrics
 
 
-@pytest.mark.parametrize("settings", [{"equalize": True}, {"split_channels": 0.1}, {"clipping": "max"}])
+@pytest.mark.parametrize("settings", [{"equalize": True}, slow({"split_channels": 0.1}), slow({"clipping": "max"})])
 def test_edits_before_the_numbers(tmp_path: Path, settings: dict[str, object]) -> None:
     common = {"method": "noise", "images": 16, "bits": "w6a8", "tuning": "none"}
     plain = onnxdfq.compress(DIGITS, output=tmp_path / "plain.onnx", **common)  # type: ignore[arg-type]

@@ -23,7 +23,6 @@ from passes.canonical.fold_batch_norm import FoldBatchNorm
 from passes.moments.moments import Moments, batch_norm_moments
 
 from ...graphs import build
-from ...slow import slow
 
 ORT = load_target("ort")
 BETA, GAMMA = np.array([0.5, -1.0, 2.0]), np.array([1.0, 0.5, 3.0])
@@ -160,9 +159,10 @@ def test_a_known_range_stands_in_where_no_distribution_follows(operator: str, lo
     assert spread.std == pytest.approx([(high - low) / 12**0.5], rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "shapes"),
-    [("ppocr_cls", {"x": (1, 3, 48, 192)}), slow(("pplcnet_orientation", {})), slow(("fastestdet_coco", {}))],
+    [("ppocr_cls", {"x": (1, 3, 48, 192)}), ("pplcnet_orientation", {}), ("fastestdet_coco", {})],
 )
 def test_networks_that_end_in_a_softmax(shared_data: Path, tmp_path: Path, name: str, shapes: dict[str, Any]) -> None:
     path = shared_data / "models" / f"{name}.onnx"
