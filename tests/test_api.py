@@ -74,6 +74,16 @@ def test_evaluation_takes_labels_with_them() -> None:
     assert onnxdfq.evaluate(onnx.load(MODEL), ARCHIVE["images"][:24], normalize="none").top1 is None
 
 
+def test_labels_of_samples_that_the_output_mixes_count_nothing(tmp_path: Path) -> None:
+    graph = onnx.parser.parse_graph("g (float[N,6,8] x) => (float[6,8] y) { y = ReduceSum<keepdims=0>(x, axis) }")
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array([0]), "axis"))
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
+    onnx.save(model, tmp_path / "m.onnx")
+    np.savez(tmp_path / "data.npz", x=np.ones((4, 6, 8), np.float32), labels=np.zeros(4, np.int64))
+    found = onnxdfq.evaluate(tmp_path / "m.onnx", tmp_path / "data.npz", against=tmp_path / "m.onnx")
+    assert (found.count, found.top1, found.top1_float, found.agreement) == (4, None, None, 1.0)
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [

@@ -161,7 +161,8 @@ class _Score:
             other: The float model's.
             labels: Of these samples.
         """
-        self.classifies = chosen is not None and chosen.ndim == 1
+        # outputs that mix the samples of a batch have rows of their own
+        self.classifies = chosen is not None and (chosen.ndim == 1 if labels is None else chosen.shape == labels.shape)
         if labels is not None and chosen is not None and self.classifies:
             self.right += int((chosen == labels).sum())
         if expected is None:
@@ -169,7 +170,7 @@ class _Score:
         self.compared = True
         if chosen is not None and other is not None and other.shape == chosen.shape:
             self.equal, self.positions = self.equal + int((chosen == other).sum()), self.positions + chosen.size
-        if labels is not None and other is not None and self.classifies:
+        if labels is not None and other is not None and self.classifies and other.shape == labels.shape:
             self.right_float += int((other == labels).sum())
         for place, (value, reference) in enumerate(zip(outputs, expected, strict=True)):
             self.not_finite += _not_finite(value, reference)
