@@ -8,7 +8,7 @@ from types import MappingProxyType
 import onnx_ir as ir
 from torch import Tensor
 
-from onnxdfq.calibration.activations import IMAGE_BITS, ActivationGrids
+from onnxdfq.calibration.activations import BOUNDARY_BITS, ActivationGrids
 from onnxdfq.calibration.biases import BiasCorrection, layers_with_bias, with_biases, with_short_biases
 from onnxdfq.calibration.observation import Observations, observe, observe_runs
 from onnxdfq.calibration.shift_negative import find_shifts, with_shifts
@@ -20,7 +20,7 @@ from onnxdfq.progress import Progress, Steps
 from onnxdfq.recipe.bits import FLOAT_BITS, LayerBits, check_layers
 from onnxdfq.recipe.choices import Clipping, Scheme
 from passes.graph.bodies import bodies_with_layers
-from passes.graph.editing import initializer_array
+from passes.graph.editing import initializer_array, name_of
 from passes.quantize.pair_sums import within_pair_sums
 from passes.quantize.plan import QuantPlan, TensorQuant
 from passes.quantize.points import Fusion, QuantPoints, WeightUse, data_input, find_quant_points
@@ -35,7 +35,8 @@ class Calibration:
 
     Args:
         weight_bits: 2 to 8, per output channel or per tensor, as the target has it.
-        activation_bits: 2 to 8, 16, or 32 for float, per tensor; the image input keeps at least 8.
+        activation_bits: 2 to 8, 16, or 32 for float, per tensor; inputs of the network, and outputs that no layer
+            reads, keep at least 8.
         scheme: Thresholds 2**k, 2**k for activations only, or free.
         clipping: How thresholds are found (see `thresholds`).
         correct_bias: Whether biases take back the mean shift of weight rounding.
@@ -245,9 +246,8 @@ class Calibration:
         overrides: Mapping[str, TensorQuant],
     ) -> dict[str, TensorQuant]:
         widths = self.activation_widths(model, points)
-        for value in model.graph.inputs:
-            if value.name in widths:
-                widths[value.name] = max(widths[value.name], IMAGE_BITS)
+        for name in self._boundary(model, points):
+            widths[name] = max(widths[name], BOUNDARY_BITS)
         producers = {value.name: node for node in model.graph for value in node.outputs}
         grids = ActivationGrids(
             target=target,
@@ -275,6 +275,15 @@ class Calibration:
             )
             activations[name] = quant
         return activations
+
+    def _boundary(self, model: ir.Model, points: QuantPoints) -> set[str]:
+        """Activations that enter the network, or leave it with no layer reading them."""
+        nodes = {node.name: node for node in model.graph}
+        sources = (data_input(nodes[use.node], use) for use in points.weights)
+        read = {points.same_as.get(source, source) for source in sources}
+        outputs = {name_of(value) for value in model.graph.outputs}
+        left = {points.same_as.get(name, name) for name in outputs} - read
+        return (left | {name_of(value) for value in model.graph.inputs}) & set(points.activations)
 
     def _weight(self, model: ir.Model, use: WeightUse, target: Target) -> TensorQuant:
         pin = self.layer_bits.get(use.node)

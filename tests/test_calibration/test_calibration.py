@@ -79,10 +79,16 @@ def test_signs_and_known_ranges() -> None:
         assert (float(found[name].threshold), found[name].signed) == (1.0, False)
 
 
-def test_only_the_image_keeps_eight_bits() -> None:
-    model = build("(float[N,3] x) => (float[N,3] y) { y = Gemm (x, w) }", w=np.eye(3, dtype="f4"))
+def test_what_enters_and_what_leaves_keeps_eight_bits() -> None:
+    model = build(
+        "(float[N,3] x) => (float[N,3] r, float[3,N] z) "
+        "{ h = Gemm (x, w)  r = Relu (h)  k = Gemm (r, w)  s = Relu (k)  y = Gemm (s, w)  z = Transpose (y) }",
+        w=np.eye(3, dtype="f4"),
+    )
     found = plan(model, np.random.default_rng(0).normal(size=(64, 3)), weight_bits=3, activation_bits=4)
-    assert (found.activations["x"].bits, found.activations["y"].bits, found.weights["w"].bits) == (8, 4, 3)
+    # a layer reads 'r', though it leaves, too
+    assert {name: quant.bits for name, quant in found.activations.items()} == {"x": 8, "r": 4, "s": 4, "y": 8}
+    assert found.weights["w"].bits == 3
 
 
 def test_float_activations_leave_weights_only() -> None:

@@ -90,6 +90,7 @@ def test_calibration_gives_each_layer_its_bits() -> None:
     # the image keeps 8 bits; 'f' only moves 'r' about, so the layer's input is 'r'
     assert {name: quant.bits for name, quant in found.activations.items()} == {"x": 8, "r": 5, "y": 8, "z": 8}
     alone = plan(activation_bits=5)
+    assert {name: quant.bits for name, quant in alone.activations.items()} == {"x": 8, "r": 5, "y": 8, "z": 8}
     assert found.activations["r"].threshold == alone.activations["r"].threshold
 
 
