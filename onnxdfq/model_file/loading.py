@@ -65,7 +65,7 @@ def read_float_model(
     refuse_quantized(model, path)
     refuse_text(model, path)
     refuse_wild_flags(model, path)
-    inline_functions(model)
+    inline_functions(model, path)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.RemoveInitializersFromInputsPass()(model)
     _tell_nodes_apart(model)
@@ -125,10 +125,17 @@ def read_any_model(path: Path) -> ir.Model:
     return model
 
 
-def inline_functions(model: ir.Model) -> None:
+def inline_functions(model: ir.Model, path: Path) -> None:
     """Puts the bodies of functions in the place of their calls, in place.
 
     A function that is called as one of ONNX's own operators goes without: runtimes compute that operator.
+
+    Args:
+        model: Edited in place.
+        path: Of its file, for error messages.
+
+    Raises:
+        ModelFileError: A body is of another opset than the model, takes graphs, or has fewer inputs than a call.
     """
     opset = model.opset_imports.get("", 0)
     for identifier in list(model.functions):
@@ -136,7 +143,10 @@ def inline_functions(model: ir.Model) -> None:
         if domain == "" and onnx.defs.has(name, opset):
             del model.functions[identifier]
     if model.functions:
-        common.InlinePass()(model)
+        try:
+            common.InlinePass()(model)
+        except (ValueError, ir.passes.PassError) as error:
+            raise ModelFileError(f"{path}: a function cannot take the place of its call: {error}") from error
 
 
 def _drop_unused_outputs(model: ir.Model) -> int:

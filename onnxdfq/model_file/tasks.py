@@ -92,7 +92,7 @@ def read_any(stage: Stage, path: Path, *, folder: str, inferred: bool, run: bool
     model = read_any_model(path)
     _limits_for(path).apply()
     if inferred:
-        inline_functions(model)
+        inline_functions(model, path)
         infer_shapes(model, strict=False)
     if run:
         stage(RUNNING)

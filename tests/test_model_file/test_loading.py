@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import helper
 
+import onnxdfq
 from onnxdfq.errors import (
     ModelFileError,
     ShapeError,
@@ -211,18 +212,34 @@ def test_a_scale_of_attention_becomes_a_constant(tmp_path: Path) -> None:
     assert_same_function(path, model, 3, 8, 8)
 
 
-def test_functions_are_inlined(tmp_path: Path) -> None:
+def with_function(opset: int) -> onnx.ModelProto:
+    """A network whose Relu is a function of its own, of this opset."""
     proto = conv_net()
     body = [helper.make_node("Relu", ["a"], ["b"])]
-    opset = [helper.make_opsetid("", 17)]
-    proto.functions.append(helper.make_function("pkg", "act", ["a"], ["b"], body, opset))
+    proto.functions.append(helper.make_function("pkg", "act", ["a"], ["b"], body, [helper.make_opsetid("", opset)]))
     proto.opset_import.append(helper.make_opsetid("pkg", 1))
     proto.graph.node[2].CopyFrom(helper.make_node("act", ["bn_y"], ["relu_y"], name="relu", domain="pkg"))
-    path = saved(proto, tmp_path)
+    return proto
+
+
+def test_functions_are_inlined(tmp_path: Path) -> None:
+    path = saved(with_function(17), tmp_path)
     model = load_model(path)
     assert not model.functions
     assert {node.domain for node in model.graph} == {""}
     assert_same_function(path, model, 3, 8, 8)
+
+
+def test_a_function_of_another_opset_is_refused(tmp_path: Path) -> None:
+    path = saved(with_function(15), tmp_path)
+    with pytest.raises(
+        ModelFileError, match=r"a function cannot take the place of its call: Opset mismatch .*pkg::act"
+    ):
+        load_model(path)
+    with pytest.raises(
+        ModelFileError, match=r"a function cannot take the place of its call: Opset mismatch .*pkg::act"
+    ):
+        onnxdfq.lint(path)
 
 
 @pytest.mark.parametrize("size", [7, 2**63 - 1])
