@@ -1,12 +1,8 @@
 """How images lie in memory: as many together as a budget of bytes allows, their channels side by side."""
 
 import math
-from collections.abc import Iterable
 
 import onnx_ir as ir
-import torch
-from jaxtyping import Shaped
-from torch import Tensor
 
 BATCH_BYTES = 2**24  # what the values of one batch may take; with more, which no cache holds, convolutions are slower
 
@@ -40,11 +36,6 @@ def bytes_behind(model: ir.Model) -> dict[str, int]:
             behind[value.name or ""] = total
         total += sum(map(_bytes, node.outputs))
     return behind | {value.name or "": total for value in model.graph.inputs}
-
-
-def channels_last(tensors: Iterable[Shaped[Tensor, "..."]]) -> tuple[Shaped[Tensor, "..."], ...]:
-    """The same tensors, those of rank 4 with their channels side by side: on a CPU, convolutions take half the time."""
-    return tuple(x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in tensors)
 
 
 def _bytes(value: ir.Value) -> int:

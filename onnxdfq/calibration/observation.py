@@ -10,9 +10,10 @@ from jaxtyping import Float, Float64
 from numpy.typing import NDArray
 
 from onnxdfq.calibration.histogram import Histogram
-from onnxdfq.calibration.memory import BATCH_BYTES, channels_last, images_within
+from onnxdfq.calibration.memory import BATCH_BYTES, images_within
 from onnxdfq.engine import TorchGraph
 from onnxdfq.engine.feeds import Feeds
+from onnxdfq.engine.precision import channels_last
 from onnxdfq.errors import DataError
 from onnxdfq.images.samples import SamplesLike
 
@@ -78,7 +79,7 @@ def observe(
     with torch.no_grad():
         at_once = min(batch_size, images_within(model, BATCH_BYTES))
         for number, batch in enumerate(Feeds(model).batches(graph.input_names, pixels, at_once, device)):
-            _take_in(graph.stream(*channels_last(batch)), histograms, means)
+            _take_in(graph.stream(*map(channels_last, batch)), histograms, means)
             # the caller counts batches of its own size
             ends = [min((number + one) * at_once, len(pixels)) for one in (0, 1)]
             for _ in range(-(-ends[0] // batch_size), -(-ends[1] // batch_size)):

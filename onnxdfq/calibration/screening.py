@@ -15,9 +15,10 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from onnxdfq.calibration.memory import BATCH_BYTES, bytes_behind, channels_last, images_within
+from onnxdfq.calibration.memory import BATCH_BYTES, bytes_behind, images_within
 from onnxdfq.engine import TorchGraph
 from onnxdfq.engine.feeds import Feeds
+from onnxdfq.engine.precision import channels_last
 from onnxdfq.images.samples import SamplesLike
 from passes.graph.compared import compared_values
 from passes.quantize.plan import QuantPlan, TensorQuant
@@ -103,7 +104,7 @@ def _estimates(
     found: dict[str, Estimates] = {name: np.zeros((2, len(by_index))) for name, by_index in plans.items()}
     size = min(images_within(model, 4 * BATCH_BYTES, keeps_all=True), len(pixels))
     for batch in Feeds(model).batches(graph.input_names, pixels, size, device):
-        given = (tensor.requires_grad_(tensor.is_floating_point()) for tensor in channels_last(batch))
+        given = (tensor.requires_grad_(tensor.is_floating_point()) for tensor in map(channels_last, batch))
         values = dict(graph.stream(*given))
         results = [values[name] for name in outputs if values[name].requires_grad]
         for gradients in _gradients(results, [values[name] for name in plans], -(-PROBES // len(pixels)), signs):

@@ -12,10 +12,10 @@ from jaxtyping import Float, Float32
 from numpy.typing import NDArray
 from torch import Tensor
 
-from onnxdfq.calibration.memory import channels_last
 from onnxdfq.calibration.screening import rounded
 from onnxdfq.engine import TorchGraph
 from onnxdfq.engine.feeds import Feeds
+from onnxdfq.engine.precision import channels_last
 from onnxdfq.errors import InputError
 from onnxdfq.images.samples import SamplesLike
 from passes.graph.bodies import captured_values
@@ -127,7 +127,7 @@ class _Sweep:
         feeds = Feeds(model)
         self._point = 0
         self._states: list[Values] = [
-            dict(zip(feeds.names, channels_last(batch), strict=True))
+            dict(zip(feeds.names, map(channels_last, batch), strict=True))
             for batch in feeds.batches(feeds.names, pixels, batch_size, device)
         ]
         graph = self.downstream()

@@ -1,6 +1,8 @@
-"""The floating-point type that a device computes fastest in."""
+"""What a device computes fastest in: its floating-point type, and the order of numbers in memory."""
 
 import torch
+from jaxtyping import Shaped
+from torch import Tensor
 
 from onnxdfq.recipe.choices import Precision
 
@@ -18,3 +20,13 @@ def resolve_precision(device: torch.device, precision: Precision) -> torch.dtype
     else:
         native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if native else torch.float32
+
+
+def computing_in(dtype: torch.dtype, device: torch.device) -> torch.autocast:
+    """A context in which products of matrices and convolutions are computed in `dtype`; nothing else for float32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16)
+
+
+def channels_last(tensor: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
+    """Of rank 4 with channels last in memory, on which convolutions take half the time on a CPU."""
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor

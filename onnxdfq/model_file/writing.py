@@ -65,6 +65,17 @@ def check_folder(path: Path) -> None:
         raise OutputError(f"{path} cannot be written: the folder {what} is not writable; choose another folder.")
 
 
+def make_folder(path: Path) -> None:
+    """Makes a folder for files, where it is not there yet.
+
+    Raises:
+        OutputError: As `check_folder` does, and with exit code 1 where the disk is full or fails.
+    """
+    check_folder(path)
+    with _as_output_error(path):
+        path.mkdir(exist_ok=True)
+
+
 @contextmanager
 def atomic_write(path: Path, *, force: bool = False) -> Iterator[Path]:
     """Yields a temporary path of the same name; the file there is renamed to `path` when the block ends.

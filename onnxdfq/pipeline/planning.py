@@ -21,6 +21,7 @@ from onnxdfq.images.images import Images
 from onnxdfq.images.source import ImageSource
 from onnxdfq.methods.effort import limit_of, visits_within
 from onnxdfq.methods.method import FloatModel, Measurement, Method, Note, Run
+from onnxdfq.model_file.writing import make_folder
 from onnxdfq.recipe.budget import Budget
 from onnxdfq.training.checkpoint import Checkpoint
 from onnxdfq.training.distilling import Distilling
@@ -231,7 +232,7 @@ def _checkpoint(case: Case, distilling: Distilling, images: Images, planning: Pl
     folder, run = planning.run.work_dir, planning.run
     if folder is None:
         return None
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     digest = sha256(case.plan.fingerprint.encode())
     for part in (version("onnxdfq"), planning.model.digest, run.recipe.to_toml(), run.device, repr(distilling)):
         digest.update(part.encode())

@@ -1,7 +1,6 @@
 """The network as a synthesis method sees it: image in, statistics' tensors and outputs out."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from onnxdfq.engine import TorchGraph
 from onnxdfq.engine.feeds import Feeds
-from onnxdfq.engine.precision import resolve_precision
+from onnxdfq.engine.precision import channels_last, computing_in, resolve_precision
 from onnxdfq.errors import DataError, NoBatchNorm
 from onnxdfq.model_file import InputSpec
 from onnxdfq.recipe.choices import Precision
@@ -112,11 +111,8 @@ class TappedNetwork:
         Returns:
             Taps of the L layers, each (N, C_l, *), and the float outputs, each (N, *).
         """
-        laid = {
-            name: tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
-            for name, tensor in given.items()
-        }
-        with self._autocast():
+        laid = {name: channels_last(tensor) for name, tensor in given.items()}
+        with computing_in(self._dtype, self.device):
             values = self._graph(*self._feeds.of(self._graph.input_names, laid))
         for tap in self._tap_of_layer:
             if not values[tap].numel():
@@ -142,9 +138,6 @@ class TappedNetwork:
 
     def _vector(self, array: Float[NDArray[np.floating[Any]], "c"]) -> Float32[Tensor, "c"]:
         return torch.tensor(array, dtype=torch.float32, device=self.device)
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._dtype is torch.bfloat16)
 
 
 def as_input(spec: InputSpec, planes: Float32[Tensor, "n c h w"]) -> Float32[Tensor, "n ..."]:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from onnxdfq.engine.dtypes import from_numpy
 from onnxdfq.engine.feeds import Feeds
+from onnxdfq.engine.precision import channels_last
 from onnxdfq.images.samples import Samples
 from onnxdfq.training.augmentation import flipped_and_shifted, mixed
 
@@ -48,9 +49,4 @@ class TrainingData:
         if generator is not None and self._views:
             images = mixed(given[self._main.name], generator)
             given[self._main.name] = flipped_and_shifted(images, generator, self._main.image or "first")
-        return tuple(map(_laid_out, self._feeds.of(self._feeds.names, given)))
-
-
-def _laid_out(tensor: Tensor) -> Tensor:
-    """Of rank 4 with channels last in memory, which convolutions are faster on."""
-    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+        return tuple(map(channels_last, self._feeds.of(self._feeds.names, given)))

@@ -9,7 +9,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from onnxdfq.engine import TorchGraph
-from onnxdfq.engine.precision import resolve_precision
+from onnxdfq.engine.precision import computing_in, resolve_precision
 from onnxdfq.images.samples import Samples, SamplesLike
 from onnxdfq.progress import Progress
 from onnxdfq.training.checkpoint import Checkpoint
@@ -105,7 +105,7 @@ class Distilling:
 
         def loss_of(index: Int64[Tensor, "n"], views: torch.Generator | None) -> Tensor:
             inputs = data.batch(index, views)
-            with torch.no_grad(), torch.autocast(where.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
+            with torch.no_grad(), computing_in(dtype, where):
                 expected = teacher(*inputs)
             found = student(*inputs)
             count = len(outputs)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from onnxdfq.engine import Replacement, TorchGraph
+from onnxdfq.engine.precision import computing_in
 from onnxdfq.training.weights import ShadowBias, ShadowWeight
 from onnxdfq.tuning.activations import ActivationQuantizer
 from onnxdfq.tuning.quantized import QdqGraph
@@ -95,7 +96,7 @@ class Student(nn.Module):
         inputs: those of the model, in the order of `input_names`.
         """
         weights, biases = [weight() for weight in self.weights], [self._bias(layer) for layer in self._shadow_biases()]
-        with torch.autocast(inputs[0].device.type, dtype=torch.bfloat16, enabled=self._dtype is torch.bfloat16):
+        with computing_in(self._dtype, inputs[0].device):
             found: tuple[Tensor, ...] = self._graph(*inputs, *weights, *biases)
         return found
 

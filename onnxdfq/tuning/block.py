@@ -8,6 +8,7 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 
 from onnxdfq.engine import Replacement, TorchGraph
+from onnxdfq.engine.precision import computing_in
 from onnxdfq.tuning.activations import ActivationQuantizer
 from onnxdfq.tuning.blocks import Block
 from onnxdfq.tuning.quantized import QdqGraph
@@ -96,7 +97,7 @@ class TunedBlock(nn.Module):
         """The block's output from its input, tuned and float; all of them before they are quantized."""
         if self._entry_quantizer is not None:
             entry = self._entry_quantizer.mixed(entry, float_entry)
-        with torch.autocast(entry.device.type, dtype=torch.bfloat16, enabled=self._dtype is torch.bfloat16):
+        with computing_in(self._dtype, entry.device):
             (result,) = self._graph(entry, *(rounding() for rounding in self.roundings))
         output: Tensor = result
         return output

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -23,7 +24,7 @@ from onnxdfq.model_file import (
     saving,
     writing,
 )
-from onnxdfq.model_file.writing import staging
+from onnxdfq.model_file.writing import make_folder, staging
 
 from .conftest import small
 
@@ -90,6 +91,20 @@ def test_a_folder_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(OutputError, match=r"not writable|Permission denied; choose another folder") as caught:
         save_model(model, folder / "out.onnx")
     assert caught.value.exit_code == 2
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_folder(tmp_path / "work")
+    make_folder(tmp_path / "work")
+    assert (tmp_path / "work").is_dir()
+
+    def full(path: Path, **_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(OutputError, match="other cannot be written: the disk is full; nothing was written") as caught:
+        make_folder(tmp_path / "other")
+    assert caught.value.exit_code == 1
 
 
 def test_disk_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,6 +290,7 @@ def test_an_interruption_that_a_library_swallowed_comes_before_the_first_rename(
 STAGE = """
 import sys, time
 from pathlib import Path
+from typing import Any
 from onnxdfq.model_file.writing import staging
 from onnxdfq.signals import raise_ending
 raise_ending()
