@@ -1,4 +1,4 @@
-"""How images lie in memory: as many together as a budget of bytes allows, their channels side by side."""
+"""How many images lie in memory together: as many as a budget of bytes allows."""
 
 import math
 

@@ -1,6 +1,7 @@
 """What distillation adds to BRECQ, on the same images: `python -m samples.low_bits.distil`, from the project's root."""
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from samples.record import write_results
 
 RESULTS = Path(__file__).with_name("distil.json")
 BITS = ("w3a3", "w4a4", "w2a4")
+TUNINGS = ("brecq", "distil")
 SEED = 0
 
 
@@ -17,11 +19,21 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         images = Path(folder) / "images.npz"
-        settings = [Setting(bits=bits, tuning=tuning) for bits in BITS for tuning in ("brecq", "distil")]
+        settings = [Setting(bits=bits, tuning=tuning) for bits in BITS for tuning in TUNINGS]
         seconds = make_images(STUDIED, settings[0], SEED, images)
         for setting in settings:
             rows.extend(measure(STUDIED, setting, SEED, images, seconds))
             write_results(RESULTS, rows)
+    print(table(rows, BITS))
+
+
+def table(rows: list[dict[str, Any]], widths: Sequence[str]) -> str:
+    """Drops as the README shows them."""
+    lines = ["| tuning | " + " | ".join(widths) + " |", "|---|" + "---|" * len(widths)]
+    for tuning in TUNINGS:
+        drops = {row["bits"]: f"{row['drop_points']:.2f}" for row in rows if row["tuning"] == tuning}
+        lines.append(f"| {tuning} | " + " | ".join(drops.get(bits, "–") for bits in widths) + " |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

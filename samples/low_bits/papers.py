@@ -27,6 +27,7 @@ from passes.canonical.fold_batch_norm import FoldBatchNorm
 from passes.quantize.plan import QuantPlan
 from passes.write.insert_qdq import InsertQdq
 from samples.accuracy.run import CASES, DATA, accuracies
+from samples.low_bits.distil import table
 from samples.low_bits.run import STUDIED, Setting, make_images
 from samples.record import write_results
 
@@ -86,6 +87,7 @@ def main() -> None:
             for row in measure(images, bits, Path(name)):
                 rows.append(row | {"seconds_images": seconds})
                 write_results(RESULTS, rows)
+    print(table(rows, BITS))
 
 
 if __name__ == "__main__":
