@@ -232,14 +232,9 @@ def test_functions_are_inlined(tmp_path: Path) -> None:
 
 def test_a_function_of_another_opset_is_refused(tmp_path: Path) -> None:
     path = saved(with_function(15), tmp_path)
-    with pytest.raises(
-        ModelFileError, match=r"a function cannot take the place of its call: Opset mismatch .*pkg::act"
-    ):
-        load_model(path)
-    with pytest.raises(
-        ModelFileError, match=r"a function cannot take the place of its call: Opset mismatch .*pkg::act"
-    ):
-        onnxdfq.lint(path)
+    for read in (load_model, onnxdfq.lint):
+        with pytest.raises(ModelFileError, match="a function cannot take the place of its call: Opset mismatch"):
+            read(path)
 
 
 @pytest.mark.parametrize("size", [7, 2**63 - 1])
