@@ -10,6 +10,8 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
+
 from onnxdfq.errors import DfqError
 from onnxdfq.model_file.handover import hand_over
 from onnxdfq.model_file.loading import inline_functions, prepare_model, read_any_model, read_float_model
@@ -22,6 +24,7 @@ from onnxdfq.sandbox import Limits, Stage, serve
 
 TIMES_ITS_SIZE = 6  # of memory that a large model gets: protobufs, sessions and weights in several forms
 SECONDS_PER_MEGABYTE = 1
+NODES_PER_SECOND = 100  # twice what 10,000 layers with their BatchNormalizations and Relus take
 
 
 def blaming_the_file(task: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
@@ -62,7 +65,7 @@ def open_float(
     """
     stage(READING)
     model = read_float_model(path, input_shape=input_shape, data=data, fed=fed)
-    _limits_for(path).apply()
+    limits_for(path, model).apply()
     stage(RUNNING)
     reference = run_file(path, model)
     stage(CONVERTING)
@@ -90,7 +93,7 @@ def read_any(stage: Stage, path: Path, *, folder: str, inferred: bool, run: bool
     """
     stage(READING)
     model = read_any_model(path)
-    _limits_for(path).apply()
+    limits_for(path, model).apply()
     if inferred:
         inline_functions(model, path)
         infer_shapes(model, strict=False)
@@ -101,13 +104,19 @@ def read_any(stage: Stage, path: Path, *, folder: str, inferred: bool, run: bool
     return {}
 
 
-def _limits_for(path: Path) -> Limits:
-    """More of everything for a file that is large itself."""
+def limits_for(path: Path, model: ir.Model) -> Limits:
+    """More of everything for a file that is large itself, and more time for many nodes.
+
+    Args:
+        path: Of the file.
+        model: What was read of it.
+    """
     size, least = sum(file.stat().st_size for file in files_of(path)), Limits()
+    nodes = sum(1 for _ in model.graph.all_nodes())
     return replace(
         least,
         memory=max(least.memory, TIMES_ITS_SIZE * size),
-        seconds=least.seconds + SECONDS_PER_MEGABYTE * size // 2**20,
+        seconds=least.seconds + SECONDS_PER_MEGABYTE * size // 2**20 + nodes // NODES_PER_SECOND,
         file_size=max(least.file_size, TIMES_ITS_SIZE * size),
     )
 

@@ -22,7 +22,7 @@ class Limits:
 
     memory: int = 4 * GIB
     seconds: int = 25
-    wall_seconds: int = 120
+    wall_seconds: int = 600
     file_size: int = 4 * GIB
     open_files: int = 128
     processors: int = 2

@@ -14,6 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxdfq.errors import ModelFileError, ShapeError
 from onnxdfq.evaluation import Session
 from onnxdfq.model_file import Opened, Opening, load_model, read_model
+from onnxdfq.model_file.tasks import limits_for
+from onnxdfq.sandbox import Limits
 
 from .conftest import assert_same_function, build, conv_net, noise, run, saved, weight
 
@@ -32,6 +34,14 @@ def with_function(name: str, body: list[onnx.NodeProto], *, domain: str = "local
         helper.make_function(domain, name, ["a"], ["b"], body, [helper.make_opsetid("", 17), *proto.opset_import[1:]])
     )
     return proto
+
+
+def test_many_nodes_have_more_time(tmp_path: Path) -> None:
+    few = build([helper.make_node("Relu", ["x"], ["y"])], {})
+    names = ["x", *(f"v{number}" for number in range(9_999)), "y"]
+    many = build([helper.make_node("Relu", [one], [other]) for one, other in pairwise(names)], {})
+    seconds = [limits_for(saved(proto, tmp_path), ir.from_proto(proto)).seconds for proto in (few, many)]
+    assert seconds == [Limits().seconds, Limits().seconds + 100]
 
 
 # what ends in a sentence
