@@ -251,7 +251,9 @@ def round_by_joint_covariance(
         if np.array_equal(whole, before):
             break
     scale = _best_scale("god,god->go", wanted, present, whole, scale)
-    return LowBit(integers=whole.reshape(rows.shape).astype(np.int8), scale=scale.reshape(-1).astype(np.float64))
+    with np.errstate(invalid="ignore"):  # where sums overflowed, the scale is no number, and is told
+        integers = whole.reshape(rows.shape).astype(np.int8)
+    return LowBit(integers=integers, scale=scale.reshape(-1).astype(np.float64))
 
 
 def _best_scale(
