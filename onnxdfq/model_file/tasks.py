@@ -5,6 +5,7 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import wraps
 from pathlib import Path
@@ -24,7 +25,9 @@ from onnxdfq.sandbox import Limits, Stage, serve
 
 TIMES_ITS_SIZE = 6  # of memory that a large model gets: protobufs, sessions and weights in several forms
 SECONDS_PER_MEGABYTE = 1
-NODES_PER_SECOND = 100  # twice what 10,000 layers with their BatchNormalizations and Relus take
+NODES_PER_SECOND = 100  # converting a chain of 10,000 layers, BatchNormalizations and Relus takes half of that
+BYTES_OF_NODE = 20  # with names of a few letters
+MOST_FOR_NODES = 300  # seconds
 
 
 def blaming_the_file(task: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
@@ -64,6 +67,7 @@ def open_float(
         input_shape, data, fed: As for `load_model`.
     """
     stage(READING)
+    limits_for(path).apply()
     model = read_float_model(path, input_shape=input_shape, data=data, fed=fed)
     limits_for(path, model).apply()
     stage(RUNNING)
@@ -92,6 +96,7 @@ def read_any(stage: Stage, path: Path, *, folder: str, inferred: bool, run: bool
         run: Whether ONNX Runtime has to load it.
     """
     stage(READING)
+    limits_for(path).apply()
     model = read_any_model(path)
     limits_for(path, model).apply()
     if inferred:
@@ -104,19 +109,25 @@ def read_any(stage: Stage, path: Path, *, folder: str, inferred: bool, run: bool
     return {}
 
 
-def limits_for(path: Path, model: ir.Model) -> Limits:
+def limits_for(path: Path, model: ir.Model | None = None) -> Limits:
     """More of everything for a file that is large itself, and more time for many nodes.
 
     Args:
         path: Of the file.
-        model: What was read of it.
+        model: What was read of it; None before that, when it has as many nodes as may fit into it.
     """
-    size, least = sum(file.stat().st_size for file in files_of(path)), Limits()
-    nodes = sum(1 for _ in model.graph.all_nodes())
+    least, size, nodes = Limits(), 0, 0
+    if model is None:
+        with suppress(OSError, ValueError):  # reading it will say why
+            size = path.stat().st_size
+            nodes = size // BYTES_OF_NODE
+    else:
+        size = sum(file.stat().st_size for file in files_of(path))
+        nodes = sum(1 for _ in model.graph.all_nodes())
     return replace(
         least,
         memory=max(least.memory, TIMES_ITS_SIZE * size),
-        seconds=least.seconds + SECONDS_PER_MEGABYTE * size // 2**20 + nodes // NODES_PER_SECOND,
+        seconds=least.seconds + SECONDS_PER_MEGABYTE * size // 2**20 + min(nodes // NODES_PER_SECOND, MOST_FOR_NODES),
         file_size=max(least.file_size, TIMES_ITS_SIZE * size),
     )
 

@@ -42,6 +42,8 @@ def test_many_nodes_have_more_time(tmp_path: Path) -> None:
     many = build([helper.make_node("Relu", [one], [other]) for one, other in pairwise(names)], {})
     seconds = [limits_for(saved(proto, tmp_path), ir.from_proto(proto)).seconds for proto in (few, many)]
     assert seconds == [Limits().seconds, Limits().seconds + 100]
+    assert limits_for(saved(many, tmp_path)).seconds >= Limits().seconds + 100, "before it is known how many there are"
+    assert limits_for(tmp_path / "absent.onnx") == Limits()
 
 
 # what ends in a sentence
