@@ -9,7 +9,6 @@ import onnx_ir as ir
 
 from onnxdfq.budget.costs import Layer, bit_operations, read_layers, size_bits
 from onnxdfq.budget.search import least_loss, pareto
-from onnxdfq.calibration.activations import BOUNDARY_BITS
 from onnxdfq.calibration.calibration import Calibration
 from onnxdfq.calibration.observation import Observations
 from onnxdfq.calibration.sensitivity import Sensitivity, measure_sensitivity
@@ -177,9 +176,7 @@ def _groups(
         activations: tuple[int, ...]
         if source is None or most == FLOAT_BITS:
             activations = (FLOAT_BITS,)
-        elif source in images:
-            activations = (max(widths[source], BOUNDARY_BITS),)
-        elif budget.kind == "size" or any(pin.activation is not None for pin in pins):
+        elif source in images or budget.kind == "size" or any(pin.activation is not None for pin in pins):
             activations = (widths[source],)
         else:
             activations = _allowed(None, most, target.activation_bits)

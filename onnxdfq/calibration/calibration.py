@@ -209,7 +209,8 @@ class Calibration:
         return len(find_shifts(model, observations.histograms, plan.activations, self.scheme))
 
     def activation_widths(self, model: ir.Model, points: QuantPoints) -> dict[str, int]:
-        """By value name, the bits that `layer_bits` asks for what layers read; an image input may get more.
+        """By value name, the bits that `layer_bits` asks for what layers read; at least 8 of what enters the network,
+        or leaves it with no layer reading it.
 
         Raises:
             InputError: `layer_bits` names what is no layer, or gives one activation two widths.
@@ -218,12 +219,14 @@ class Calibration:
         nodes = {node.name: node for node in model.graph}
         widths = dict.fromkeys(points.activations, self.activation_bits)
         first_reader: dict[str, str] = {}
+        read = set()
         for use in points.weights:
+            source = data_input(nodes[use.node], use)
+            root = points.same_as.get(source, source)
+            read.add(root)
             pin = self.layer_bits.get(use.node)
             if pin is None or pin.activation is None or self.activation_bits == FLOAT_BITS:
                 continue
-            source = data_input(nodes[use.node], use)
-            root = points.same_as.get(source, source)
             if root in first_reader and widths[root] != pin.activation:
                 raise InputError(
                     f"The layers {first_reader[root]!r} and {use.node!r} read the same values, so they share the width "
@@ -231,6 +234,10 @@ class Calibration:
                 )
             first_reader[root] = use.node
             widths[root] = pin.activation
+        enters, leaves = ({name_of(value) for value in part} for part in (model.graph.inputs, model.graph.outputs))
+        left = {points.same_as.get(name, name) for name in leaves} - read
+        for name in (enters | left) & widths.keys():
+            widths[name] = max(widths[name], BOUNDARY_BITS)
         return widths
 
     def default_bits(self, *, scales: bool) -> int:
@@ -246,8 +253,6 @@ class Calibration:
         overrides: Mapping[str, TensorQuant],
     ) -> dict[str, TensorQuant]:
         widths = self.activation_widths(model, points)
-        for name in self._boundary(model, points):
-            widths[name] = max(widths[name], BOUNDARY_BITS)
         producers = {value.name: node for node in model.graph for value in node.outputs}
         grids = ActivationGrids(
             target=target,
@@ -275,15 +280,6 @@ class Calibration:
             )
             activations[name] = quant
         return activations
-
-    def _boundary(self, model: ir.Model, points: QuantPoints) -> set[str]:
-        """Activations that enter the network, or leave it with no layer reading them."""
-        nodes = {node.name: node for node in model.graph}
-        sources = (data_input(nodes[use.node], use) for use in points.weights)
-        read = {points.same_as.get(source, source) for source in sources}
-        outputs = {name_of(value) for value in model.graph.outputs}
-        left = {points.same_as.get(name, name) for name in outputs} - read
-        return (left | {name_of(value) for value in model.graph.inputs}) & set(points.activations)
 
     def _weight(self, model: ir.Model, use: WeightUse, target: Target) -> TensorQuant:
         pin = self.layer_bits.get(use.node)
