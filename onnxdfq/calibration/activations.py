@@ -8,7 +8,7 @@ import onnx_ir as ir
 from onnxdfq.calibration.histogram import Histogram
 from onnxdfq.calibration.shift_negative import NEGATIVE_TAILS, best_zero_point
 from onnxdfq.calibration.thresholds import activation_threshold, squared_error
-from onnxdfq.recipe.choices import Clipping, Scheme
+from onnxdfq.recipe.choices import Clipping, Scales
 from passes.graph.operators import KNOWN_RANGE
 from passes.quantize.grid import covering_power_of_two, integer_range
 from passes.quantize.plan import TensorQuant
@@ -34,7 +34,7 @@ class ActivationGrids:
 
     target: Target
     fusion: Fusion
-    scheme: Scheme
+    scheme: Scales
     clipping: Clipping
     zero_points: bool
 

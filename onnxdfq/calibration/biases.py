@@ -19,7 +19,7 @@ from onnxdfq.calibration.observation import ChannelMean
 from onnxdfq.calibration.shift_limits import within_shift_limits
 from onnxdfq.calibration.thresholds import weight_thresholds
 from onnxdfq.calibration.weights import log_coarser
-from onnxdfq.recipe.choices import Scheme
+from onnxdfq.recipe.choices import Scales
 from passes.graph.editing import constant_value, name_of
 from passes.quantize.pair_sums import within_pair_sums
 from passes.quantize.plan import QuantPlan, TensorQuant
@@ -89,7 +89,7 @@ def with_short_biases(
     correction: BiasCorrection,
     target: Target,
     *,
-    scheme: Scheme,
+    scheme: Scales,
 ) -> QuantPlan:
     """The plan with biases on 8-bit grids of their own, and all scales within the limits of the target's shifts.
 

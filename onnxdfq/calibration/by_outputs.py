@@ -19,7 +19,7 @@ from onnxdfq.calibration.sensitivity import MOST_NODES, measure_sensitivity, nod
 from onnxdfq.images.samples import SamplesLike
 from onnxdfq.model_file import batch_of
 from onnxdfq.progress import Progress, Steps
-from onnxdfq.recipe.choices import Scheme
+from onnxdfq.recipe.choices import Scales
 from passes.graph.operators import KNOWN_RANGE
 from passes.quantize.plan import QuantPlan, TensorQuant
 
@@ -40,7 +40,7 @@ def thresholds_by_outputs(
     plan: QuantPlan,
     pixels: SamplesLike,
     *,
-    scheme: Scheme = "power-of-two",
+    scheme: Scales = "power-of-two",
     zero_points: bool = False,
     device: str = "cpu",
     progress: Progress | None = None,
@@ -153,7 +153,7 @@ def _from_saturation(model: ir.Model, value: ir.Value, quant: TensorQuant, unit:
             yield TensorQuant(bits=quant.bits, signed=False, threshold=threshold, zero_point=zero_point)
 
 
-def _activations(model: ir.Model, plan: QuantPlan, scheme: Scheme) -> Iterator[tuple[ir.Value, TensorQuant]]:
+def _activations(model: ir.Model, plan: QuantPlan, scheme: Scales) -> Iterator[tuple[ir.Value, TensorQuant]]:
     """Activations whose range neither an image, nor a function, nor a Clip sets (on the integers, or where free grids
     have to end inside its bounds); and outputs, whose own error is what counts, stay out."""
     fixed_range = {*KNOWN_RANGE, "Clip"} if scheme == "free" else KNOWN_RANGE.keys()

@@ -18,9 +18,9 @@ from onnxdfq.images.samples import SamplesLike
 from onnxdfq.model_file import batch_of
 from onnxdfq.progress import Progress, Steps
 from onnxdfq.recipe.bits import FLOAT_BITS, LayerBits, check_layers
-from onnxdfq.recipe.choices import Clipping, Scheme
+from onnxdfq.recipe.choices import Clipping, Scales
 from passes.graph.bodies import bodies_with_layers
-from passes.graph.editing import initializer_array, name_of
+from passes.graph.editing import initializer_array, is_op, name_of
 from passes.quantize.pair_sums import within_pair_sums
 from passes.quantize.plan import QuantPlan, TensorQuant
 from passes.quantize.points import Fusion, QuantPoints, WeightUse, data_input, find_quant_points
@@ -38,6 +38,8 @@ class Calibration:
         activation_bits: 2 to 8, 16, or 32 for float, per tensor; inputs of the network, and outputs that no layer
             reads, keep at least 8.
         scheme: Thresholds 2**k, 2**k for activations only, or free.
+        only_activated: Whether of activations only those are quantized that a Relu or Clip gives, as papers on
+            generators do it.
         clipping: How thresholds are found (see `thresholds`).
         correct_bias: Whether biases take back the mean shift of weight rounding.
         shift_negative: Whether activations with a small negative tail are shifted to a grid without sign.
@@ -48,7 +50,8 @@ class Calibration:
 
     weight_bits: int = 8
     activation_bits: int = 8
-    scheme: Scheme = "power-of-two"
+    scheme: Scales = "power-of-two"
+    only_activated: bool = False
     clipping: Clipping = "mse"
     correct_bias: bool = True
     shift_negative: bool = False
@@ -163,9 +166,9 @@ class Calibration:
                     initializer_array(model.graph, name), self.activation_bits, self.scheme, only_signed=only_signed
                 )
                 for name in points.constants
-                if activations
+                if activations and not self.only_activated
             },
-            same_as=dict(points.same_as) if activations else {},
+            same_as={name: root for name, root in points.same_as.items() if root in activations},
         )
         if self.shift_negative:
             plan = with_shifts(plan, find_shifts(model, observations.histograms, plan.activations, self.scheme))
@@ -263,7 +266,7 @@ class Calibration:
         )
         activations = {}
         for name in points.activations:
-            if name not in observations.histograms:
+            if name not in observations.histograms or (self.only_activated and not _is_activated(producers.get(name))):
                 continue
             histogram = observations.histograms[name]
             quant = overrides.get(name) or grids.quant(histogram, producers.get(name), widths[name])
@@ -292,6 +295,10 @@ class Calibration:
             axis=use.axis if target.per_channel_weights else None,
             narrow=target.narrow_weights,
         )
+
+
+def _is_activated(node: ir.Node | None) -> bool:
+    return node is not None and is_op(node, "Relu", "Clip")
 
 
 def _listed(numbers: Sequence[int]) -> str:

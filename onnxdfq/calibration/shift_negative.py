@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnxdfq.calibration.bias_correction import has_bias_to_set
 from onnxdfq.calibration.histogram import Histogram
 from onnxdfq.calibration.thresholds import activation_candidates, squared_error
-from onnxdfq.recipe.choices import Scheme
+from onnxdfq.recipe.choices import Scales
 from passes.graph.editing import sole_consumer
 from passes.quantize.grid import scale_of
 from passes.quantize.plan import QuantPlan, TensorQuant, even_zero_point, padded_name, shifted_name
@@ -35,7 +35,7 @@ class Shift:
 
 
 def find_shifts(
-    model: ir.Model, histograms: Mapping[str, Histogram], activations: Mapping[str, TensorQuant], scheme: Scheme
+    model: ir.Model, histograms: Mapping[str, Histogram], activations: Mapping[str, TensorQuant], scheme: Scales
 ) -> dict[str, Shift]:
     """Every shift to a grid without sign that beats the grid an activation has; by value name, in graph order.
 
@@ -82,7 +82,7 @@ def reader_of_shiftable(value: ir.Value) -> ir.Node | None:
     return reader if reader.op_type in ("Conv", "Gemm") and explicit and has_bias_to_set(reader) else None
 
 
-def best_zero_point(histogram: Histogram, quant: TensorQuant, scheme: Scheme) -> TensorQuant | None:
+def best_zero_point(histogram: Histogram, quant: TensorQuant, scheme: Scales) -> TensorQuant | None:
     """The grid without sign, begun below zero by as much as values do, that beats a grid with sign.
 
     Args:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from onnxdfq.calibration.aciq import clipping_values
 from onnxdfq.calibration.histogram import Histogram
-from onnxdfq.recipe.choices import Clipping, Scheme
+from onnxdfq.recipe.choices import Clipping, Scales
 from passes.quantize.grid import SMALLEST_THRESHOLD, covering_power_of_two, integer_range, scale_of
 from passes.quantize.plan import TensorQuant
 
@@ -29,7 +29,7 @@ LEAST_WEIGHT_RATIO = 0.2
 
 
 def activation_candidates(
-    points: Float64[NDArray[np.float64], "n"], bits: int, scheme: Scheme
+    points: Float64[NDArray[np.float64], "n"], bits: int, scheme: Scales
 ) -> Float64[NDArray[np.float64], "k"]:
     """The thresholds that are compared for an activation, in the activation's own unit.
 
@@ -57,7 +57,7 @@ def squared_error(
 
 
 def activation_threshold(
-    histogram: Histogram, bits: int, scheme: Scheme, *, signed: bool, limit: float | None, clipping: Clipping = "mse"
+    histogram: Histogram, bits: int, scheme: Scales, *, signed: bool, limit: float | None, clipping: Clipping = "mse"
 ) -> float:
     """The threshold of an activation with the least squared error over its histogram, of the clipping's candidates.
 
@@ -93,7 +93,7 @@ def activation_threshold(
 def weight_thresholds(
     weight: Float32[NDArray[np.float32], "..."],
     bits: int,
-    scheme: Scheme,
+    scheme: Scales,
     *,
     axis: int | None,
     narrow: bool = False,

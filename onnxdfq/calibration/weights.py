@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from onnxdfq.calibration.histogram import Histogram
 from onnxdfq.calibration.thresholds import activation_threshold, weight_thresholds
-from onnxdfq.recipe.choices import Clipping, Scheme
+from onnxdfq.recipe.choices import Clipping, Scales
 from passes.quantize.grid import integer_range
 from passes.quantize.plan import QuantPlan, TensorQuant
 
@@ -21,7 +21,7 @@ CONSTANT_BITS = 8  # of what scales or shifts a whole channel; there is little o
 def weight_quant(
     weight: Float32[NDArray[np.float32], "..."],
     bits: int,
-    scheme: Scheme,
+    scheme: Scales,
     clipping: Clipping,
     *,
     axis: int | None,
@@ -48,7 +48,7 @@ def weight_quant(
 
 
 def constant_quant(
-    constant: Float32[NDArray[np.float32], "..."], bits: int, scheme: Scheme, *, only_signed: bool
+    constant: Float32[NDArray[np.float32], "..."], bits: int, scheme: Scales, *, only_signed: bool
 ) -> TensorQuant:
     """The one grid of a constant of any shape, 8 bits at least; without sign where it may be and has none."""
     histogram, bits = Histogram(), max(bits, CONSTANT_BITS)

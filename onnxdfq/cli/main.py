@@ -76,7 +76,8 @@ def main() -> None:
 @click.option(
     "--scheme",
     metavar="NAME",
-    help="Scales: power-of-two, power-of-two-activations (of weights free), or free.  [default: power-of-two]",
+    help="Scales: power-of-two, power-of-two-activations (of weights free), free, or paper (free, and only what a Relu "
+    "gives is quantized: to compare with papers).  [default: power-of-two]",
 )
 @click.option(
     "--tuning",

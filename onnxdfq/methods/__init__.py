@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from onnxdfq.methods.dfmpc.dfmpc import Dfmpc
     from onnxdfq.methods.dfq.dfq import Dfq
     from onnxdfq.methods.dgh.dgh import Dgh
+    from onnxdfq.methods.gdfq import Gdfq
     from onnxdfq.methods.noise import Noise
     from onnxdfq.methods.zeroq import ZeroQ
 
@@ -27,6 +28,7 @@ _HOMES = {
     "Dfmpc": "dfmpc.dfmpc",
     "Dfq": "dfq.dfq",
     "Dgh": "dgh.dgh",
+    "Gdfq": "gdfq",
     "Noise": "noise",
     "ZeroQ": "zeroq",
 }
@@ -37,6 +39,7 @@ __all__ = [
     "Dfq",
     "Dgh",
     "FloatModel",
+    "Gdfq",
     "Measurement",
     "Method",
     "Need",

@@ -47,6 +47,7 @@ class Need(StrEnum):
     """What a method cannot do without; the value says so to people."""
 
     BATCH_NORM = "the model carries BatchNormalization"
+    CLASSES = "an output of the model scores classes"
     TWO_WIDTHS = "--bits has low and high widths (w2/6)"
 
 

@@ -31,7 +31,8 @@ def calibration_of(request: Request) -> Calibration:
     return Calibration(
         weight_bits=bits.weight,
         activation_bits=bits.activation,
-        scheme=recipe.scheme,
+        scheme=recipe.scales,
+        only_activated=recipe.scheme == "paper",
         clipping=recipe.clipping,
         shift_negative=recipe.shift_negative,
         layer_bits=request.pins,
@@ -50,7 +51,7 @@ def tuning_of(request: Request, method: Method) -> Tuning | None:
     return tuning_for(
         "brecq" if name == "distil" else name,
         weight_bits=min(asked) if recipe.budget is None else min(WEIGHT_BITS),
-        learn_scales=recipe.scheme == "free",
+        learn_scales=recipe.scales == "free",
         effort=recipe.effort,
     )
 

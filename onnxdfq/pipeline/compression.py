@@ -21,6 +21,7 @@ from onnxdfq.pipeline.request import Request
 from onnxdfq.pipeline.result import Metrics, Result, TargetResult
 from onnxdfq.recipe.bits import Bits
 from onnxdfq.scratch import sweep_all
+from onnxdfq.training.outputs import distilled_outputs
 from passes.graph.batch_norm import read_batch_norms
 
 
@@ -41,7 +42,7 @@ def run_compression(request: Request) -> Result:
 
         model, original = load(request, opening, run)
         method, run = fitted(settled_method(request, model, run), model, run)
-        source, judging = make_images(model, method, request, run)
+        own, source, judging = make_images(model, method, request, run)
         images = None if source is None else source.fixed(run.image_count)
         # decide
         model = rewritten(model, method, source, request, run)
@@ -51,7 +52,7 @@ def run_compression(request: Request) -> Result:
             model=model,
             method=method,
             observations=observations,
-            source=source,
+            source=own,
             images=images,
             settled={} if model.settled is None else model.settled(model.graph),
             tuning=tuning_of(request, method),
@@ -102,7 +103,7 @@ def run_synthesis(request: Request) -> Result:
 
         model, _ = load(request, opening, run)
         method, run = fitted(settled_method(request, model, run), model, run)
-        source, _ = make_images(model, method, request, run)
+        _, source, _ = make_images(model, method, request, run)
         images = None if source is None else source.fixed(run.image_count)
         with staging(force=request.force) as staged:
             stage_images(request, images, staged)
@@ -161,7 +162,11 @@ def fitted(method: Method, model: FloatModel, run: Run) -> tuple[Method, Run]:
 def needs_met(request: Request, model: FloatModel) -> frozenset[Need]:
     """What the model and the recipe offer to methods."""
     two = Bits.parse(request.recipe.bits).low is not None
-    found = {Need.BATCH_NORM: bool(read_batch_norms(model.graph)), Need.TWO_WIDTHS: two}
+    found = {
+        Need.BATCH_NORM: bool(read_batch_norms(model.graph)),
+        Need.CLASSES: any(output.classes for output in distilled_outputs(model.graph.graph)),
+        Need.TWO_WIDTHS: two,
+    }
     return frozenset(need for need, met in found.items() if met)
 
 

@@ -19,8 +19,9 @@ from passes.graph.batch_norm import read_batch_norms
 
 def make_images(
     model: FloatModel, method: Method, request: Request, run: Run
-) -> tuple[ImageSource | None, tuple[Images, ...]]:
-    """Where images come from, None where nothing is decided by images; and others, that files are judged by.
+) -> tuple[ImageSource | None, ImageSource | None, tuple[Images, ...]]:
+    """Where the method's images come from, and the same with what other inputs are fed; both None where nothing is
+    decided by images. And others, that files are judged by.
 
     They are made, or read, here. Of the others there are several sets where the range of an input is not known, and
     none where there are too few of the user's own to hold any back.
@@ -33,11 +34,11 @@ def make_images(
         check_images(model.graph, run.recipe.images, None)
         most = min(run.image_count + held_back.MOST, images_in_memory(model.graph))
         images, spared = held_back.parted(_read(model, request, most), run.image_count)
-        source: ImageSource | None = FixedImages(images.first)
+        own: ImageSource | None = FixedImages(images.first)
     else:
-        source, spared = _made(model, method, run), None
+        own, spared = _made(model, method, run), None
+    source = None if own is None else _completed(own, model, run)
     if source is not None:
-        source = _completed(source, model, run)
         images = source.fixed(run.image_count)
         run.tell(Measurement(values={"images": len(images)}))
         if read_batch_norms(model.graph):
@@ -45,12 +46,12 @@ def make_images(
     if request.outputs and request.calibration is None:
         spared = _drawn(model, held_back.COUNT, run.recipe.seed + held_back.SEED) or held_back.made(model, run)
     if spared is None:
-        return source, ()
+        return own, source, ()
     judging = completed(spared, model, run)
     if request.calibration is None and judging.provenance.get("input_range") == ASSUMED:
         _tell_of_range(model, run)
-        return source, held_back.at_several_scales(judging, model)
-    return source, (judging,)
+        return own, source, held_back.at_several_scales(judging, model)
+    return own, source, (judging,)
 
 
 def _tell_of_range(model: FloatModel, run: Run) -> None:

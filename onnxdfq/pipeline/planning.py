@@ -6,11 +6,7 @@ targets have in common (equal plans, activations alike) is worked out once.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
-from importlib.metadata import version
 from typing import TypeVar
-
-import numpy as np
 
 from onnxdfq.budget import choose_bits
 from onnxdfq.calibration.by_outputs import thresholds_by_outputs
@@ -21,7 +17,6 @@ from onnxdfq.images.images import Images
 from onnxdfq.images.source import ImageSource
 from onnxdfq.methods.effort import limit_of, visits_within
 from onnxdfq.methods.method import FloatModel, Measurement, Method, Note, Run
-from onnxdfq.model_file.writing import make_folder
 from onnxdfq.recipe.budget import Budget
 from onnxdfq.training.checkpoint import Checkpoint
 from onnxdfq.training.distilling import Distilling
@@ -41,9 +36,9 @@ FLOAT_PLAN = QuantPlan(activations={}, weights={})
 class Planning:
     """What all targets decide by.
 
-    model: folded. method: has the last word on each plan. source, images: where images come from, and those that were
-    made; None where no image is looked at. settled: by initializer, weights that are decided already. tuning: None
-    where nothing is tuned. distilling: None where the whole graph is not trained.
+    model: folded. method: has the last word on each plan. source: where the method's images come from, or the user's
+    own. images: those that were made. Both are None where no image is looked at. settled: by initializer, weights that
+    are decided already. tuning: None where nothing is tuned. distilling: None where the whole graph is not trained.
     """
 
     model: FloatModel
@@ -145,7 +140,7 @@ def chosen_by_outputs(case: Case, planning: Planning) -> Case:
             planning.model.graph,
             case.plan,
             images.samples,
-            scheme=recipe.scheme,
+            scheme=recipe.scales,
             zero_points=zero_points,
             device=planning.run.device,
             progress=planning.run.progress("choosing thresholds"),
@@ -212,7 +207,7 @@ def _distilled(case: Case, planning: Planning) -> Case:
             case.target,
             images.samples,
             reference=planning.model.teacher,
-            learn_scales=run.recipe.scheme == "free",
+            learn_scales=run.recipe.scales == "free",
             seed=run.recipe.seed,
             device=run.device,
             progress=run.progress("distilling"),
@@ -229,16 +224,13 @@ def _distilled(case: Case, planning: Planning) -> Case:
 
 def _checkpoint(case: Case, distilling: Distilling, images: Images, planning: Planning) -> Checkpoint | None:
     """In the work folder, under a key of all that the training follows from."""
-    folder, run = planning.run.work_dir, planning.run
-    if folder is None:
-        return None
-    make_folder(folder)
-    digest = sha256(case.plan.fingerprint.encode())
-    for part in (version("onnxdfq"), planning.model.digest, run.recipe.to_toml(), run.device, repr(distilling)):
-        digest.update(part.encode())
-    for array in (images.pixels, *images.others.values()):
-        digest.update(np.ascontiguousarray(array).data)
-    return Checkpoint(folder / f"distil.{case.target.name}.safetensors", digest.hexdigest())
+    run = planning.run
+    settings = (case.plan.fingerprint, planning.model.digest, run.recipe.to_toml(), run.device, repr(distilling))
+    return Checkpoint.of(
+        run.work_dir,
+        f"distil.{case.target.name}",
+        rests_on=(*settings, images.pixels, *images.others.values()),
+    )
 
 
 def _decided(case: Case, planning: Planning, chosen: Mapping[str, TensorQuant]) -> Case:

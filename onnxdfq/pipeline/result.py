@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 class Metrics(TypedDict, total=False):
     """The numbers that `--json` prints; what was not measured is not there, or None.
 
-    Of the whole run: images, bn_distance and confident (see `onnxdfq.synthesis.quality`), batch_norms_folded,
+    Of the whole run: images, bn_distance and confident (see `onnxdfq.synthesis.quality`), similarity_by_label (of a
+    generator's images, see `onnxdfq.generators.diversity`), batch_norms_folded,
     layers_equalized, biases_absorbed, layers_split, bytes_float, seconds, peak_memory (bytes, of the process).
 
-    Of one file: bytes, nodes_integer and nodes_float (see `onnxdfq.lint`), blocks_tuned, loss_curve (of
-    distillation, rows of step, loss and held-back loss), weight_bytes and
-    bit_operations (under a budget), agreement_images and sqnr_db_images (on the images that calibrated it),
+    Of one file: bytes, nodes_integer and nodes_float (see `onnxdfq.lint`), blocks_tuned, loss_curve (of training: rows
+    of step, loss, held-back loss, and the parts of the loss where there are several), weight_bytes and bit_operations
+    (under a budget), agreement_images and sqnr_db_images (on the images that calibrated it),
     agreement_held_back and sqnr_db_held_back (on `held_back` inputs that decided nothing: dead leaves, or an eighth of
     the user's own), verdict ("good" above 25 dB, "fair", "poor" below 12), and count, top1, top1_float, agreement,
     sqnr_db (on the data to evaluate on). Shares lie between 0 and 1; the SQNR is that of the worst output.
@@ -32,6 +33,7 @@ class Metrics(TypedDict, total=False):
 
     images: int
     bn_distance: float
+    similarity_by_label: float | None
     confident: float | None
     batch_norms_folded: int
     layers_equalized: int

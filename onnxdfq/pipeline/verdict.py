@@ -70,7 +70,7 @@ def advice(recipe: Recipe, *, own_images: bool) -> str:
     choices = []
     if recipe.bits != "w8a8":
         choices.append("more bits (--bits w8a8)")
-    if recipe.scheme != "free":
+    if recipe.scales != "free":
         choices.append("--scheme free, where the device takes any scale")
     if not own_images:
         choices.append("--calibration with inputs of your own")

@@ -2,8 +2,11 @@
 
 from typing import Literal, get_args
 
-Scheme = Literal["power-of-two", "power-of-two-activations", "free"]
+Scales = Literal["power-of-two", "power-of-two-activations", "free"]
 """What is 2**k: the scales of weights and activations, those of activations, or none."""
+Scheme = Literal["power-of-two", "power-of-two-activations", "free", "paper"]
+"""Scales; or "paper": they are free, and of activations only those behind a Relu or Clip are quantized, as in papers on
+generators. To compare with their figures: no device computes what is left in float."""
 Clipping = Literal["mse", "aciq", "max"]
 """How thresholds are found; see `onnxdfq.calibration.thresholds`."""
 Effort = Literal["fast", "standard", "paper"]

@@ -9,7 +9,7 @@ from onnxdfq.errors import InputError
 from onnxdfq.limits import BATCH, IMAGES, MINUTES, SEED, SHARE, STEPS, check_bounds
 from onnxdfq.recipe.bits import Bits
 from onnxdfq.recipe.budget import Budget
-from onnxdfq.recipe.choices import CLIPPINGS, EFFORTS, SCHEMES, TUNINGS, Clipping, Effort, Scheme
+from onnxdfq.recipe.choices import CLIPPINGS, EFFORTS, SCHEMES, TUNINGS, Clipping, Effort, Scales, Scheme
 from onnxdfq.recipe.names import AUTO, method_names, one_of
 from onnxdfq.recipe.reading import checked_fields, parse_value, read_toml, toml_value
 
@@ -61,6 +61,11 @@ class Recipe:
         one_of("effort", self.effort, EFFORTS, field="effort")
         one_of("clipping", self.clipping, CLIPPINGS, field="clipping")
         check_bounds(self)
+
+    @property
+    def scales(self) -> Scales:
+        """What `scheme` comes to for scales alone."""
+        return "free" if self.scheme == "paper" else self.scheme
 
     @classmethod
     def load(cls, path: Path) -> "Recipe":

@@ -49,6 +49,10 @@ class InputRange:
         """low and high on a device."""
         return tuple(torch.from_numpy(limit).to(device)[:, None, None] for limit in (self.low, self.high))  # type: ignore[return-value]
 
+    def standardised(self, samples: Float32[NDArray[np.float32], "n c h w"]) -> Float32[NDArray[np.float32], "n c h w"]:
+        """x -> z."""
+        return (samples - self.mean[:, None, None]) / self.std[:, None, None]
+
     def to_model(self, standardised: Float32[Tensor, "n c h w"]) -> Float32[Tensor, "n c h w"]:
         """z -> x."""
         mean, std = (torch.from_numpy(part).to(standardised.device)[:, None, None] for part in (self.mean, self.std))

@@ -51,6 +51,7 @@ class TappedNetwork:
         device: Where the network runs.
         precision: "auto" computes in bfloat16 where the hardware multiplies it natively, else in float32; moments are
             float32 either way.
+        outputs: Names of the float values that `forward` returns; by default the outputs that files are compared by.
 
     Raises:
         NoBatchNorm: The model has none.
@@ -60,7 +61,15 @@ class TappedNetwork:
     targets: the running statistics of its L layers, S channels in all.
     """
 
-    def __init__(self, model: ir.Model, *, method: str, device: str, precision: Precision) -> None:
+    def __init__(
+        self,
+        model: ir.Model,
+        *,
+        method: str,
+        device: str,
+        precision: Precision,
+        outputs: Sequence[str] | None = None,
+    ) -> None:
         batch_norms = read_batch_norms(model)
         if not batch_norms:
             raise no_batch_norm(model, method)
@@ -75,7 +84,8 @@ class TappedNetwork:
         self._units = torch.cat([self._vector(tap.unit) for tap in taps])
         names = list(dict.fromkeys(tap.value for tap in taps))  # two layers may normalise one value
         self._tap_of_layer = [names.index(tap.value) for tap in taps]
-        outputs = [str(value.name) for value in compared_values(model.graph)]
+        if outputs is None:
+            outputs = [str(value.name) for value in compared_values(model.graph)]
         names += [name for name in outputs if name not in names]
         self._output_slots = [names.index(name) for name in outputs]
         self._graph = TorchGraph(computed, outputs=names).to(self.device).eval()

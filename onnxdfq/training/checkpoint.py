@@ -2,18 +2,22 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from onnxdfq.errors import InputError
-from onnxdfq.model_file.writing import atomic_write
+from onnxdfq.model_file.writing import atomic_write, make_folder
 
 EVERY_S = 120.0
 _FACTS = "onnxdfq"  # the one entry of the file's header
@@ -39,6 +43,23 @@ class Checkpoint:
     def __init__(self, path: Path, key: str, *, every: float = EVERY_S) -> None:
         self.path, self._key, self._every = path, key, every
         self._last = time.monotonic()
+
+    @classmethod
+    def of(cls, folder: Path | None, name: str, *, rests_on: Sequence[str | NDArray[Any]]) -> "Checkpoint | None":
+        """The one of this name in a work folder, which is made; None without a folder.
+
+        Args:
+            folder: Where long stages keep how far they are.
+            name: Of the file, without its suffix.
+            rests_on: All that the training follows from.
+        """
+        if folder is None:
+            return None
+        make_folder(folder)
+        digest = sha256(version("onnxdfq").encode())
+        for part in rests_on:
+            digest.update(part.encode() if isinstance(part, str) else np.ascontiguousarray(part).data)
+        return cls(folder / f"{name}.safetensors", digest.hexdigest())
 
     @property
     def due(self) -> bool:

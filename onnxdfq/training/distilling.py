@@ -15,8 +15,9 @@ from onnxdfq.progress import Progress
 from onnxdfq.training.checkpoint import Checkpoint
 from onnxdfq.training.data import TrainingData
 from onnxdfq.training.distillation import Distillation
-from onnxdfq.training.loop import Group, Loop, Training
+from onnxdfq.training.loop import Loop, Training, step_generator
 from onnxdfq.training.outputs import distilled_outputs
+from onnxdfq.training.rates import Rates
 from onnxdfq.training.student import Student
 from onnxdfq.tuning.blocks import find_blocks
 from passes.quantize.plan import QuantPlan
@@ -33,10 +34,7 @@ class Distilling:
     Args:
         loop: Its steps.
         distillation: Its loss.
-        weight_rate: Learning rate of weights, in steps of their grids.
-        factor_rate: That of the factor or scale of each channel of a weight, in log2.
-        scale_rate: That of activation scales, in log2.
-        bias_rate: That of biases, in units of the layer's root mean square bias.
+        rates: Of what trains.
         augmented: Whether images are mirrored and moved by a few pixels, and a third of a batch is mixed with others.
 
     Source: the fine-tuning of HAST, arXiv 2303.13826, and SynQ, ICLR 2025; without cross entropy, as AIT, CVPR 2022.
@@ -44,10 +42,7 @@ class Distilling:
 
     loop: Loop
     distillation: Distillation = field(default_factory=Distillation)
-    weight_rate: float = 1e-3
-    factor_rate: float = 1e-3
-    scale_rate: float = 4e-3
-    bias_rate: float = 1e-3
+    rates: Rates = field(default_factory=Rates)
     augmented: bool = True
 
     def within(self, visits: float) -> Self:
@@ -117,12 +112,12 @@ class Distilling:
             return sum(float(loss_of(part, None)) * len(part) for part in parts) / sum(map(len, parts))
 
         def step_loss(index: Int64[Tensor, "n"], step: int) -> Tensor:
-            views = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63) if self.augmented else None
+            views = step_generator(seed, step) if self.augmented else None
             return loss_of(trains[index], views)
 
         loop = replace(self.loop, batch_size=data.batch_size(self.loop.batch_size))
         training = loop.run(
-            self._groups(student),
+            self.rates.groups(student),
             step_loss,
             len(trains),
             held_back=held_back,
@@ -133,27 +128,12 @@ class Distilling:
         )
         return (student.plan() if training.best.step else plan), training
 
-    def _groups(self, student: Student) -> list[Group]:
-        shadows = list(student.shadows())
-        groups = [
-            Group(parameters=[shadow.position for shadow in shadows], rate=self.weight_rate),
-            Group(parameters=[shadow.change for shadow in shadows], rate=self.factor_rate),
-            Group(parameters=student.scales(), rate=self.scale_rate),
-        ]
-        groups += [Group(parameters=[bias], rate=self.bias_rate * _size(bias)) for bias in student.biases()]
-        return [group for group in groups if group.parameters]
-
 
 EFFORTS = {
     "fast": Distilling(loop=Loop(steps=600, batch_size=32, warm_up=0.1)),
     "standard": Distilling(loop=Loop(steps=3000, batch_size=32, warm_up=0.1)),
     "paper": Distilling(loop=Loop(steps=20000, batch_size=32, warm_up=0.1)),
 }
-
-
-def _size(tensor: Tensor) -> float:
-    """Root mean square; 1 where all are 0."""
-    return float(tensor.detach().square().mean().sqrt()) or 1.0
 
 
 def _exits(model: ir.Model) -> tuple[str, ...]:

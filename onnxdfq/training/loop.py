@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int64
@@ -22,12 +22,13 @@ OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
 class Group:
     """Parameters that train at one rate.
 
-    weight_decay: how strongly each step draws them towards 0.
+    weight_decay: how strongly each step draws them towards 0. momentum: None is that of the loop.
     """
 
     parameters: Sequence[nn.Parameter | Tensor]
     rate: float
     weight_decay: float = 0.0
+    momentum: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +36,15 @@ class Point:
     """One look at a training.
 
     step: how many were done. loss: mean over the batches since the last look; None at the start. held_back: that of
-    images that do not train. seconds: since the start.
+    images that do not train. seconds: since the start. parts: what `loss` is the sum of, where a step has several
+    losses, each of parameters of its own.
     """
 
     step: int
     loss: float | None
     held_back: float
     seconds: float
+    parts: tuple[float, ...] = ()
 
     def is_finite(self) -> bool:
         """Whether its losses are numbers."""
@@ -61,8 +64,8 @@ class Training:
     stopped: str | None = None
 
     def rows(self) -> list[list[float | None]]:
-        """The curve as JSON has it: step, loss, held-back loss."""
-        return [[point.step, point.loss, point.held_back] for point in self.curve]
+        """The curve as JSON has it: step, loss, held-back loss, and the loss's parts."""
+        return [[point.step, point.loss, point.held_back, *point.parts] for point in self.curve]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +97,7 @@ class Loop:
     def run(
         self,
         groups: Sequence[Group],
-        loss_of: Callable[[Int64[Tensor, "n"], int], Float[Tensor, ""]],
+        loss_of: Callable[[Int64[Tensor, "n"], int], Float[Tensor, "*parts"]],
         count: int,
         *,
         held_back: Callable[[], float],
@@ -110,7 +113,8 @@ class Loop:
 
         Args:
             groups: What trains.
-            loss_of: The loss of the images of these indices, at this step; what it draws, it draws by the step.
+            loss_of: The loss of the images of these indices, at this step, (), or several (P,), whose sum trains; what
+                it draws, it draws by the step.
             count: Of those images.
             held_back: The loss of images that do not train; the least is the best.
             state: Holds all that training changes.
@@ -146,7 +150,14 @@ class Loop:
                 break
             if step % every == 0 or step == self.steps:
                 seconds = before + time.monotonic() - started
-                point = Point(step=step, loss=float(torch.stack(losses).mean()), held_back=held_back(), seconds=seconds)
+                means = torch.stack(losses).mean(0)
+                point = Point(
+                    step=step,
+                    loss=float(means.sum()),
+                    held_back=held_back(),
+                    seconds=seconds,
+                    parts=tuple(means.tolist()) if means.ndim else (),
+                )
                 losses.clear()
                 if not point.is_finite():
                     stopped = (
@@ -162,9 +173,9 @@ class Loop:
         state.load_state_dict(course.copy)
         return Training(curve=tuple(course.curve), best=course.best, stopped=stopped)
 
-    def _step(self, optimizer: torch.optim.Optimizer, loss: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    def _step(self, optimizer: torch.optim.Optimizer, loss: Float[Tensor, "*parts"]) -> Float[Tensor, "*parts"]:
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.sum().backward()  # type: ignore[no-untyped-call]
         if self.clip is not None:
             for group in optimizer.param_groups:
                 nn.utils.clip_grad_norm_(group["params"], self.clip)
@@ -172,10 +183,20 @@ class Loop:
         return loss.detach()
 
     def _optimizer(self, groups: Sequence[Group]) -> torch.optim.Optimizer:
-        parts = [{"params": list(g.parameters), "lr": g.rate, "weight_decay": g.weight_decay} for g in groups]
-        if self.optimizer == "adam":
-            return torch.optim.Adam(parts, betas=(self.momentum, 0.999))
-        return torch.optim.SGD(parts, momentum=self.momentum, nesterov=self.momentum > 0)
+        parts: list[dict[str, Any]] = []
+        for group in groups:
+            momentum = self.momentum if group.momentum is None else group.momentum
+            part: dict[str, Any] = {
+                "params": list(group.parameters),
+                "lr": group.rate,
+                "weight_decay": group.weight_decay,
+            }
+            if self.optimizer == "adam":
+                part |= {"betas": (momentum, 0.999)}
+            else:
+                part |= {"momentum": momentum, "nesterov": momentum > 0}
+            parts.append(part)
+        return torch.optim.Adam(parts) if self.optimizer == "adam" else torch.optim.SGD(parts)
 
     def _share(self, done: float) -> float:
         """Of the rate, after this share of the steps."""
@@ -186,6 +207,11 @@ class Loop:
         if self.schedule == "steps":
             return float(0.1 ** sum(done >= milestone for milestone in self.milestones))
         return 1.0
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """What one step draws from: the same whether steps before it were done in this process or in another."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -233,7 +259,7 @@ def _resumed(checkpoint: Checkpoint, state: nn.Module, optimizer: torch.optim.Op
         parts[part][own] = tensor
     state.load_state_dict(parts["state"])
     restore_optimizer(optimizer, parts["optimizer"])
-    curve = [Point(**point) for point in saved.facts["curve"]]
+    curve = [Point(**{**point, "parts": tuple(point["parts"])}) for point in saved.facts["curve"]]
     best = next(point for point in curve if point.step == saved.facts["best"])
     return _Course(curve=curve, best=best, copy=parts["best"])
 
@@ -243,5 +269,6 @@ def _copied(state: nn.Module) -> dict[str, Tensor]:
 
 
 def _words(point: Point) -> str:
-    trained = "" if point.loss is None else f"loss {point.loss:.4g}, "
+    parts = " + ".join(f"{part:.4g}" for part in point.parts)
+    trained = "" if point.loss is None else f"loss {parts or format(point.loss, '.4g')}, "
     return f"{trained}held back {point.held_back:.4g}"

@@ -71,7 +71,7 @@ class Reconstruction:
         start = [tensor.detach().clone() for tensor in (*roundings, *scales, *biases)]
         optimizer = torch.optim.Adam(
             [{"params": roundings, "lr": self.rate}, {"params": scales, "lr": self.scale_rate}]
-            + [{"params": [bias], "lr": self.bias_rate * _size(bias)} for bias in biases]
+            + [{"params": [bias], "lr": self.bias_rate * typical_size(bias)} for bias in biases]
         )
         falling = [(group, group["lr"]) for group in optimizer.param_groups[1:]]
         masks = RandomMasks(1 - self.drop, generator.initial_seed(), data.device, data.dtype) if self.drop else None
@@ -118,7 +118,7 @@ class Reconstruction:
         optimizer.step()
 
 
-def _size(tensor: Float[Tensor, "..."]) -> float:
+def typical_size(tensor: Float[Tensor, "..."]) -> float:
     """Root mean square."""
     return float(tensor.detach().square().mean().sqrt())
 

@@ -91,6 +91,21 @@ def test_what_enters_and_what_leaves_keeps_eight_bits() -> None:
     assert found.weights["w"].bits == 3
 
 
+def test_the_papers_quantize_only_what_a_relu_gives() -> None:
+    text = """(float[N,2,6,6] x) => (float[N,2,4,4] y) {
+        a = Conv <kernel_shape=[1,1]> (x, w) r = Relu(a) m = MaxPool <kernel_shape=[2,2]> (r)
+        s = MaxPool <kernel_shape=[3,3]> (x) t = Conv <kernel_shape=[1,1]> (s, w)
+        c = Clip(t, low, high) u = Conv <kernel_shape=[2,2]> (m, v) y = Add(c, u)
+    }"""
+    numbers = {"low": np.float32(0), "high": np.float32(6), "v": np.ones((2, 2, 2, 2), "f4")}
+    model = build(text, w=np.eye(2, dtype="f4").reshape(2, 2, 1, 1), **{k: np.asarray(v) for k, v in numbers.items()})
+    images = np.random.default_rng(0).normal(size=(8, 2, 6, 6))
+    all_of_them, papers = (plan(model, images, scheme="free", only_activated=flag) for flag in (False, True))
+    assert papers.activations.keys() == {"r", "c"} < all_of_them.activations.keys()
+    assert papers.same_as == {"m": "r"} and not papers.constants
+    assert papers.weights.keys() == all_of_them.weights.keys() == {"w", "v"}
+
+
 def test_float_activations_leave_weights_only() -> None:
     model = build("(float[N,3] x) => (float[N,3] y) { y = Gemm (x, w) }", w=np.eye(3, dtype="f4"))
     found = plan(model, np.ones((4, 3)), activation_bits=32)

@@ -13,6 +13,7 @@ from onnxdfq.training.distillation import Distillation
 from onnxdfq.training.distilling import Distilling
 from onnxdfq.training.loop import Loop
 from onnxdfq.training.outputs import Output, distilled_outputs
+from onnxdfq.training.rates import Rates
 from onnxdfq.training.student import Student
 from passes.quantize.plan import QuantPlan
 
@@ -28,7 +29,7 @@ def test_the_outputs_come_nearer(
     distilling = Distilling(
         loop=Loop(steps=80, batch_size=16, looks=4),
         distillation=Distillation(features=features),
-        weight_rate=1e-2,
+        rates=Rates(weight=1e-2),
         augmented=False,
     )
     found, training = distilling.train(model, plan, ORT, images, learn_scales=scheme == "free")
@@ -41,7 +42,7 @@ def test_the_outputs_come_nearer(
 
 
 def test_the_same_seed_gives_the_same_plan(model: ir.Model, plan: QuantPlan, images: NDArray[np.float32]) -> None:
-    distilling = Distilling(loop=Loop(steps=40, batch_size=16, looks=4), weight_rate=1e-2)
+    distilling = Distilling(loop=Loop(steps=40, batch_size=16, looks=4), rates=Rates(weight=1e-2))
     first, second, other = (distilling.train(model, plan, ORT, images, seed=seed)[0].fingerprint for seed in (0, 0, 1))
     assert first == second != other
 

@@ -1,0 +1,90 @@
+"""A generator, and the float network that judges it, from a model."""
+
+from collections.abc import Callable, Sequence
+
+import onnx_ir as ir
+import torch
+from torch import nn
+
+from onnxdfq.errors import InputError
+from onnxdfq.generators.task import GeneratorLoss, GeneratorTask
+from onnxdfq.generators.trunk import LEAST_SIZE
+from onnxdfq.images.normalization import Normalization
+from onnxdfq.model_file import InputSpec, main_input
+from onnxdfq.recipe.choices import Precision
+from onnxdfq.synthesis.input_range import input_range
+from onnxdfq.synthesis.network import TappedNetwork
+from onnxdfq.training.outputs import Output, distilled_outputs
+
+INSTEAD = "--method dgh and --method dead-leaves make images without, and --calibration FILE takes your own"
+
+Build = Callable[[tuple[int, int, int], int], nn.Module]
+"""(C, H, W) of images and the number of labels → a generator."""
+
+
+def prepared_task(
+    model: ir.Model,
+    build: Build,
+    loss: GeneratorLoss,
+    *,
+    method: str,
+    seed: int,
+    normalization: Normalization | None = None,
+    device: str = "cpu",
+    precision: Precision = "auto",
+) -> GeneratorTask:
+    """A new generator for a model.
+
+    Args:
+        model: Canonical, its BatchNormalizations in place; it is only read.
+        build: Makes the generator; what torch draws in it follows from `seed`.
+        loss: Of the generator.
+        method: Whose name an error begins with.
+        seed: Of the generator's first weights.
+        normalization: The user's, None where there is none.
+        device: Where both run.
+        precision: As for `TappedNetwork`.
+
+    Raises:
+        InputError: No output scores classes, or the main input takes no pictures that a generator makes.
+        NoBatchNorm: The model has none.
+    """
+    spec = main_input(model)
+    _check_image(spec, method)
+    outputs = distilled_outputs(model.graph)
+    scores = _scores(outputs, method)
+    network = TappedNetwork(
+        model, method=method, device=device, precision=precision, outputs=[output.name for output in outputs]
+    )
+    labels = _label_count(network, scores)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        generator = build(network.planes, labels)
+    scale = input_range(model, normalization)
+    return GeneratorTask(generator, network, scale, scores=scores, loss=loss)
+
+
+def _check_image(spec: InputSpec, method: str) -> None:
+    if spec.image is None or min(spec.planes[1:]) < LEAST_SIZE:
+        raise InputError(
+            f"{method} makes pictures of any number of channels and at least {LEAST_SIZE} × {LEAST_SIZE} pixels, and "
+            f"the input {spec.name!r} takes {spec.text()}; {INSTEAD}.",
+            field="method",
+        )
+
+
+def _scores(outputs: Sequence[Output], method: str) -> int:
+    for place, output in enumerate(outputs):
+        if output.classes:
+            return place
+    raise InputError(
+        f"{method} asks for images by their labels, and no output of the model scores classes, as (N, K); {INSTEAD}.",
+        field="method",
+    )
+
+
+@torch.no_grad()
+def _label_count(network: TappedNetwork, scores: int) -> int:
+    size = network.batch_sizes(1, 1)[0]
+    _, outputs = network.forward(network.given(torch.zeros(size, *network.planes, device=network.device)))
+    return int(outputs[scores].shape[1])

@@ -1,0 +1,159 @@
+"""What a generator is to achieve: images to which the float network answers with their labels, and whose statistics
+are those that its BatchNormalizations remember."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from onnxdfq.generators.labels import label_loss
+from onnxdfq.progress import Progress
+from onnxdfq.synthesis.hyperparameters import batch_generators
+from onnxdfq.synthesis.input_range import InputRange
+from onnxdfq.synthesis.network import TappedNetwork
+from onnxdfq.training.checkpoint import Checkpoint
+from onnxdfq.training.loop import Group, Loop, Training, step_generator
+
+HELD_BACK_STEP = 2**40  # draws that no step takes
+
+Generator = Callable[[int, torch.Generator], tuple[Float32[Tensor, "n c h w"], Float32[Tensor, "n k"]]]
+"""A module: how many, drawing from what → standardised images and shares of labels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Generated images, and what the float network makes of them; gradients pass back to the generator.
+
+    pixels: (N, C, H, W) in the model's units. labels: (N, K), shares. taps: what the moments follow from. outputs: of
+    the network, those that are distilled.
+    """
+
+    pixels: Float32[Tensor, "n c h w"]
+    labels: Float32[Tensor, "n k"]
+    taps: list[Float[Tensor, "n _ ..."]]
+    outputs: list[Float[Tensor, "..."]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorLoss:
+    """The loss of a generator on one batch.
+
+    label: weight of the cross entropy. statistics: that of the distance of a batch's statistics. relative: whether
+    errors are in units of each channel's own deviation, so that one weight suits all networks; otherwise squared errors
+    of means and variances, as published. stop_at: the share of images given their labels at which a batch trains no
+    more; None is never.
+
+    Source: GDFQ, arXiv 2003.03603, Eq. 5, 7 and 9, and the table of its stopping conditions.
+    """
+
+    label: float = 1.0
+    statistics: float = 0.1
+    relative: bool = False
+    stop_at: float | None = None
+
+    def __call__(self, network: TappedNetwork, batch: Batch, scores: int) -> Float32[Tensor, ""]:
+        """scores: which output scores the labels."""
+        found = batch.outputs[scores]
+        total = self.label * label_loss(found, batch.labels)
+        if self.statistics:
+            first, second = network.moments(batch.taps)
+            total = total + self.statistics * self._distance(network, first, second)
+        if self.stop_at is not None and agreement(found, batch.labels) > self.stop_at:
+            return 0 * total
+        return total
+
+    def _distance(self, network: TappedNetwork, first: Tensor, second: Tensor) -> Tensor:
+        targets = network.targets
+        if self.relative:
+            return targets.distance(first, second)
+        error = first.square() + (second - first.square() - targets.var).square()
+        return (targets.layer_mean * error).sum()
+
+
+def agreement(scores: Float[Tensor, "n k ..."], labels: Float32[Tensor, "n k"]) -> float:
+    """Share of images to whose greatest label the network gives the greatest score."""
+    return float((scores.flatten(1).argmax(1) == labels.argmax(1)).float().mean())
+
+
+class GeneratorTask:
+    """A generator and the float network that judges it.
+
+    Args:
+        generator: Makes standardised images; it is moved to the network's device.
+        network: Float; its outputs are those that are distilled.
+        scale: From standardised pixels to the model's units.
+        scores: Which of the outputs scores the labels.
+        loss: Of the generator.
+    """
+
+    def __init__(
+        self, generator: nn.Module, network: TappedNetwork, scale: InputRange, *, scores: int, loss: GeneratorLoss
+    ) -> None:
+        self.generator = generator.to(network.device)
+        self.network, self.scale, self.scores = network, scale, scores
+        self._loss = loss
+        self._limits = scale.limits(network.device)
+
+    def with_generator(self, generator: nn.Module) -> "GeneratorTask":
+        """The same task of another generator."""
+        return GeneratorTask(generator, self.network, self.scale, scores=self.scores, loss=self._loss)
+
+    def draw(self, count: int, random: torch.Generator) -> Batch:
+        """Images, and what the network says of them."""
+        standardised, labels = self.generator(count, random)
+        pixels = self.scale.to_model(torch.clamp(standardised, *self._limits))
+        taps, outputs = self.network.forward(self.network.given(pixels))
+        return Batch(pixels=pixels, labels=labels, taps=taps, outputs=outputs)
+
+    def loss(self, batch: Batch) -> Float32[Tensor, ""]:
+        """Of the generator."""
+        return self._loss(self.network, batch, self.scores)
+
+    def group(self, rate: float) -> Group:
+        """What trains. rate: of Adam."""
+        return Group(parameters=list(self.generator.parameters()), rate=rate, momentum=0.5)
+
+    def batch_size(self, wanted: int) -> int:
+        """Images at once; as many as the model runs at, where it does at one number only."""
+        return self.network.batch_sizes(wanted, wanted)[0]
+
+    def warm_up(
+        self,
+        loop: Loop,
+        rate: float,
+        *,
+        seed: int,
+        progress: Progress | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> Training:
+        """Train the generator alone, in place."""
+
+        @torch.no_grad()
+        def held_back() -> float:
+            return float(self.loss(self.draw(loop.batch_size, step_generator(seed, HELD_BACK_STEP))))
+
+        return loop.run(
+            [self.group(rate)],
+            lambda index, step: self.loss(self.draw(len(index), step_generator(seed, step))),
+            loop.batch_size,
+            held_back=held_back,
+            state=self.generator,
+            seed=seed,
+            progress=progress,
+            checkpoint=checkpoint,
+        )
+
+    @torch.no_grad()
+    def images(
+        self, count: int, batch_size: int, seed: int
+    ) -> tuple[Float32[NDArray[np.float32], "n c h w"], Float32[NDArray[np.float32], "n k"]]:
+        """Images in the model's units, and their labels. Fewer, of one seed and batch size, are the first of more."""
+        generators = batch_generators(seed, -(-count // batch_size))
+        found = [self.generator(batch_size, random) for random in generators]
+        pixels = torch.cat([self.scale.to_model(torch.clamp(each, *self._limits)) for each, _ in found])[:count]
+        labels = torch.cat([each for _, each in found])[:count]
+        return pixels.cpu().numpy(), labels.cpu().numpy()
