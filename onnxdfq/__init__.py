@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from onnxdfq.evaluation import Evaluation
     from onnxdfq.exporting import export
     from onnxdfq.images.images import Images
-    from onnxdfq.methods import DeadLeaves, Dfmpc, Dfq, Dgh, Method, Noise, ZeroQ
+    from onnxdfq.methods import DeadLeaves, Dfmpc, Dfq, Dgh, Edfq, Gdfq, Method, Noise, ZeroQ
     from onnxdfq.pipeline.result import Metrics, Result, TargetResult
     from onnxdfq.recipe.bits import Bits
     from onnxdfq.recipe.recipe import Recipe
@@ -41,6 +41,8 @@ _HOMES = {
     "Dfq": "methods",
     "DfqError": "errors",
     "Dgh": "methods",
+    "Edfq": "methods",
+    "Gdfq": "methods",
     "Evaluation": "evaluation.evaluation",
     "Images": "images.images",
     "InputError": "errors",
@@ -69,7 +71,9 @@ __all__ = [
     "Dfq",
     "DfqError",
     "Dgh",
+    "Edfq",
     "Evaluation",
+    "Gdfq",
     "Images",
     "InputError",
     "Method",

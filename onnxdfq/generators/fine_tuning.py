@@ -1,6 +1,5 @@
 """The quantized network learns from the float one on images of a generator, which learns on."""
 
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
@@ -14,7 +13,7 @@ from onnxdfq.generators.labels import label_loss
 from onnxdfq.generators.task import HELD_BACK_STEP, Batch, GeneratorTask
 from onnxdfq.progress import Progress
 from onnxdfq.training.checkpoint import Checkpoint
-from onnxdfq.training.distillation import Distillation
+from onnxdfq.training.distillation import Distillation, relative_error
 from onnxdfq.training.loop import Loop, Training, step_generator
 from onnxdfq.training.outputs import distilled_outputs
 from onnxdfq.training.rates import Rates
@@ -36,9 +35,10 @@ class FineTuning:
         temperature: Of both networks' answers when they are compared.
         label: Weight of the cross entropy of the quantized network with the labels.
         answers: Weight of the distance of both networks' answers.
+        features: Weight of the distance of the levels that the task names, quantized, from those of the float network.
 
-    Source: GDFQ, arXiv 2003.03603, Eq. 10 and Algorithm 1. Its quantized network has floats behind its integers, too;
-    here they move in steps of their grids, with Adam, as in `Distilling`.
+    Source: GDFQ, arXiv 2003.03603, Eq. 10 and Algorithm 1; EnhancingDFQ, Eq. 11 and 13. Their quantized networks have
+    floats behind their integers, too; here they move in steps of their grids, with Adam, as in `Distilling`.
     """
 
     loop: Loop
@@ -47,6 +47,7 @@ class FineTuning:
     temperature: float = 20.0
     label: float = 1.0
     answers: float = 1.0
+    features: float = 0.0
 
     def train(
         self,
@@ -79,13 +80,13 @@ class FineTuning:
         """
         device, feeds = task.network.device, Feeds(model)
         outputs = distilled_outputs(model.graph)
-        classes = [output.classes for output in outputs]
+        classes, levels = [output.classes for output in outputs], task.levels if self.features else ()
         student = Student(
             model,
             plan,
             target,
             reference=reference,
-            outputs=[output.name for output in outputs],
+            outputs=[*(output.name for output in outputs), *levels],
             learn_scales=learn_scales,
             dtype=resolve_precision(device, "auto"),
         ).to(device)
@@ -93,16 +94,22 @@ class FineTuning:
         with torch.no_grad():
             draws = (task.draw(size, step_generator(seed, HELD_BACK_STEP + place)) for place in range(HELD_BACK))
             unseen = [replace(batch, taps=[]) for batch in draws]
-        learning = task.with_generator(deepcopy(task.generator))
+        learning = task.copy()
 
         def student_loss(batch: Batch) -> Tensor:
             given = {name: channels_last(each) for name, each in task.network.given(batch.pixels.detach()).items()}
             found = student(*feeds.of(student.input_names, given))
+            found, features = found[: len(classes)], found[len(classes) :]
             expected = [output.detach() for output in batch.outputs]
             # as published: means over the batch and the classes
             distance = Distillation(temperature=self.temperature).loss(found, expected, classes)
             total = self.answers * distance / batch.labels.shape[1]
-            return total + self.label * label_loss(found[task.scores], batch.labels) if self.label else total
+            if self.label:
+                total = total + self.label * label_loss(found[task.scores], batch.labels)
+            if levels:
+                pairs = zip(features, batch.features, strict=True)
+                total = total + self.features * torch.stack([relative_error(a, b.detach()) for a, b in pairs]).sum()
+            return total
 
         @torch.no_grad()
         def held_back() -> float:
@@ -121,7 +128,7 @@ class FineTuning:
             step_loss,
             size,
             held_back=held_back,
-            state=nn.ModuleDict({"student": student, "generator": learning.generator}),
+            state=nn.ModuleList([student, learning.state]),
             seed=seed,
             progress=progress,
             checkpoint=checkpoint,

@@ -33,6 +33,16 @@ class Labels:
         return torch.zeros(count, self.count).scatter_(1, places, shares)
 
 
+def mixtures(
+    count: int, labels: int, random: torch.Generator, *, others: int = 2, least: float = 0.5
+) -> Float32[Tensor, "n k"]:
+    """Shares of labels, one of which has at least `least` of each image, and a few others the rest."""
+    places = torch.rand(count, labels, generator=random).argsort(1)[:, : others + 1]
+    first = least + (1 - least) * torch.rand(count, 1, generator=random)
+    rest = (1 - first) * torch.randn(count, places.shape[1] - 1, generator=random).softmax(1)
+    return torch.zeros(count, labels).scatter_(1, places, torch.cat([first, rest], 1))
+
+
 def label_loss(scores: Float32[Tensor, "n k ..."], labels: Float32[Tensor, "n k"]) -> Float32[Tensor, ""]:
     """Cross entropy with shares of labels."""
     found: Tensor = functional.cross_entropy(scores.flatten(1).float(), labels)

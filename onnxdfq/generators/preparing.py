@@ -1,6 +1,7 @@
 """A generator, and the float network that judges it, from a model."""
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import onnx_ir as ir
 import torch
@@ -18,6 +19,7 @@ from onnxdfq.training.outputs import Output, distilled_outputs
 
 INSTEAD = "--method dgh and --method dead-leaves make images without, and --calibration FILE takes your own"
 
+Module = TypeVar("Module", bound=nn.Module)
 Build = Callable[[tuple[int, int, int], int], nn.Module]
 """(C, H, W) of images and the number of labels → a generator."""
 
@@ -32,6 +34,8 @@ def prepared_task(
     normalization: Normalization | None = None,
     device: str = "cpu",
     precision: Precision = "auto",
+    levels: Sequence[str] = (),
+    statistics: bool = True,
 ) -> GeneratorTask:
     """A new generator for a model.
 
@@ -44,6 +48,8 @@ def prepared_task(
         normalization: The user's, None where there is none.
         device: Where both run.
         precision: As for `TappedNetwork`.
+        levels: Names of values whose features the task reads.
+        statistics: As for `TappedNetwork`.
 
     Raises:
         InputError: No output scores classes, or the main input takes no pictures that a generator makes.
@@ -54,14 +60,24 @@ def prepared_task(
     outputs = distilled_outputs(model.graph)
     scores = _scores(outputs, method)
     network = TappedNetwork(
-        model, method=method, device=device, precision=precision, outputs=[output.name for output in outputs]
+        model,
+        method=method,
+        device=device,
+        precision=precision,
+        outputs=[*(output.name for output in outputs), *levels],
+        statistics=statistics,
     )
     labels = _label_count(network, scores)
+    generator = seeded(seed, lambda: build(network.planes, labels))
+    scale = input_range(model, normalization)
+    return GeneratorTask(generator, network, scale, scores=scores, loss=loss, levels=levels)
+
+
+def seeded(seed: int, build: Callable[[], Module]) -> Module:
+    """A module whose first weights follow from a seed; what torch draws elsewhere stays as it is."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        generator = build(network.planes, labels)
-    scale = input_range(model, normalization)
-    return GeneratorTask(generator, network, scale, scores=scores, loss=loss)
+        return build()
 
 
 def _check_image(spec: InputSpec, method: str) -> None:

@@ -1,7 +1,8 @@
 """What a generator is to achieve: images to which the float network answers with their labels, and whose statistics
 are those that its BatchNormalizations remember."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from onnxdfq.generators.labels import label_loss
+from onnxdfq.generators.levels import pooled
+from onnxdfq.generators.memory import LabelMemory
 from onnxdfq.progress import Progress
 from onnxdfq.synthesis.hyperparameters import batch_generators
 from onnxdfq.synthesis.input_range import InputRange
@@ -20,22 +23,20 @@ from onnxdfq.training.loop import Group, Loop, Training, step_generator
 
 HELD_BACK_STEP = 2**40  # draws that no step takes
 
-Generator = Callable[[int, torch.Generator], tuple[Float32[Tensor, "n c h w"], Float32[Tensor, "n k"]]]
-"""A module: how many, drawing from what → standardised images and shares of labels."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
     """Generated images, and what the float network makes of them; gradients pass back to the generator.
 
     pixels: (N, C, H, W) in the model's units. labels: (N, K), shares. taps: what the moments follow from. outputs: of
-    the network, those that are distilled.
+    the network, those that are distilled. features: of the levels that the task names.
     """
 
     pixels: Float32[Tensor, "n c h w"]
     labels: Float32[Tensor, "n k"]
     taps: list[Float[Tensor, "n _ ..."]]
     outputs: list[Float[Tensor, "..."]]
+    features: list[Float[Tensor, "n ..."]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,23 +46,32 @@ class GeneratorLoss:
     label: weight of the cross entropy. statistics: that of the distance of a batch's statistics. relative: whether
     errors are in units of each channel's own deviation, so that one weight suits all networks; otherwise squared errors
     of means and variances, as published. stop_at: the share of images given their labels at which a batch trains no
-    more; None is never.
+    more; None is never. likeness: weight of the similarity with earlier images of the same labels, where the task
+    remembers them.
 
-    Source: GDFQ, arXiv 2003.03603, Eq. 5, 7 and 9, and the table of its stopping conditions.
+    Source: GDFQ, arXiv 2003.03603, Eq. 5, 7 and 9, and the table of its stopping conditions; EnhancingDFQ, Eq. 12.
     """
 
     label: float = 1.0
     statistics: float = 0.1
     relative: bool = False
     stop_at: float | None = None
+    likeness: float = 0.0
 
-    def __call__(self, network: TappedNetwork, batch: Batch, scores: int) -> Float32[Tensor, ""]:
-        """scores: which output scores the labels."""
+    def __call__(
+        self, network: TappedNetwork, batch: Batch, scores: int, memory: LabelMemory | None
+    ) -> Float32[Tensor, ""]:
+        """scores: which output scores the labels. memory: of earlier images; a batch that trains is taken into it."""
         found = batch.outputs[scores]
         total = self.label * label_loss(found, batch.labels)
-        if self.statistics:
+        if self.statistics and batch.taps:
             first, second = network.moments(batch.taps)
             total = total + self.statistics * self._distance(network, first, second)
+        if memory is not None and self.likeness:
+            features = pooled(batch.features[-1:])[0]
+            total = total + self.likeness * memory.similarity(features, batch.labels)
+            if torch.is_grad_enabled():
+                memory.remember(features, batch.labels)
         if self.stop_at is not None and agreement(found, batch.labels) > self.stop_at:
             return 0 * total
         return total
@@ -83,35 +93,65 @@ class GeneratorTask:
     """A generator and the float network that judges it.
 
     Args:
-        generator: Makes standardised images; it is moved to the network's device.
-        network: Float; its outputs are those that are distilled.
+        generator: How many images, and what they are drawn from → standardised images, and shares of labels. It is
+            moved to the network's device.
+        network: Float; its outputs are those that are distilled, and behind them the features of `levels`.
         scale: From standardised pixels to the model's units.
         scores: Which of the outputs scores the labels.
         loss: Of the generator.
+        levels: Names of the features.
+        memory: Of earlier images.
     """
 
     def __init__(
-        self, generator: nn.Module, network: TappedNetwork, scale: InputRange, *, scores: int, loss: GeneratorLoss
+        self,
+        generator: nn.Module,
+        network: TappedNetwork,
+        scale: InputRange,
+        *,
+        scores: int,
+        loss: GeneratorLoss,
+        levels: Sequence[str] = (),
+        memory: LabelMemory | None = None,
     ) -> None:
         self.generator = generator.to(network.device)
-        self.network, self.scale, self.scores = network, scale, scores
+        self.memory = None if memory is None else memory.to(network.device)
+        self.network, self.scale, self.scores, self.levels = network, scale, scores, tuple(levels)
         self._loss = loss
         self._limits = scale.limits(network.device)
 
-    def with_generator(self, generator: nn.Module) -> "GeneratorTask":
+    def with_generator(self, generator: nn.Module, memory: LabelMemory | None = None) -> "GeneratorTask":
         """The same task of another generator."""
-        return GeneratorTask(generator, self.network, self.scale, scores=self.scores, loss=self._loss)
+        return GeneratorTask(
+            generator,
+            self.network,
+            self.scale,
+            scores=self.scores,
+            loss=self._loss,
+            levels=self.levels,
+            memory=memory,
+        )
+
+    def copy(self) -> "GeneratorTask":
+        """A task that learns on without changing this one."""
+        return self.with_generator(deepcopy(self.generator), deepcopy(self.memory))
+
+    @property
+    def state(self) -> nn.Module:
+        """All that its training changes."""
+        return nn.ModuleList([self.generator] if self.memory is None else [self.generator, self.memory])
 
     def draw(self, count: int, random: torch.Generator) -> Batch:
         """Images, and what the network says of them."""
         standardised, labels = self.generator(count, random)
         pixels = self.scale.to_model(torch.clamp(standardised, *self._limits))
-        taps, outputs = self.network.forward(self.network.given(pixels))
-        return Batch(pixels=pixels, labels=labels, taps=taps, outputs=outputs)
+        taps, values = self.network.forward(self.network.given(pixels))
+        count = len(values) - len(self.levels)
+        return Batch(pixels=pixels, labels=labels, taps=taps, outputs=values[:count], features=values[count:])
 
     def loss(self, batch: Batch) -> Float32[Tensor, ""]:
         """Of the generator."""
-        return self._loss(self.network, batch, self.scores)
+        return self._loss(self.network, batch, self.scores, self.memory)
 
     def group(self, rate: float) -> Group:
         """What trains. rate: of Adam."""
@@ -141,7 +181,7 @@ class GeneratorTask:
             lambda index, step: self.loss(self.draw(len(index), step_generator(seed, step))),
             loop.batch_size,
             held_back=held_back,
-            state=self.generator,
+            state=self.state,
             seed=seed,
             progress=progress,
             checkpoint=checkpoint,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from onnxdfq.methods.dfmpc.dfmpc import Dfmpc
     from onnxdfq.methods.dfq.dfq import Dfq
     from onnxdfq.methods.dgh.dgh import Dgh
+    from onnxdfq.methods.enhancing_dfq import Edfq
     from onnxdfq.methods.gdfq import Gdfq
     from onnxdfq.methods.noise import Noise
     from onnxdfq.methods.zeroq import ZeroQ
@@ -28,6 +29,7 @@ _HOMES = {
     "Dfmpc": "dfmpc.dfmpc",
     "Dfq": "dfq.dfq",
     "Dgh": "dgh.dgh",
+    "Edfq": "enhancing_dfq",
     "Gdfq": "gdfq",
     "Noise": "noise",
     "ZeroQ": "zeroq",
@@ -38,6 +40,7 @@ __all__ = [
     "Dfmpc",
     "Dfq",
     "Dgh",
+    "Edfq",
     "FloatModel",
     "Gdfq",
     "Measurement",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from onnxdfq.generators.fine_tuning import FineTuning
     from onnxdfq.generators.source import GeneratedImages
-    from onnxdfq.generators.task import GeneratorTask
+    from onnxdfq.generators.task import GeneratorLoss, GeneratorTask
     from onnxdfq.images.source import ImageSource
     from onnxdfq.recipe.recipe import Recipe
     from onnxdfq.training.checkpoint import Checkpoint
@@ -141,31 +141,43 @@ class Gdfq(Method):
         return self.batch_size * (self.warm_up * alone + self.steps * (alone + STUDENT_VISITS * network))
 
     def _warmed_up(self, model: FloatModel, run: Run) -> GeneratorTask:
-        from onnxdfq.generators.preparing import prepared_task
-        from onnxdfq.generators.task import GeneratorLoss
-        from onnxdfq.training.loop import Loop
+        task = self._prepared(model, run)
+        self._warm_up(task, model, run, "generator")
+        return task
 
-        loss = GeneratorLoss(label=self.label, statistics=self.statistics, relative=self.relative, stop_at=self.stop_at)
-        task = prepared_task(
+    def _prepared(self, model: FloatModel, run: Run, *, levels: tuple[str, ...] = ()) -> GeneratorTask:
+        from onnxdfq.generators.preparing import prepared_task
+
+        return prepared_task(
             model.graph,
             self.generator,
-            loss,
+            self._generator_loss(),
             method=self.name,
             seed=run.recipe.seed,
             normalization=model.normalization,
             device=run.device,
+            levels=levels,
+            statistics=Need.BATCH_NORM in self.needs,
         )
-        loop = Loop(steps=self.warm_up, batch_size=task.batch_size(self.batch_size), warm_up=0.1)
+
+    def _generator_loss(self) -> GeneratorLoss:
+        from onnxdfq.generators.task import GeneratorLoss
+
+        return GeneratorLoss(label=self.label, statistics=self.statistics, relative=self.relative, stop_at=self.stop_at)
+
+    def _warm_up(self, task: GeneratorTask, model: FloatModel, run: Run, what: str) -> None:
+        """Train a generator alone, in place. what: names the stage."""
+        from onnxdfq.training.loop import Loop
+
         training = task.warm_up(
-            loop,
+            Loop(steps=self.warm_up, batch_size=task.batch_size(self.batch_size), warm_up=0.1),
             self.generator_rate,
             seed=run.recipe.seed,
-            progress=run.progress("warming up the generator"),
-            checkpoint=self._checkpoint(f"{self.name}.generator", run, model.digest),
+            progress=run.progress(f"warming up the {what}"),
+            checkpoint=self._checkpoint(f"{self.name}.{what}", run, model.digest),
         )
         if training.stopped is not None:
             run.tell(Note(text=training.stopped))
-        return task
 
     def _checkpoint(self, name: str, run: Run, *parts: str) -> Checkpoint | None:
         from onnxdfq.training.checkpoint import Checkpoint

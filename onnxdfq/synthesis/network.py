@@ -52,6 +52,7 @@ class TappedNetwork:
         precision: "auto" computes in bfloat16 where the hardware multiplies it natively, else in float32; moments are
             float32 either way.
         outputs: Names of the float values that `forward` returns; by default the outputs that files are compared by.
+        statistics: Whether it has to have some; otherwise there may be no taps.
 
     Raises:
         NoBatchNorm: The model has none.
@@ -69,9 +70,10 @@ class TappedNetwork:
         device: str,
         precision: Precision,
         outputs: Sequence[str] | None = None,
+        statistics: bool = True,
     ) -> None:
         batch_norms = read_batch_norms(model)
-        if not batch_norms:
+        if statistics and not batch_norms:
             raise no_batch_norm(model, method)
         self.device = torch.device(device)
         self._feeds = Feeds(model)
@@ -81,7 +83,7 @@ class TappedNetwork:
         )
         computed, taps = _folded(model, batch_norms)
         self._centres = [self._vector(tap.centre) for tap in taps]
-        self._units = torch.cat([self._vector(tap.unit) for tap in taps])
+        self._units = torch.cat([self._vector(tap.unit) for tap in taps] or [torch.zeros(0)])
         names = list(dict.fromkeys(tap.value for tap in taps))  # two layers may normalise one value
         self._tap_of_layer = [names.index(tap.value) for tap in taps]
         if outputs is None:

@@ -96,15 +96,16 @@ class Targets:
         """From the running means and variances of the layers."""
         channels = tuple(len(mean) for mean in means)
         weights = [torch.full_like(mean, 1.0 / (len(means) * len(mean))) for mean in means]
-        var = torch.cat(list(variances)).clamp_min(0)
+        nothing = [torch.zeros(0)]  # a network without
+        var = torch.cat(list(variances) or nothing).clamp_min(0)
         floors = [variance.mean().mul(1e-2).clamp_min(1e-12).expand_as(variance) for variance in variances]
         return cls(
             channels=channels,
-            mean=torch.cat(list(means)),
+            mean=torch.cat(list(means) or nothing),
             var=var,
             std=var.sqrt(),
-            scale=var.maximum(torch.cat(floors)),
-            layer_mean=torch.cat(weights),
+            scale=var.maximum(torch.cat(floors or nothing)),
+            layer_mean=torch.cat(weights or nothing),
         )
 
     def layers(self, channels: Float32[Tensor, "s"]) -> tuple[Float32[Tensor, "_"], ...]:
