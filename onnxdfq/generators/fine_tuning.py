@@ -6,10 +6,12 @@ import onnx_ir as ir
 import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from onnxdfq.engine.feeds import Feeds
 from onnxdfq.engine.precision import channels_last, resolve_precision
 from onnxdfq.generators.labels import label_loss
+from onnxdfq.generators.margins import generator_margins, student_margins
 from onnxdfq.generators.task import HELD_BACK_STEP, Batch, GeneratorTask
 from onnxdfq.progress import Progress
 from onnxdfq.training.checkpoint import Checkpoint
@@ -35,10 +37,12 @@ class FineTuning:
         temperature: Of both networks' answers when they are compared.
         label: Weight of the cross entropy of the quantized network with the labels.
         answers: Weight of the distance of both networks' answers.
+        margins: Whether both networks train on the difference of their answers (AdaDFQ) in place of labels and answers.
         features: Weight of the distance of the levels that the task names, quantized, from those of the float network.
 
-    Source: GDFQ, arXiv 2003.03603, Eq. 10 and Algorithm 1; EnhancingDFQ, Eq. 11 and 13. Their quantized networks have
-    floats behind their integers, too; here they move in steps of their grids, with Adam, as in `Distilling`.
+    Source: GDFQ, arXiv 2003.03603, Eq. 10 and Algorithm 1; EnhancingDFQ, Eq. 11 and 13; AdaDFQ. Their quantized
+    networks have floats behind their integers, too; here they move in steps of their grids, with Adam, as in
+    `Distilling`.
     """
 
     loop: Loop
@@ -47,6 +51,7 @@ class FineTuning:
     temperature: float = 20.0
     label: float = 1.0
     answers: float = 1.0
+    margins: bool = False
     features: float = 0.0
 
     def train(
@@ -94,13 +99,18 @@ class FineTuning:
         with torch.no_grad():
             draws = (task.draw(size, step_generator(seed, HELD_BACK_STEP + place)) for place in range(HELD_BACK))
             unseen = [replace(batch, taps=[]) for batch in draws]
-        learning = task.copy()
+        learning = task.copy(label=0.0) if self.margins else task.copy()
+
+        def inputs(pixels: Tensor) -> tuple[Tensor, ...]:
+            given = {name: channels_last(each) for name, each in task.network.given(pixels).items()}
+            return feeds.of(student.input_names, given)
 
         def student_loss(batch: Batch) -> Tensor:
-            given = {name: channels_last(each) for name, each in task.network.given(batch.pixels.detach()).items()}
-            found = student(*feeds.of(student.input_names, given))
+            found = student(*inputs(batch.pixels.detach()))
             found, features = found[: len(classes)], found[len(classes) :]
             expected = [output.detach() for output in batch.outputs]
+            if self.margins:
+                return student_margins(expected[task.scores], found[task.scores], self.temperature)
             # as published: means over the batch and the classes
             distance = Distillation(temperature=self.temperature).loss(found, expected, classes)
             total = self.answers * distance / batch.labels.shape[1]
@@ -120,7 +130,12 @@ class FineTuning:
                 batch = learning.draw(len(index), step_generator(seed, step))
             if not self.generator_rate:
                 return student_loss(batch)
-            return torch.stack([learning.loss(batch), student_loss(batch)])
+            loss = learning.loss(batch)
+            if self.margins:  # through the quantized network to its images, and not to its weights
+                still = {name: each.detach() for name, each in student.state_dict(keep_vars=True).items()}
+                found = functional_call(student, still, inputs(batch.pixels))[task.scores]
+                loss = loss + generator_margins(batch.outputs[task.scores], found, batch.labels)
+            return torch.stack([loss, student_loss(batch)])
 
         groups = self.rates.groups(student) + ([learning.group(self.generator_rate)] if self.generator_rate else [])
         training = replace(self.loop, batch_size=size).run(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 from torch import Tensor
 from torch.nn import functional
 
@@ -43,7 +43,29 @@ def mixtures(
     return torch.zeros(count, labels).scatter_(1, places, torch.cat([first, rest], 1))
 
 
-def label_loss(scores: Float32[Tensor, "n k ..."], labels: Float32[Tensor, "n k"]) -> Float32[Tensor, ""]:
-    """Cross entropy with shares of labels."""
-    found: Tensor = functional.cross_entropy(scores.flatten(1).float(), labels)
-    return found
+def label_loss(
+    scores: Float[Tensor, "n k ..."], labels: Float32[Tensor, "n k"], *, hardness: float = 0.0
+) -> Float32[Tensor, ""]:
+    """Cross entropy with shares of labels, mean over images.
+
+    hardness: An image counts with the power of this of how far its labels are from certain: 0 counts all alike, and the
+    more, the more the hard ones.
+
+    Source of hardness: HAST, Li et al., arXiv 2303.13826, Eq. 7.
+    """
+    each = functional.cross_entropy(scores.flatten(1).float(), labels, reduction="none")
+    if hardness:
+        certain = (scores.flatten(1).float().softmax(1) * labels).sum(1)
+        each = each * (1 - certain).detach() ** hardness
+    return each.mean()
+
+
+def certainty_loss(
+    scores: Float[Tensor, "n k ..."], labels: Float32[Tensor, "n k"], certainty: Float32[Tensor, "n"]
+) -> Float32[Tensor, ""]:
+    """Squared difference of an image's certainty of its labels from what is wanted of it, mean over images.
+
+    Source: IntraQ, Zhong et al., CVPR 2022, Eq. 9: images of a class that are not all alike sure.
+    """
+    certain = (scores.flatten(1).float().softmax(1) * labels).sum(1)
+    return (certain - certainty).square().mean()

@@ -3,7 +3,7 @@ are those that its BatchNormalizations remember."""
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from jaxtyping import Float, Float32
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from onnxdfq.generators.labels import label_loss
+from onnxdfq.generators.labels import certainty_loss, label_loss
 from onnxdfq.generators.levels import pooled
 from onnxdfq.generators.memory import LabelMemory
 from onnxdfq.progress import Progress
@@ -30,6 +30,7 @@ class Batch:
 
     pixels: (N, C, H, W) in the model's units. labels: (N, K), shares. taps: what the moments follow from. outputs: of
     the network, those that are distilled. features: of the levels that the task names.
+    wanted: (N,), drawn from 0 to 1: how sure of each image the network is to be, see `GeneratorLoss`.
     """
 
     pixels: Float32[Tensor, "n c h w"]
@@ -37,6 +38,7 @@ class Batch:
     taps: list[Float[Tensor, "n _ ..."]]
     outputs: list[Float[Tensor, "..."]]
     features: list[Float[Tensor, "n ..."]]
+    wanted: Float32[Tensor, "n"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +49,12 @@ class GeneratorLoss:
     errors are in units of each channel's own deviation, so that one weight suits all networks; otherwise squared errors
     of means and variances, as published. stop_at: the share of images given their labels at which a batch trains no
     more; None is never. likeness: weight of the similarity with earlier images of the same labels, where the task
-    remembers them.
+    remembers them. hardness: how much more images count that the network is not sure of. certainty: instead of the
+    cross entropy, how sure the network is to be of an image at least; each image is to have a certainty of its own,
+    between that and 1.
 
-    Source: GDFQ, arXiv 2003.03603, Eq. 5, 7 and 9, and the table of its stopping conditions; EnhancingDFQ, Eq. 12.
+    Source: GDFQ, arXiv 2003.03603, Eq. 5, 7 and 9, and the table of its stopping conditions; EnhancingDFQ, Eq. 12;
+    HAST for hardness and IntraQ for certainty (see `labels`).
     """
 
     label: float = 1.0
@@ -57,13 +62,15 @@ class GeneratorLoss:
     relative: bool = False
     stop_at: float | None = None
     likeness: float = 0.0
+    hardness: float = 0.0
+    certainty: float | None = None
 
     def __call__(
         self, network: TappedNetwork, batch: Batch, scores: int, memory: LabelMemory | None
     ) -> Float32[Tensor, ""]:
         """scores: which output scores the labels. memory: of earlier images; a batch that trains is taken into it."""
         found = batch.outputs[scores]
-        total = self.label * label_loss(found, batch.labels)
+        total = self.label * self._of_labels(found, batch)
         if self.statistics and batch.taps:
             first, second = network.moments(batch.taps)
             total = total + self.statistics * self._distance(network, first, second)
@@ -75,6 +82,11 @@ class GeneratorLoss:
         if self.stop_at is not None and agreement(found, batch.labels) > self.stop_at:
             return 0 * total
         return total
+
+    def _of_labels(self, found: Tensor, batch: Batch) -> Tensor:
+        if self.certainty is None:
+            return label_loss(found, batch.labels, hardness=self.hardness)
+        return certainty_loss(found, batch.labels, self.certainty + (1 - self.certainty) * batch.wanted)
 
     def _distance(self, network: TappedNetwork, first: Tensor, second: Tensor) -> Tensor:
         targets = network.targets
@@ -120,21 +132,24 @@ class GeneratorTask:
         self._loss = loss
         self._limits = scale.limits(network.device)
 
-    def with_generator(self, generator: nn.Module, memory: LabelMemory | None = None) -> "GeneratorTask":
-        """The same task of another generator."""
+    def with_generator(
+        self, generator: nn.Module, memory: LabelMemory | None = None, *, loss: GeneratorLoss | None = None
+    ) -> "GeneratorTask":
+        """The same task of another generator, or with another loss."""
         return GeneratorTask(
             generator,
             self.network,
             self.scale,
             scores=self.scores,
-            loss=self._loss,
+            loss=loss or self._loss,
             levels=self.levels,
             memory=memory,
         )
 
-    def copy(self) -> "GeneratorTask":
-        """A task that learns on without changing this one."""
-        return self.with_generator(deepcopy(self.generator), deepcopy(self.memory))
+    def copy(self, **changes: float) -> "GeneratorTask":
+        """A task that learns on without changing this one. changes: to its loss."""
+        loss = replace(self._loss, **changes)  # type: ignore[arg-type]
+        return self.with_generator(deepcopy(self.generator), deepcopy(self.memory), loss=loss)
 
     @property
     def state(self) -> nn.Module:
@@ -144,10 +159,18 @@ class GeneratorTask:
     def draw(self, count: int, random: torch.Generator) -> Batch:
         """Images, and what the network says of them."""
         standardised, labels = self.generator(count, random)
+        wanted = torch.rand(count, generator=random).to(standardised.device)
         pixels = self.scale.to_model(torch.clamp(standardised, *self._limits))
         taps, values = self.network.forward(self.network.given(pixels))
         count = len(values) - len(self.levels)
-        return Batch(pixels=pixels, labels=labels, taps=taps, outputs=values[:count], features=values[count:])
+        return Batch(
+            pixels=pixels,
+            labels=labels,
+            taps=taps,
+            outputs=values[:count],
+            features=values[count:],
+            wanted=wanted,
+        )
 
     def loss(self, batch: Batch) -> Float32[Tensor, ""]:
         """Of the generator."""

@@ -41,7 +41,9 @@ class Gdfq(Method):
     deviation (ours, for any network) or as in Eq. (7). student_label, answers: weights of the quantized network's two.
     temperature: of its distillation. separate: the generator stays as its warm-up left it. stop_at: share of images
     given their labels at which a batch no longer trains the generator. mixed, several: how often images are asked for
-    several labels, and how many (Qimera).
+    several labels, and how many (Qimera). hardness: how much more images count that the network is not sure of
+    (HAST). certainty: in place of the cross entropy, how sure it is to be of an image at least (IntraQ). margins: both
+    networks train on the difference of their answers (AdaDFQ).
     Raises InputError.
 
     Differs from the paper, whose 400 epochs of 200 batches of 200 images take a day here: fewer and smaller batches,
@@ -75,6 +77,9 @@ class Gdfq(Method):
     stop_at: Annotated[float | None, SHARE] = None
     mixed: Annotated[float, SHARE] = 0.0
     several: Annotated[int, BATCH] = 2
+    hardness: Annotated[float, Bounds(least=0, most=10)] = 0.0
+    certainty: Annotated[float | None, SHARE] = None
+    margins: bool = False
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -163,7 +168,14 @@ class Gdfq(Method):
     def _generator_loss(self) -> GeneratorLoss:
         from onnxdfq.generators.task import GeneratorLoss
 
-        return GeneratorLoss(label=self.label, statistics=self.statistics, relative=self.relative, stop_at=self.stop_at)
+        return GeneratorLoss(
+            label=self.label,
+            statistics=self.statistics,
+            relative=self.relative,
+            stop_at=self.stop_at,
+            hardness=self.hardness,
+            certainty=self.certainty,
+        )
 
     def _warm_up(self, task: GeneratorTask, model: FloatModel, run: Run, what: str) -> None:
         """Train a generator alone, in place. what: names the stage."""
@@ -219,4 +231,5 @@ class Gdfq(Method):
             temperature=self.temperature,
             label=self.student_label,
             answers=self.answers,
+            margins=self.margins,
         )

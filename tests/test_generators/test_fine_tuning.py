@@ -1,6 +1,7 @@
 """A plan that learns on a generator's images while the generator learns on."""
 
 from copy import deepcopy
+from dataclasses import replace
 
 import onnx_ir as ir
 import pytest
@@ -76,6 +77,20 @@ def test_both_losses_are_in_the_curve(task: GeneratorTask, folded: ir.Model, pla
         assert total == pytest.approx(generator + student) and min(generator, student) > 0  # type: ignore[operator, type-var]
     alone = curve(FineTuning(loop=short, generator_rate=0.0), task, folded, plan)
     assert all(len(row) == 3 for row in alone.rows())
+
+
+def test_with_margins_the_generator_learns_from_both_networks(
+    task: GeneratorTask, folded: ir.Model, plan: QuantPlan
+) -> None:
+    tuning = FineTuning(loop=Loop(steps=60, batch_size=32), rates=RATES, margins=True)
+    found, training = tuning.train(folded, plan, ORT, task)
+    assert len(training.rows()[-1]) == 5
+    assert distance(folded, found, task) < 0.8 * distance(folded, plan, task)
+    coarser = Calibration(weight_bits=2, activation_bits=4).plan(folded, 4 * task.images(64, 32, seed=0)[0], ORT)
+    first, second = (
+        curve(replace(tuning, loop=Loop(steps=1, batch_size=32)), task, folded, p) for p in (plan, coarser)
+    )
+    assert first.curve[-1].parts[0] != second.curve[-1].parts[0], "its loss depends on what is quantized how"
 
 
 def test_each_of_the_students_losses_can_be_left_out(task: GeneratorTask, folded: ir.Model, plan: QuantPlan) -> None:

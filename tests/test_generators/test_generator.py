@@ -6,7 +6,8 @@ import torch
 
 from onnxdfq.generators.conditional import FEW_LABELS, ConditionalGenerator
 from onnxdfq.generators.diversity import similarity, similarity_by_label
-from onnxdfq.generators.labels import Labels, label_loss
+from onnxdfq.generators.labels import Labels, certainty_loss, label_loss
+from onnxdfq.generators.margins import generator_margins, student_margins
 
 
 def random(seed: int = 0) -> torch.Generator:
@@ -56,6 +57,43 @@ def test_the_label_loss_is_the_cross_entropy_with_shares() -> None:
     scores, shares = torch.randn(4, 3, 1, 1, generator=random()), torch.tensor([[0.2, 0.8, 0.0]] * 4)
     wanted = -(shares * torch.log_softmax(scores[:, :, 0, 0], 1)).sum(1).mean()
     assert float(label_loss(scores, shares)) == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_hard_images_count_more() -> None:
+    """HAST, Eq. 7: by the power of how far an image is from certain."""
+    scores, labels = torch.tensor([[3.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    sure = scores.softmax(1)[:, 0]
+    wanted = ((1 - sure) ** 2 * -sure.log()).mean()
+    assert float(label_loss(scores, labels, hardness=2.0)) == pytest.approx(float(wanted), rel=1e-5)
+    assert float(label_loss(scores, labels, hardness=0.0)) == pytest.approx(float(-sure.log().mean()), rel=1e-5)
+
+
+def test_certainty_is_aimed_at_from_both_sides() -> None:
+    scores, labels = torch.tensor([[2.0, 0.0], [2.0, 0.0]], requires_grad=True), torch.tensor([[1.0, 0.0]] * 2)
+    sure = float(scores.softmax(1)[0, 0].detach())
+    loss = certainty_loss(scores, labels, torch.tensor([sure - 0.1, sure + 0.1]))
+    assert loss.item() == pytest.approx(0.01, rel=1e-4)
+    (gradient,) = torch.autograd.grad(loss, scores)
+    assert gradient[0, 0] > 0 > gradient[1, 0], "one is to be less sure, the other more"
+
+
+def test_margins_are_the_entropies_of_the_difference() -> None:
+    """AdaDFQ: what lies between two bounds costs nothing, and equal answers are the student's best."""
+    labels = torch.eye(4)
+    expected = torch.randn(4, 4, generator=random())
+    same = generator_margins(expected, expected, labels)
+    labels_only = 0.2 * label_loss(torch.zeros(4, 4), labels) + 0.1 * label_loss(2 * expected, labels)
+    assert float(same) == pytest.approx(float(labels_only) + 0.2, rel=1e-5), "entropy 1, where .8 is the most"
+    far = expected - 100 * labels
+    apart = 0.2 * label_loss(100 * labels, labels) + 0.1 * label_loss(expected + far, labels)
+    assert float(generator_margins(expected, far, labels)) == pytest.approx(float(apart) + 0.1, rel=1e-4)
+    between = expected - 2 * labels
+    entropy = torch.distributions.Categorical(logits=2 * labels).entropy() / np.log(4)
+    assert 0.1 < entropy[0] < 0.8
+    none = 0.2 * label_loss(2 * labels, labels) + 0.1 * label_loss(expected + between, labels)
+    assert float(generator_margins(expected, between, labels)) == pytest.approx(float(none), rel=1e-5)
+    assert float(student_margins(expected, expected + 3, 20.0)) == pytest.approx(0, abs=1e-3)
+    assert float(student_margins(expected, between, 20.0)) > 0.1
 
 
 def test_similarity() -> None:

@@ -6,7 +6,7 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from onnxdfq.generators.labels import label_loss
+from onnxdfq.generators.labels import certainty_loss, label_loss
 from onnxdfq.generators.task import Batch, GeneratorLoss, GeneratorTask, agreement
 from onnxdfq.training.loop import Loop
 
@@ -38,6 +38,16 @@ def test_each_part_can_be_left_out(make: Make) -> None:
     assert drawn(make, statistics=0.0)[0] == pytest.approx(label, rel=1e-5)
     assert drawn(make, label=0.0)[0] == pytest.approx(whole - label, rel=1e-4)
     assert drawn(make, relative=True)[0] != pytest.approx(whole)
+
+
+def test_labels_may_count_by_hardness_or_certainty(make: Make) -> None:
+    _, batch = drawn(make)
+    scores, labels = batch.outputs[0], batch.labels
+    hard = float(label_loss(scores, labels, hardness=1.5))
+    assert drawn(make, statistics=0.0, hardness=1.5)[0] == pytest.approx(hard, rel=1e-5)
+    assert 0 <= batch.wanted.min() < 0.2 < 0.8 < batch.wanted.max() <= 1
+    sure = float(certainty_loss(scores, labels, 0.6 + 0.4 * batch.wanted))
+    assert drawn(make, statistics=0.0, certainty=0.6)[0] == pytest.approx(sure, rel=1e-5)
 
 
 def test_a_batch_that_is_good_enough_trains_no_more(make: Make) -> None:
