@@ -7,7 +7,7 @@ from jaxtyping import Float32
 from torch import Tensor, nn
 
 from onnxdfq.generators.labels import Labels, mixtures
-from onnxdfq.generators.trunk import Trunk
+from onnxdfq.generators.trunk import trunk
 
 FLOWS = 4  # planar maps behind one another, for each level
 HEADS = 4
@@ -91,7 +91,7 @@ class AttentionGenerator(nn.Module):
         planes: (C, H, W) of the images.
         embeddings: (K, d), of labels; they train.
         levels: J.
-        width: Channels of its first convolution.
+        width: As for `trunk`.
         mixes: Whether labels are mixed by attention; otherwise each image has one.
         attends: Whether noise enters level by level; otherwise it is multiplied with the embedding, as in GDFQ.
 
@@ -113,7 +113,7 @@ class AttentionGenerator(nn.Module):
         self.embeddings = nn.Parameter(embeddings.clone())
         self.mixer = LabelMixer(length) if mixes else None
         self.levels = nn.ModuleList(LevelAttention(length) for _ in range(levels if attends else 0))
-        self.trunk = Trunk(planes, length, labels, width=width)
+        self.trunk = trunk(planes, length, labels, width=width)
 
     def forward(self, count: int, random: torch.Generator) -> tuple[Float32[Tensor, "n c h w"], Float32[Tensor, "n k"]]:
         """So many standardised images, and the shares of labels that they were asked for."""

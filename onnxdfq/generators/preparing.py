@@ -9,9 +9,7 @@ from torch import nn
 
 from onnxdfq.errors import InputError
 from onnxdfq.generators.task import GeneratorLoss, GeneratorTask
-from onnxdfq.generators.trunk import LEAST_SIZE
 from onnxdfq.images.normalization import Normalization
-from onnxdfq.model_file import InputSpec, main_input
 from onnxdfq.recipe.choices import Precision
 from onnxdfq.synthesis.input_range import input_range
 from onnxdfq.synthesis.network import TappedNetwork
@@ -52,11 +50,9 @@ def prepared_task(
         statistics: As for `TappedNetwork`.
 
     Raises:
-        InputError: No output scores classes, or the main input takes no pictures that a generator makes.
+        InputError: No output scores classes.
         NoBatchNorm: The model has none.
     """
-    spec = main_input(model)
-    _check_image(spec, method)
     outputs = distilled_outputs(model.graph)
     scores = _scores(outputs, method)
     network = TappedNetwork(
@@ -78,15 +74,6 @@ def seeded(seed: int, build: Callable[[], Module]) -> Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build()
-
-
-def _check_image(spec: InputSpec, method: str) -> None:
-    if spec.image is None or min(spec.planes[1:]) < LEAST_SIZE:
-        raise InputError(
-            f"{method} makes pictures of any number of channels and at least {LEAST_SIZE} × {LEAST_SIZE} pixels, and "
-            f"the input {spec.name!r} takes {spec.text()}; {INSTEAD}.",
-            field="method",
-        )
 
 
 def _scores(outputs: Sequence[Output], method: str) -> int:

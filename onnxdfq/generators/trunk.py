@@ -1,6 +1,7 @@
-"""From a vector to an image: the convolutions that the generators of all papers here have in common."""
+"""From a vector to an image, or another sample: the layers that the generators of all papers here have in common."""
 
 from collections.abc import Callable
+from math import prod
 
 import torch
 from jaxtyping import Float32
@@ -9,7 +10,7 @@ from torch.nn import functional
 
 SLOPE = 0.2  # of LeakyReLU
 INNER_EPSILON = 0.8  # of the public code, which has it from ACGAN's: what the generator was tuned with
-LEAST_SIZE = 4  # pixels: images grow from a quarter of their size
+LEAST_SIZE = 4  # pixels, of a side: images grow from a quarter of their size
 
 
 class LabelNorm(nn.Module):
@@ -40,15 +41,57 @@ class PlainNorm(nn.Module):
         return found
 
 
-class Trunk(nn.Module):
-    """A vector to standardised images (each channel of a batch of mean 0 and deviation 1).
+def trunk(
+    planes: tuple[int, int, int],
+    inputs: int,
+    labels: int,
+    *,
+    width: int = 128,
+    norm: Callable[[int, int, float], nn.Module] = PlainNorm,
+) -> nn.Module:
+    """A module: a vector and shares of labels → standardised samples (each channel of a batch of mean 0, deviation 1).
 
     Args:
-        planes: (C, H, W) of the images; at least LEAST_SIZE pixels high and wide.
+        planes: (C, H, W) of samples. Fewer than LEAST_SIZE pixels in a row or column are no picture: they come from
+            layers that are fully connected.
         inputs: Length of the vector.
         labels: How many there are.
-        width: Channels of its first convolution.
+        width: Channels of the first convolution, or of each layer.
         norm: LabelNorm or PlainNorm.
+    """
+    kind = ImageTrunk if min(planes[1:]) >= LEAST_SIZE else VectorTrunk
+    return kind(planes, inputs, labels, width=width, norm=norm)
+
+
+class VectorTrunk(nn.Module):
+    """Two fully connected layers, for samples that are no pictures. Arguments: see `trunk`."""
+
+    def __init__(
+        self,
+        planes: tuple[int, int, int],
+        inputs: int,
+        labels: int,
+        *,
+        width: int,
+        norm: Callable[[int, int, float], nn.Module],
+    ) -> None:
+        super().__init__()
+        self._planes = planes
+        self.layers = nn.ModuleList([nn.Linear(inputs, width), nn.Linear(width, width)])
+        self.norms = nn.ModuleList([norm(width, labels, 1e-5), norm(width, labels, 1e-5)])
+        self.last = nn.Linear(width, prod(planes))
+
+    def forward(self, vector: Float32[Tensor, "n d"], labels: Float32[Tensor, "n k"]) -> Float32[Tensor, "n c h w"]:
+        """labels: shares that sum to 1."""
+        x = vector
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            x = functional.leaky_relu(norm(layer(x)[:, :, None, None], labels)[:, :, 0, 0], SLOPE)
+        found: Tensor = functional.batch_norm(self.last(x).view(-1, *self._planes), None, None, training=True)
+        return found
+
+
+class ImageTrunk(nn.Module):
+    """Convolutions behind two steps of enlarging. Arguments: see `trunk`.
 
     Source: GDFQ, arXiv 2003.03603, whose public code has it from ACGAN; there it makes sizes that are multiples of 4.
     """
@@ -59,8 +102,8 @@ class Trunk(nn.Module):
         inputs: int,
         labels: int,
         *,
-        width: int = 128,
-        norm: Callable[[int, int, float], nn.Module] = PlainNorm,
+        width: int,
+        norm: Callable[[int, int, float], nn.Module],
     ) -> None:
         super().__init__()
         channels, *size = planes

@@ -14,7 +14,7 @@ def random(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize("planes", [(3, 32, 32), (1, 28, 30), (2, 5, 9), (3, 4, 4)])
+@pytest.mark.parametrize("planes", [(3, 32, 32), (1, 28, 30), (2, 5, 9), (3, 4, 4), (6, 1, 1), (1, 1, 40)])
 @pytest.mark.parametrize("labels", [2, FEW_LABELS + 1])
 def test_any_size_comes_out_standardised(planes: tuple[int, int, int], labels: int) -> None:
     torch.manual_seed(0)

@@ -93,9 +93,15 @@ def test_what_it_cannot_do_it_says(nets: SimpleNamespace, tmp_path: Path) -> Non
         onnxdfq.compress(boxes, method=SHORT)
     with pytest.raises(NoBatchNorm, match="gdfq reads the running statistics"):
         onnxdfq.compress(nets.plain_network(norm=False), method=SHORT)
-    small = nets.plain_network(side=2)
-    with pytest.raises(InputError, match=r"at least 4 × 4 pixels, and the input 'image' takes .*2.*--method dgh"):
-        onnxdfq.compress(small, method=SHORT)
+
+
+def test_samples_that_are_no_pictures(nets: SimpleNamespace) -> None:
+    net = nets.Network()
+    x = net.node("Relu", net.batch_norm(net.gemm("x", 6, 8), 8))
+    model = net.model({"x": ["n", 6]}, {net.gemm(x, 8, 3): ["n", 3]})
+    result = onnxdfq.compress(model, method=SHORT, bits="w4a8", tuning="none", images=16)
+    assert result.images is not None and result.images.pixels.shape == (16, 6)
+    assert len(result.metrics["loss_curve"]) == 9
 
 
 def test_a_generator_of_one_picture_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
