@@ -1,4 +1,4 @@
-"""EnhancingDFQ: a generator of diverse images, for convolutional networks and transformers: its settings."""
+"""EnhancingDFQ (Zhao et al., Enhancing Diversity for Data-free Quantization, CVPR 2025): its settings, its generator."""
 
 from __future__ import annotations
 

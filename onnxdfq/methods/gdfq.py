@@ -46,10 +46,10 @@ class Gdfq(Method):
     networks train on the difference of their answers (AdaDFQ).
     Raises InputError.
 
-    Differs from the paper, whose 400 epochs of 200 batches of 200 images take a day here (`--effort paper`, with its
-    sizes and weights): fewer and smaller batches, half the width and three times the rate of the generator, Adam in steps of the grid for the quantized network, thresholds by squared error on the images of the warmed-up
-    generator, and the state that is best on held-back images, where the paper reports the best of all epochs on the
-    test set.
+    Differs from the paper, whose 400 epochs of 200 batches of 200 images take days here (`--effort paper`, with its
+    sizes and weights): fewer and smaller batches, half the width and three times the rate of the generator, Adam in
+    steps of the grid for the quantized network, thresholds by squared error on the images of the warmed-up generator,
+    and the state that is best on held-back images, where the paper reports the best of all epochs on the test set.
     """
 
     name: ClassVar[str] = "gdfq"
