@@ -1,4 +1,4 @@
-"""EnhancingDFQ (Zhao et al., Enhancing Diversity for Data-free Quantization, CVPR 2025): its settings, its generator."""
+"""EnhancingDFQ (Zhao et al., Enhancing Diversity for Data-free Quantization, CVPR 2025): its settings and generator."""
 
 from __future__ import annotations
 

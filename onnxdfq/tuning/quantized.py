@@ -123,10 +123,19 @@ class QdqGraph:
         site = self.sites[required_name(self._nodes[layer].inputs[0])]
         return BiasGrid(source=site.key, weight=weight, steps=steps.astype(np.float32))
 
-    def rounding(self, weight: str, start: Float32[NDArray[np.float32], "..."] | None = None) -> WeightRounding:
+    def rounding(
+        self,
+        weight: str,
+        start: Float32[NDArray[np.float32], "..."] | None = None,
+        *,
+        learn_scale: bool = False,
+    ) -> WeightRounding:
         """The rounding of the weight of this name, begun at the plan's integers or else at the float weight.
 
-        start: in the weight's shape and unit, where it begins instead.
+        Args:
+            weight: The initializer's name.
+            start: In the weight's shape and unit, where it begins instead.
+            learn_scale: Whether its scale may take any value and trains.
         """
         value = self._weights[self._layer_of[weight]].const_value
         assert value is not None
@@ -136,6 +145,7 @@ class QdqGraph:
             value.numpy() if start is None else start,
             self._plan.weights[weight],
             self._plan.integers.get(weight) if start is None else None,
+            learn_scale=learn_scale and not self._plan.bias_quants,  # all scales of such a plan hang together
             saturating=None
             if bound is None
             else partial(pairs_beyond, node, bound=bound, order=self._target.pair_order),

@@ -41,6 +41,7 @@ class Reconstruction:
         batch_size: Images of one step.
         rate: Learning rate of the roundings; it stays.
         scale_rate: That of learned activation scales, as a relative change; it falls along a cosine.
+        factor_rate: That of learned weight scales, in log2; it falls along a cosine.
         bias_rate: That of biases, in units of the layer's root mean square bias; it falls along a cosine.
         penalty: Weight of the term that drives h to 0 or 1.
         warm_up: Share of the steps before it.
@@ -51,6 +52,7 @@ class Reconstruction:
     batch_size: int = 32
     rate: float = 1e-2
     scale_rate: float = 4e-3
+    factor_rate: float = 1e-3
     bias_rate: float = 1e-3
     penalty: float = 0.01
     warm_up: float = 0.2
@@ -68,9 +70,11 @@ class Reconstruction:
         biases = list(block.biases.values())
         scales = [q.log2_scale for q in block.quantizers.values() if q.log2_scale.requires_grad]
         roundings = [rounding.v for rounding in block.roundings]
-        start = [tensor.detach().clone() for tensor in (*roundings, *scales, *biases)]
+        changes = [rounding.change for rounding in block.roundings if rounding.change.requires_grad]
+        start = [tensor.detach().clone() for tensor in (*roundings, *scales, *changes, *biases)]
         optimizer = torch.optim.Adam(
             [{"params": roundings, "lr": self.rate}, {"params": scales, "lr": self.scale_rate}]
+            + [{"params": changes, "lr": self.factor_rate}]
             + [{"params": [bias], "lr": self.bias_rate * typical_size(bias)} for bias in biases]
         )
         falling = [(group, group["lr"]) for group in optimizer.param_groups[1:]]
@@ -92,7 +96,7 @@ class Reconstruction:
         after = block.hard_error(data)
         if not after < before:
             with torch.no_grad():
-                for tensor, old in zip((*roundings, *scales, *biases), start, strict=True):
+                for tensor, old in zip((*roundings, *scales, *changes, *biases), start, strict=True):
                     tensor.copy_(old)
             for rounding in block.roundings:
                 rounding.harden()

@@ -24,12 +24,13 @@ class WeightRounding(nn.Module):
         quant: Its grid, whose range clips.
         integers: Same shape, to start from instead: each is then one of the two that V decides between, the other is
             its neighbour on the side of the float weight, and V starts half way between integer and float weight.
+        learn_scale: Whether the scale may take any value and trains, while what lies below each weight stays.
         saturating: Which of given integers (same shape) a kernel would saturate on with their neighbours. These are
             rounded towards zero in the end, which the integers that training starts from allow.
 
-    v: same shape. range: least and greatest integer.
+    v: same shape. change: log2 of what the scale is multiplied with. range: least and greatest integer.
 
-    Source: AdaRound, arXiv 2004.10568, Eq. 23 for h.
+    Source: AdaRound, arXiv 2004.10568, Eq. 23 for h; GENIE-M, Jeon et al., CVPR 2023, for scales that train with it.
     """
 
     floor: Float32[Tensor, "..."]
@@ -41,6 +42,7 @@ class WeightRounding(nn.Module):
         quant: TensorQuant,
         integers: Int8[NDArray[np.int8], "*shape"] | None = None,
         *,
+        learn_scale: bool = False,
         saturating: Callable[[NDArray[np.int8]], NDArray[np.bool_]] | None = None,
     ) -> None:
         super().__init__()
@@ -54,6 +56,7 @@ class WeightRounding(nn.Module):
             up = (up + start - floor) / 2
         self.register_buffer("scale", scale)
         self.register_buffer("floor", floor)
+        self.change = nn.Parameter(torch.zeros_like(scale), requires_grad=learn_scale)
         self.v = nn.Parameter(-torch.log(STRETCH / (up - SHIFT) - 1))
         self.range = quant.range
         self._saturating = saturating
@@ -64,7 +67,13 @@ class WeightRounding(nn.Module):
 
     def forward(self) -> Float32[Tensor, "..."]:
         """The weight with soft rounding, same shape."""
-        return self.scale * (self.floor + self.up()).clamp(*self.range)
+        return self.scale * self.change.exp2() * (self.floor + self.up()).clamp(*self.range)
+
+    @torch.no_grad()
+    def channel_scales(self) -> Float32[NDArray[np.float32], "..."]:
+        """() or (C,): the scales of the grid as they are now."""
+        found: NDArray[np.float32] = (self.scale * self.change.exp2()).cpu().numpy()
+        return found.reshape(-1) if found.ndim else found
 
     def penalty(self, exponent: float) -> Float32[Tensor, ""]:
         """Sum over all weights of 1 - |2 h - 1|^b (Eq. 24): 0 once each is rounded."""

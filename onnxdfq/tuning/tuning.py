@@ -59,11 +59,13 @@ class Tuning:
         learn_scales: Whether activation scales below 8 bits may take any value, and are learned; otherwise they stay
             powers of two, and half and twice are tried.
         reconstruction: The optimisation of one block.
+        learn_weight_scales: Whether scales of weights may take any value and train with the roundings (GENIE-M).
     """
 
     by_block: bool
     learn_scales: bool
     reconstruction: Reconstruction
+    learn_weight_scales: bool = False
 
     def check(self, images: int) -> None:
         """Raises InputError when so few images do not fill a batch."""
@@ -165,11 +167,14 @@ class Tuning:
         data: BlockData,
         generator: torch.Generator,
     ) -> Outcome:
-        roundings = {name: graph.rounding(name) for name in block.weights}
+        learn = self.learn_weight_scales
+        roundings = {name: graph.rounding(name, learn_scale=learn) for name in block.weights}
         unit = TunedBlock(graph, block, roundings, quantizers, dtype=data.dtype).to(data.device)
         before = unit.search_scales(data, unit.hard_error(data))
         outcome = self.reconstruction.run(unit, data, before, generator)
         after = unit.search_scales(data, outcome.after)
+        if learn:
+            graph.write_weight_scales({name: rounding.channel_scales() for name, rounding in roundings.items()})
         graph.write(
             {name: rounding.integers() for name, rounding in roundings.items()},
             {key: quantizer.scale for key, quantizer in unit.quantizers.items() if quantizer.tunable},
