@@ -62,7 +62,8 @@ class PlanarFlow(nn.Module):
 
 
 class LevelAttention(nn.Module):
-    """Noise of one level enters an embedding by attention between the two (a pre-norm transformer block).
+    """Noise of one level enters an embedding by attention between the two: a pre-norm transformer block, and the sum of
+    both tokens. Of the embedding's token alone noise hardly changes the image.
 
     Args:
         length: Of both.
@@ -80,7 +81,7 @@ class LevelAttention(nn.Module):
 
     def forward(self, embedding: Float32[Tensor, "n d"], z: Float32[Tensor, "n d"]) -> Float32[Tensor, "n d"]:
         """As many embeddings."""
-        found: Tensor = self.block(torch.stack([embedding, self.flow(z)], 1))[:, 0]
+        found: Tensor = self.block(torch.stack([embedding, self.flow(z)], 1)).sum(1)
         return found
 
 

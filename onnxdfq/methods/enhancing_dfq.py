@@ -45,7 +45,7 @@ class Edfq(Gdfq):
     label_embeddings: bool = True
     features_mixer: bool = True
     flow_attention: bool = True
-    likeness: Annotated[float, WEIGHT] = 1.0
+    likeness: Annotated[float, WEIGHT] = 4.0
     features: Annotated[float, WEIGHT] = 1.0
 
     def _warmed_up(self, model: FloatModel, run: Run) -> GeneratorTask:

@@ -20,7 +20,7 @@ from samples.record import write_results
 RESULTS = Path(__file__).with_name("results.json")
 MODEL = "resnet20_cifar10jpeg"
 SEED = 0
-EQUAL: dict[str, Any] = {"warm_up": 300, "steps": 600}
+EQUAL: dict[str, Any] = {"warm_up": 200, "steps": 300}
 
 
 @dataclass(frozen=True, kw_only=True)
