@@ -131,7 +131,7 @@ class Gdfq(Method):
         return ConditionalGenerator(planes, asked, latent=self.latent, width=self.width)
 
     def fitted(self, model: FloatModel, recipe: Recipe) -> tuple[Self, int]:
-        """With as many steps as the effort allows, a third of what it costs for the warm-up at most."""
+        """With as many steps of both trainings as the effort allows; their proportion stays."""
         method, count = super().fitted(model, recipe)
         if recipe.steps is not None:
             return method, count
