@@ -24,12 +24,17 @@ def feature_levels(model: ir.Model, *, most: int = MOST_LEVELS) -> tuple[str, ..
     for kinds in (CURVES, {"LayerNormalization"}):
         if not found:
             values = [node.outputs[0] for node in model.graph if node.op_type in kinds]
-            found = [v for v in values if v.shape is not None and len(v.shape) > 2 and v.shape[0] == batch]
+            found = [v for v in values if v.shape is not None and len(v.shape) > 2 and _is_batch(v.shape[0], batch)]
     sizes = {tuple(value.shape[2:]): value for value in found if value.shape is not None and len(value.shape) == 4}
     if len(sizes) > 1:
         return tuple(name_of(value) for value in list(sizes.values())[-most:])
     count = min(most, len(found))
     return tuple(name_of(found[len(found) * (place + 1) // count - 1]) for place in range(count))
+
+
+def _is_batch(size: int | ir.SymbolicDim, batch: int | ir.SymbolicDim | None) -> bool:
+    """Whether an axis may be that of samples: shape inference forgets the names of free sizes behind a Reshape."""
+    return size == batch if isinstance(batch, int) else not isinstance(size, int)
 
 
 def pooled(values: Sequence[Float[Tensor, "n ..."]]) -> list[Float32[Tensor, "n _"]]:

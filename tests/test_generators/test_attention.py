@@ -96,6 +96,9 @@ def test_levels_of_a_network_that_keeps_its_size() -> None:
         s=torch.ones(3).numpy(),
     )
     assert feature_levels(tokens) == ("t", "y")
+    unnamed = build("(float[N,5,3] x) => (float[M,5,3] y) { y = Relu(x) }")
+    fixed = build("(float[2,5,3] x) => (float[2,5,3] y) { t = Transpose <perm=[1,0,2]> (x) u = Relu(t) y = Relu(x) }")
+    assert feature_levels(unnamed) == ("y",) and feature_levels(fixed) == ("y",)
     flat = build("(float[N,3] x) => (float[N,3] y) { y = Relu(x) }")
     assert feature_levels(flat) == ()
 
