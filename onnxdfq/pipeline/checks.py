@@ -52,6 +52,7 @@ def tuning_of(request: Request, method: Method) -> Tuning | None:
         "brecq" if name == "distil" else name,
         weight_bits=min(asked) if recipe.budget is None else min(WEIGHT_BITS),
         learn_scales=recipe.scales == "free",
+        learn_weight_scales=recipe.scales != "power-of-two",
         effort=recipe.effort,
     )
 

@@ -209,13 +209,15 @@ def whole_reciprocals(model: ir.Model) -> set[str]:
     return {value.name or "" for node in model.graph for value in node.outputs if node.op_type in WHOLE_RECIPROCAL}
 
 
-def tuning_for(name: str | None, *, weight_bits: int, learn_scales: bool, effort: str) -> Tuning | None:
+def tuning_for(
+    name: str | None, *, weight_bits: int, learn_scales: bool, learn_weight_scales: bool, effort: str
+) -> Tuning | None:
     """The tuning of this name; by default none at 8 bits and BRECQ below.
 
     Args:
         name: "adaround", "brecq", "none", or None for the default.
         weight_bits: The least width of a weight.
-        learn_scales: As for `Tuning`.
+        learn_scales, learn_weight_scales: As for `Tuning`.
         effort: A key of `EFFORTS`.
 
     Returns:
@@ -225,4 +227,9 @@ def tuning_for(name: str | None, *, weight_bits: int, learn_scales: bool, effort
         name = "brecq" if weight_bits < FINE_BITS else "none"
     if name == "none":
         return None
-    return Tuning(by_block=name == "brecq", learn_scales=learn_scales, reconstruction=EFFORTS[effort])
+    return Tuning(
+        by_block=name == "brecq",
+        learn_scales=learn_scales,
+        learn_weight_scales=learn_weight_scales,
+        reconstruction=EFFORTS[effort],
+    )

@@ -201,12 +201,12 @@ def test_a_block_behind_a_channel_shuffle(more: str, parts: list[tuple[str, ...]
 
 
 def test_default_by_bits() -> None:
-    assert tuning_for(None, weight_bits=8, learn_scales=False, effort="fast") is None
-    assert tuning_for("none", weight_bits=4, learn_scales=False, effort="fast") is None
-    found = tuning_for(None, weight_bits=4, learn_scales=True, effort="paper")
+    assert tuning_for(None, weight_bits=8, learn_scales=False, learn_weight_scales=False, effort="fast") is None
+    assert tuning_for("none", weight_bits=4, learn_scales=False, learn_weight_scales=False, effort="fast") is None
+    found = tuning_for(None, weight_bits=4, learn_scales=True, learn_weight_scales=True, effort="paper")
     assert found is not None
     assert (found.by_block, found.learn_scales, found.reconstruction.steps) == (True, True, 20000)
-    layers = tuning_for("adaround", weight_bits=8, learn_scales=False, effort="fast")
+    layers = tuning_for("adaround", weight_bits=8, learn_scales=False, learn_weight_scales=False, effort="fast")
     assert layers is not None
     assert not layers.by_block
 
