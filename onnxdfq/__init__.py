@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from onnxdfq.evaluation import Evaluation
     from onnxdfq.exporting import export
     from onnxdfq.images.images import Images
-    from onnxdfq.methods import DeadLeaves, Dfmpc, Dfq, Dgh, Method, Noise, ZeroQ
+    from onnxdfq.methods import DeadLeaves, Dfmpc, Dfq, Dgh, Method, Noise, Psaq, ZeroQ
     from onnxdfq.pipeline.result import Metrics, Result, TargetResult
     from onnxdfq.recipe.bits import Bits
     from onnxdfq.recipe.recipe import Recipe
@@ -48,6 +48,7 @@ _HOMES = {
     "Metrics": "pipeline.result",
     "Noise": "methods",
     "OutputError": "errors",
+    "Psaq": "methods",
     "Recipe": "recipe.recipe",
     "Result": "pipeline.result",
     "TargetResult": "pipeline.result",
@@ -76,6 +77,7 @@ __all__ = [
     "Metrics",
     "Noise",
     "OutputError",
+    "Psaq",
     "Recipe",
     "Result",
     "TargetResult",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from onnxdfq.methods.dfq.dfq import Dfq
     from onnxdfq.methods.dgh.dgh import Dgh
     from onnxdfq.methods.noise import Noise
+    from onnxdfq.methods.psaq import Psaq
     from onnxdfq.methods.zeroq import ZeroQ
 
 _HOMES = {
@@ -28,6 +29,7 @@ _HOMES = {
     "Dfq": "dfq.dfq",
     "Dgh": "dgh.dgh",
     "Noise": "noise",
+    "Psaq": "psaq",
     "ZeroQ": "zeroq",
 }
 
@@ -42,6 +44,7 @@ __all__ = [
     "Need",
     "Noise",
     "Note",
+    "Psaq",
     "Run",
     "ZeroQ",
     "choose_method",
@@ -126,5 +129,8 @@ def choose_method(recipe: Recipe, met: frozenset[Need]) -> tuple[Method, str]:
         return configured(chosen, recipe), f"{said}; chosen as {' and '.join(sorted(chosen.needs))}."
     better = [kind for kind in open_to_auto if kind.priority > chosen.priority and Need.TWO_WIDTHS not in kind.needs]
     lacking = "; ".join(f"{kind.name} would need that {' and '.join(sorted(kind.needs - met))}" for kind in better)
-    advice = "Where it was folded, export with it kept (onnxdfq.export); or give images of your own (--calibration)."
+    advice = (
+        "Where BatchNormalization was folded, export with it kept (onnxdfq.export); or give images of your own "
+        "(--calibration)."
+    )
     return configured(chosen, recipe), f"{said}. {lacking}. {advice}"

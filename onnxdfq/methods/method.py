@@ -47,6 +47,7 @@ class Need(StrEnum):
     """What a method cannot do without; the value says so to people."""
 
     BATCH_NORM = "the model carries BatchNormalization"
+    ATTENTION = "the model is a vision transformer"
     TWO_WIDTHS = "--bits has low and high widths (w2/6)"
 
 

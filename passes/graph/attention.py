@@ -31,7 +31,7 @@ def find_attention(graph: ir.Graph) -> tuple[Attention, ...]:
 
     A Softmax over scores that a layer with a weight computes is none: that is how classifiers and gates end.
     """
-    found = []
+    found: list[Attention] = []
     for node in graph:
         if is_op(node, "Softmax") and _follow_from_data(node.inputs[0]):
             weights = node.outputs[0]
@@ -40,6 +40,12 @@ def find_attention(graph: ir.Graph) -> tuple[Attention, ...]:
                 for product, place in _products(weights)
             )
     return tuple(found)
+
+
+def is_transformer(graph: ir.Graph) -> bool:
+    """Whether a network attends at least as often as it convolves: not one with an attention among its convolutions."""
+    convolutions = sum(is_op(node, "Conv") for node in graph)
+    return len(find_attention(graph)) >= max(1, convolutions)
 
 
 def _is_product_of_data(node: ir.Node | None) -> bool:

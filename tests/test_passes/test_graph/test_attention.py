@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from passes.canonical.canonicalize import Canonicalize
-from passes.graph.attention import find_attention
+from passes.graph.attention import find_attention, is_transformer
 
 from ...graphs import build
 
@@ -27,6 +27,7 @@ def test_the_forms_of_one_attention(form: str) -> None:
     Canonicalize()(model)
     (found,) = find_attention(model.graph)
     assert (found.weights.name, found.output.name, found.transposed) == ("p", "y", False)
+    assert is_transformer(model.graph)
 
 
 def test_values_that_are_multiplied_from_the_left() -> None:
@@ -49,4 +50,13 @@ def test_values_that_are_multiplied_from_the_left() -> None:
 )
 def test_what_is_none(body: str) -> None:
     model = build(f"(float[N,4,4] x) => (float[N,4,4] y) {{ {body} }}", w=WEIGHT)
-    assert not find_attention(model.graph)
+    assert not find_attention(model.graph) and not is_transformer(model.graph)
+
+
+def test_one_attention_among_convolutions_makes_no_transformer() -> None:
+    body = (
+        "c = Conv <kernel_shape=[1,1]> (x, w) d = Conv <kernel_shape=[1,1]> (c, w) "
+        "s = MatMul (d, d) p = Softmax <axis=-1> (s) y = MatMul (p, d)"
+    )
+    model = build(f"(float[N,4,4,4] x) => (float[N,4,4,4] y) {{ {body} }}", w=WEIGHT.reshape(4, 4, 1, 1))
+    assert len(find_attention(model.graph)) == 1 and not is_transformer(model.graph)
