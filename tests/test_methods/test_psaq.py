@@ -16,49 +16,10 @@ from onnxdfq.methods import DeadLeaves, Psaq
 from onnxdfq.methods.psaq import schedule, total_variation
 from onnxdfq.synthesis.attention import AttendingNetwork, leading_tokens, patch_entropy
 from onnxdfq.synthesis.losses import class_logits
-from passes.canonical.canonicalize import Canonicalize
 
-from ..graphs import build
+from ..graphs import vit
 
 HALF = Normalization(mean=(0.5,), std=(0.25,))
-VIT = """(float[{batch},3,16,16] image) => (float[{batch},5] logits) {{
-    c = Conv <kernel_shape=[4,4], strides=[4,4]> (image, patch)
-    f = Reshape (c, flat)
-    t = Transpose <perm=[0,2,1]> (f)
-    q = MatMul (t, wq)
-    k = MatMul (t, wk)
-    v = MatMul (t, wv)
-    qh = Reshape (q, heads)  kh = Reshape (k, heads)  vh = Reshape (v, heads)
-    qt = Transpose <perm=[0,2,1,3]> (qh)
-    kt = Transpose <perm=[0,2,3,1]> (kh)
-    vt = Transpose <perm=[0,2,1,3]> (vh)
-    s = MatMul (qt, kt)
-    p = Softmax <axis=-1> (s)
-    o = MatMul (p, vt)
-    ot = Transpose <perm=[0,2,1,3]> (o)
-    of = Reshape (ot, tokens)
-    a = Add (t, of)
-    m = ReduceMean <keepdims=0> (a, axis)
-    logits = Gemm (m, head)
-}}"""
-
-
-def vit(batch: str | int = "N") -> ir.Model:
-    """One attention of two heads over 16 patches of 8 channels; mean, and five classes."""
-    random = np.random.default_rng(0)
-    weights: dict[str, Any] = {name: random.normal(0, 0.5, (8, 8)).astype("f4") for name in ("wq", "wk", "wv")}
-    model = build(
-        VIT.format(batch=batch),
-        patch=random.normal(0, 0.2, (8, 3, 4, 4)).astype("f4"),
-        head=random.normal(0, 1, (8, 5)).astype("f4"),
-        flat=np.array([0, 8, 16]),
-        heads=np.array([0, 16, 2, 4]),
-        tokens=np.array([0, 16, 8]),
-        axis=np.array([1]),
-        **weights,
-    )
-    Canonicalize()(model)
-    return model
 
 
 def test_entropy_is_that_of_the_kernel_density_of_all_pairs() -> None:
