@@ -37,7 +37,8 @@ class Canonicalize(ir.passes.InPlacePass):
     9. Reshape to two axes that keeps the first becomes Flatten.
     10. MatMul of two axes with a constant weight, and Add of a constant per column, become Gemm. The constants of a
        Gemm take in its alpha and beta, and its bias has one number per column.
-    11. x/2 * (1 + erf(x/sqrt 2)), in any order, becomes Gelu (opset 20), so that one activation is quantized, not five.
+    11. x/2 * (1 + erf(x/sqrt 2)), in any order, becomes Gelu (opset 20), so that one activation is quantized, not five;
+       its approximation by tanh likewise.
     12. x * clip(x + 3, 0, 6) / 6 becomes HardSwish.
     13. clip(x + 3, 0, 6) / 6 becomes HardSigmoid.
     14. Sub of a constant becomes Add, Div by one Mul: for these integer kernels exist.
