@@ -47,9 +47,9 @@ class Psaq(Synthesis):
     summary: ClassVar[str] = "images whose patches a vision transformer tells from one another (PSAQ-ViT)"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.ATTENTION})
     priority: ClassVar[int] = 15
-    efforts: ClassVar[Mapping[str, Mapping[str, Any]]] = {"standard": {"steps": 250}, "paper": {"steps": 1000}}
+    efforts: ClassVar[Mapping[str, Mapping[str, Any]]] = {"standard": {"steps": 120}, "paper": {"steps": 1000}}
 
-    steps: Annotated[int, STEPS] = 100
+    steps: Annotated[int, STEPS] = 60
     batch_size: Annotated[int, BATCH] = 32
     rate: Annotated[float, RATE] = 0.2
     classes: Annotated[float, WEIGHT] = 1.0

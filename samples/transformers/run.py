@@ -4,10 +4,10 @@ Evaluation images are used for evaluation only. The images of a method are made 
 `onnxdfq compress` with the same settings makes the same ones.
 """
 
-import argparse
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from samples.record import write_results
 RESULTS = Path(__file__).with_name("psaq.json")
 MODEL, NORMALIZE, EFFORT, SEED = DATA / "models" / "vit_cifar10.onnx", "cifar10", "fast", 0
 EVALUATED, FIRST = "cifar10jpeg_test", 2000
-METHODS: dict[str, Synthesis] = {"dead-leaves": DeadLeaves(), "psaq": Psaq()}
+METHODS: dict[str, Synthesis] = {"psaq": Psaq(), "dead-leaves": DeadLeaves()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,17 +95,16 @@ def measure(name: str, setting: Setting, images: Path, seconds: float, test: Pat
     }
 
 
-def rows(names: list[str], settings: list[Setting]) -> Iterator[dict[str, Any]]:
-    """All rows, method by method."""
+def rows() -> Iterator[dict[str, Any]]:
+    """All rows, width by width."""
     with tempfile.TemporaryDirectory() as folder:
         test = evaluated(Path(folder))
-        for name in names:
-            images = Path(folder) / f"{name}.npz"
-            seconds = make_images(name, images)
-            for setting in settings:
-                row = measure(name, setting, images, seconds, test)
-                print(f"{name:12} {setting.bits} {setting.scheme:13} drop {row['drop_points']:6.2f}", flush=True)
-                yield row
+        paths = {name: Path(folder) / f"{name}.npz" for name in METHODS}
+        seconds = {name: make_images(name, path) for name, path in paths.items()}
+        for setting, name in product(SETTINGS, METHODS):
+            row = measure(name, setting, paths[name], seconds[name], test)
+            print(f"{name:12} {setting.bits} {setting.scheme:13} drop {row['drop_points']:6.2f}", flush=True)
+            yield row
 
 
 def table(found: list[dict[str, Any]]) -> str:
@@ -118,14 +117,9 @@ def table(found: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """All rows, or those of the methods and bits that are named; written after each."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--bits", nargs="+", choices=[setting.bits for setting in SETTINGS])
-    arguments = parser.parse_args()
-    settings = [setting for setting in SETTINGS if arguments.bits is None or setting.bits in arguments.bits]
+    """All rows; written after each, so that a broken run leaves what it has."""
     found: list[dict[str, Any]] = []
-    for row in rows(arguments.methods, settings):
+    for row in rows():
         found.append(row)
         write_results(RESULTS, found)
     print(table(found))
