@@ -23,24 +23,25 @@ if TYPE_CHECKING:
 
 BETAS = (0.5, 0.9)  # of Adam
 ROUNDS, WARM_UP = 2, 0.2  # each with a schedule of its own, of whose steps this share warms up
-REFERENCE = 32 * 3 * 224 * 224  # numbers of a batch, and (below) the side, that the paper's constants are for
 JITTER = 15 / 224  # of the side, in the first round; twice as much in the second
-VARIATION = (2500.0, 3000.0)
+VARIATION = (2500.0, 3000.0)  # what is wanted is drawn from between these
 
 
 @dataclass(frozen=True, kw_only=True)
 class Psaq(Synthesis):
-    """Images with patches as different as those of photographs, each of a class drawn at random.
+    """Images whose patches differ, in what each attention gives of them, as those of photographs do, each image of a
+    class drawn at random.
 
     steps: for each batch, one batch after another, half in each of two rounds. rate: of Adam, in standardised pixels.
     classes: weight of the cross-entropy with the drawn labels, where the output is a score for each class. smoothness:
-    weight of the distance from the drawn total variation. Raises InputError.
+    weight of the distance from a drawn total variation; the entropy of patch similarities (Eq. 8) has weight 1, in each
+    layer. Raises InputError.
 
     As the public code: two rounds with a linear warm-up of a fifth and a cosine, the same jitter along both axes, one
     flip for the batch, a clamp after each step. Differs from it: jitter is a share of the side (15 and 30 of 224), and
     total variation is that of as many numbers as 32 images of 224×224 have, both so that other sizes are treated alike;
-    leading tokens are left out where the others make a square, not always one; 32 images are not all: batch follows
-    batch; and the start is dead leaves, not Gaussian pixels.
+    leading tokens are left out where the others make a square, not always one; there are more images than one batch
+    of 32; fewer steps are taken but for `paper`; and the start is dead leaves, not Gaussian pixels.
     """
 
     name: ClassVar[str] = "psaq"
@@ -106,6 +107,7 @@ class Psaq(Synthesis):
         from torch.nn.functional import cross_entropy
 
         from onnxdfq.synthesis.attention import patch_entropy
+        from onnxdfq.synthesis.priors import total_variation
 
         low, high = scale.limits(network.device)
         images = start.to(network.device).clamp(low, high).requires_grad_()
@@ -141,19 +143,6 @@ def schedule(step: int, steps: int) -> tuple[int, float]:
     if place < warm_up:
         return part, (place + 1) / warm_up
     return part, 0.5 * (1 + math.cos(math.pi * (place - warm_up) / (length - warm_up)))
-
-
-def total_variation(images: Tensor) -> Tensor:
-    """L2 norms of the differences between neighbours along rows, columns and both diagonals, summed, as if the batch
-    (N, C, H, W) had as many numbers as the paper's: a scalar. Source: DeepInversion, arXiv 1912.08795, R_TV."""
-    differences = (
-        images[..., :-1] - images[..., 1:],
-        images[..., :-1, :] - images[..., 1:, :],
-        images[..., 1:, :-1] - images[..., :-1, 1:],
-        images[..., :-1, :-1] - images[..., 1:, 1:],
-    )
-    total: Tensor = sum((difference.norm() for difference in differences), start=images.new_zeros(()))
-    return math.sqrt(REFERENCE / images.numel()) * total
 
 
 def _jittered(images: Tensor, share: float, generator: torch.Generator) -> Tensor:

@@ -13,9 +13,10 @@ from onnxdfq.engine import TorchGraph
 from onnxdfq.errors import InputError, NoAttention
 from onnxdfq.images.normalization import Normalization
 from onnxdfq.methods import DeadLeaves, Psaq
-from onnxdfq.methods.psaq import schedule, total_variation
+from onnxdfq.methods.psaq import schedule
 from onnxdfq.synthesis.attention import AttendingNetwork, leading_tokens, patch_entropy
 from onnxdfq.synthesis.losses import class_logits
+from onnxdfq.synthesis.priors import total_variation
 
 from ..graphs import vit
 
