@@ -1,6 +1,8 @@
 """PSAQ-ViT: what its losses measure, what its images are, and what it refuses."""
 
 import math
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,16 +11,19 @@ import pytest
 import torch
 
 import onnxdfq
+from onnxdfq import methods
 from onnxdfq.engine import TorchGraph
 from onnxdfq.errors import InputError, NoAttention
 from onnxdfq.images.normalization import Normalization
-from onnxdfq.methods import DeadLeaves, Psaq
+from onnxdfq.methods import DeadLeaves, FloatModel, Method, Need, Psaq
 from onnxdfq.methods.psaq import schedule
+from onnxdfq.pipeline.compression import needs_met
+from onnxdfq.recipe import Recipe
 from onnxdfq.synthesis.attention import AttendingNetwork, leading_tokens, patch_entropy
 from onnxdfq.synthesis.losses import class_logits
 from onnxdfq.synthesis.priors import total_variation
 
-from ..graphs import vit
+from ..graphs import two_layers, vit
 
 HALF = Normalization(mean=(0.5,), std=(0.25,))
 
@@ -123,3 +128,18 @@ def test_a_transformer_is_compressed_with_them() -> None:
     assert result.method == "psaq" and result.images is not None and result.images.method == "psaq"
     assert float(result.metrics["sqnr_db_held_back"] or 0) > 8
     assert TorchGraph(vit())(torch.zeros(1, 3, 16, 16))[0].shape == (1, 5)
+
+
+def test_auto_takes_it_for_a_vision_transformer(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds: dict[str, type[Method]] = {"dead-leaves": DeadLeaves, "dgh": onnxdfq.Dgh, "psaq": Psaq}
+    # by class, not by entry point: of an older installation none tells of psaq
+    monkeypatch.setattr(methods, "method_names", lambda: list(kinds))
+    monkeypatch.setattr(methods, "load_method", kinds.__getitem__)
+    request: Any = SimpleNamespace(recipe=Recipe())
+    for model, name in ((vit(), "psaq"), (two_layers(), "dead-leaves")):
+        met = needs_met(request, FloatModel(graph=model, source=Path("m.onnx")))
+        chosen, reason = methods.choose_method(request.recipe, met)
+        assert chosen.name == name
+        assert ("the model is a vision transformer" in reason) and ("chosen as" in reason) == (name == "psaq")
+    both, _ = methods.choose_method(request.recipe, frozenset({Need.ATTENTION, Need.BATCH_NORM}))
+    assert both.name == "dgh"
