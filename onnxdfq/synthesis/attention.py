@@ -37,12 +37,14 @@ class AttendingNetwork:
     """
 
     def __init__(self, model: ir.Model, *, method: str, device: str) -> None:
-        self.device = torch.device(device)
+        self.device, self._method = torch.device(device), method
         self._feeds = Feeds(model)
         self.spec, self.batch = self._feeds.main, self._feeds.batch
         self._attentions = find_attention(model.graph)
-        if not self._attentions or self.spec.image is None:
-            raise _no_attention(method, attends=bool(self._attentions))
+        if not self._attentions:
+            raise _no_attention(method, lacking="the model has none (a product with the Softmax of a product)")
+        if self.spec.image is None:
+            raise _no_attention(method, lacking=f"the model's input {self.spec.name!r} is no picture")
         names = [str(attention.output.name) for attention in self._attentions]
         place = answer_output(model.graph)
         classes = None if place is None else model.graph.outputs[place]
@@ -60,8 +62,11 @@ class AttendingNetwork:
             images: In the model's units; gradients pass.
 
         Returns:
-            What each attention gives, the mean over its heads, (N · windows, tokens, D), and the logits (N, K) of a
-            classifier, None of any other network.
+            What each attention over several patches gives, the mean over its heads, (N · windows, tokens, D), and the
+            logits (N, K) of a classifier, None of any other network.
+
+        Raises:
+            NoAttention: No attention is over the patches of one image.
         """
         given: Mapping[str, Tensor] = {self.spec.name: as_input(self.spec, images)}
         values = self._graph(*self._feeds.of(self._graph.input_names, given))
@@ -69,13 +74,15 @@ class AttendingNetwork:
         for attention, value in zip(self._attentions, values, strict=False):
             found = value.transpose(-2, -1) if attention.transposed else value
             # (N · heads, T, D) of a batched product; (N · windows, heads, T, D) of one that keeps the heads apart
-            heads = found.reshape(len(images), -1, *found.shape[-2:]) if found.dim() == 3 else found
-            features.append(heads.float().flatten(1, -3).mean(1))
+            if len(found) % len(images) == 0 and found.shape[-2] - leading_tokens(found.shape[-2]) > 1:
+                heads = found.reshape(len(images), -1, *found.shape[-2:]) if found.dim() == 3 else found
+                features.append(heads.float().flatten(0, -4).mean(1))
+        if not features:
+            raise _no_attention(self._method, lacking="none of the model's attentions is over the patches of one image")
         return features, class_logits(values[-1]) if self._has_classes else None
 
 
-def _no_attention(method: str, *, attends: bool) -> NoAttention:
-    lacking = "its input is no picture" if attends else "the model has none (a product with the Softmax of a product)"
+def _no_attention(method: str, *, lacking: str) -> NoAttention:
     return NoAttention(
         f"{method} makes pictures by the attention of a transformer, and {lacking}. Without it these still work: "
         "--method dead-leaves, and --calibration FILE with inputs of your own."

@@ -23,7 +23,7 @@ from onnxdfq.synthesis.attention import AttendingNetwork, leading_tokens, patch_
 from onnxdfq.synthesis.losses import class_logits
 from onnxdfq.synthesis.priors import total_variation
 
-from ..graphs import two_layers, vit
+from ..graphs import build, two_layers, vit
 
 HALF = Normalization(mean=(0.5,), std=(0.25,))
 
@@ -115,6 +115,29 @@ def test_a_model_of_one_batch_size_and_the_steps_that_are_told() -> None:
 def test_without_attention_it_says_what_works(small_model: ir.Model) -> None:
     with pytest.raises(NoAttention, match="psaq makes pictures by the attention of a transformer, and the model has"):
         Psaq().synthesize(small_model, count=1, seed=0)
+
+
+def test_an_attention_of_one_token_is_left_out() -> None:
+    """The last one of some networks pools: a single query."""
+    text = """(float[N,3,4,4] image) => (float[N,4,1,1] y) {
+        c = Conv <kernel_shape=[1,1]> (image, w)
+        f = Reshape (c, flat)
+        t = Transpose <perm=[0,2,1]> (f)
+        m = ReduceMean (t, axis)
+        s = MatMul (m, f)
+        p = Softmax <axis=-1> (s)
+        o = MatMul (p, t)
+        y = Reshape (o, image_shape)
+    }"""
+    model = build(
+        text,
+        w=np.ones((4, 3, 1, 1), np.float32),
+        flat=np.array([0, 4, 16]),
+        axis=np.array([1]),
+        image_shape=np.array([0, 4, 1, 1]),
+    )
+    with pytest.raises(NoAttention, match="none of the model's attentions is over the patches of one image"):
+        AttendingNetwork(model, method="psaq", device="cpu").forward(torch.zeros(2, 3, 4, 4))
 
 
 @pytest.mark.parametrize("settings", [{"steps": 0}, {"rate": 0.0}, {"classes": -1.0}, {"smoothness": -1.0}])
