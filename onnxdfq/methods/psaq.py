@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from onnxdfq.limits import BATCH, IMAGES, RATE, STEPS, WEIGHT, check_bounds
+from onnxdfq.limits import BATCH, IMAGES, RATE, STEPS, WEIGHT, Bounds, check_bounds
 from onnxdfq.methods.method import Need, Synthesis
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ BETAS = (0.5, 0.9)  # of Adam
 ROUNDS, WARM_UP = 2, 0.2  # each with a schedule of its own, of whose steps this share warms up
 JITTER = 15 / 224  # of the side, in the first round; twice as much in the second
 VARIATION = (2500.0, 3000.0)  # what is wanted is drawn from between these
+STRETCHING_RATE = 0.03  # as of dead leaves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +36,17 @@ class Psaq(Synthesis):
     steps: for each batch, one batch after another, half in each of two rounds. rate: of Adam, in standardised pixels.
     classes: weight of the cross-entropy with the drawn labels, where the output is a score for each class. smoothness:
     weight of the distance from a drawn total variation; the entropy of patch similarities (Eq. 8) has weight 1, in each
-    layer. Raises InputError.
+    layer. stretching: steps at the end by which the model's outputs come to range wider, as those of dead leaves do; 0
+    for none, as published. Raises InputError.
 
     As the public code: two rounds with a linear warm-up of a fifth and a cosine, the same jitter along both axes, one
     flip for the batch, a clamp after each step. Differs from it: jitter is a share of the side (15 and 30 of 224), and
     total variation is that of as many numbers as 32 images of 224×224 have, both so that other sizes are treated alike;
     leading tokens are left out where the others make a square, not always one; there are more images than one batch
-    of 32; fewer steps are taken but for `paper`; and the start is dead leaves, not Gaussian pixels.
+    of 32; fewer steps are taken but for `paper`; the start is dead leaves, not Gaussian pixels; and the stretching: at
+    w8a8, from 128 images of 60 steps, the signal to noise of a vision transformer on 64 other dead leaves as they are,
+    stretched, and on 64 other images of this method without it was 26.4, 22.0 and 27.3 dB without and 25.0, 33.2 and
+    26.2 dB with it; from dead leaves 25.0, 33.0 and 26.0.
     """
 
     name: ClassVar[str] = "psaq"
@@ -55,6 +60,7 @@ class Psaq(Synthesis):
     rate: Annotated[float, RATE] = 0.2
     classes: Annotated[float, WEIGHT] = 1.0
     smoothness: Annotated[float, WEIGHT] = 0.05
+    stretching: Annotated[int, Bounds(least=0, most=STEPS.most)] = 10
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -82,19 +88,22 @@ class Psaq(Synthesis):
         from onnxdfq.synthesis.hyperparameters import batch_generators, delivered, describe
         from onnxdfq.synthesis.input_range import input_range
         from onnxdfq.synthesis.start import starting_images
+        from onnxdfq.synthesis.stretched import Stretching
 
         IMAGES.check("count", count)
         network = AttendingNetwork(model, method=self.name, device=device)
         scale, spec = input_range(model, normalization), network.spec
+        stretching = Stretching(model, scale, device)
         size = network.batch or self.batch_size
         pixels = torch.empty(count, *spec.planes)
         generators = batch_generators(seed, -(-count // size))
-        tell = Steps(progress, len(generators) * self.steps)
+        tell = Steps(progress, len(generators) * (self.steps + self.stretching))
         for number, (batch, generator) in enumerate(zip(torch.split(pixels, size), generators, strict=True)):
             # A model of one batch size needs full batches.
             shape = (network.batch or len(batch), *batch.shape[1:])
             start = starting_images(spec, shape, seed=seed, first=number * size, generator=generator)
             images = self._search(network, scale, start, generator, tell)
+            images = stretching(images, steps=self.stretching, rate=STRETCHING_RATE, generator=generator, tell=tell)
             batch.copy_(scale.to_model(images)[: len(batch)])
         found = delivered(spec, pixels.numpy())
         return Images(pixels=found, method=self.name, seed=seed, provenance=describe(self, None, scale))

@@ -1,11 +1,13 @@
-"""A vision transformer without data: `python -m samples.transformers.run`, from the project's root.
+"""A vision transformer without data: `python -m samples.transformers.run [METHOD ...]`, from the project's root.
 
 Evaluation images are used for evaluation only. The images of a method are made once and shared by its rows: one
 `onnxdfq compress` with the same settings makes the same ones.
 """
 
+import json
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -95,13 +97,13 @@ def measure(name: str, setting: Setting, images: Path, seconds: float, test: Pat
     }
 
 
-def rows() -> Iterator[dict[str, Any]]:
-    """All rows, width by width."""
+def rows(names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """All rows of these methods, width by width."""
     with tempfile.TemporaryDirectory() as folder:
         test = evaluated(Path(folder))
-        paths = {name: Path(folder) / f"{name}.npz" for name in METHODS}
+        paths = {name: Path(folder) / f"{name}.npz" for name in names}
         seconds = {name: make_images(name, path) for name, path in paths.items()}
-        for setting, name in product(SETTINGS, METHODS):
+        for setting, name in product(SETTINGS, names):
             row = measure(name, setting, paths[name], seconds[name], test)
             print(f"{name:12} {setting.bits} {setting.scheme:13} drop {row['drop_points']:6.2f}", flush=True)
             yield row
@@ -117,9 +119,12 @@ def table(found: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """All rows; written after each, so that a broken run leaves what it has."""
-    found: list[dict[str, Any]] = []
-    for row in rows():
+    """All rows, or those of the methods that are named, in the place of the ones that are there; written after each, so
+    that a broken run leaves what it has."""
+    names = sys.argv[1:] or list(METHODS)
+    old = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if RESULTS.exists() else []
+    found = [row for row in old if row["images"] not in names]
+    for row in rows(names):
         found.append(row)
         write_results(RESULTS, found)
     print(table(found))

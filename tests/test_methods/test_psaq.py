@@ -82,7 +82,7 @@ def test_images_have_the_entropy_and_the_classes_that_they_are_made_for() -> Non
     model = vit()
     settings = {"count": 20, "seed": 3, "normalization": HALF}
     start = DeadLeaves(steps=0).synthesize(model, **settings)  # type: ignore[arg-type]
-    made, again = (Psaq(steps=12, batch_size=10).synthesize(model, **settings) for _ in range(2))  # type: ignore[arg-type]
+    made, again = (Psaq(steps=12, batch_size=10, stretching=0).synthesize(model, **settings) for _ in range(2))  # type: ignore[arg-type]
     assert made.pixels.shape == (20, 3, 16, 16) and made.pixels.dtype == np.float32
     assert made.pixels.tobytes() == again.pixels.tobytes()
     assert made.pixels.min() >= -2 - 1e-5 and made.pixels.max() <= 2 + 1e-5  # (0 to 1 - .5) / .25
@@ -96,10 +96,12 @@ def test_images_have_the_entropy_and_the_classes_that_they_are_made_for() -> Non
 
     assert measured(made.pixels)[0] > measured(start.pixels)[0] + 0.1
     with_classes, without = (
-        measured(Psaq(steps=12, batch_size=10, classes=weight).synthesize(model, **settings).pixels)  # type: ignore[arg-type]
+        measured(Psaq(steps=12, batch_size=10, stretching=0, classes=weight).synthesize(model, **settings).pixels)  # type: ignore[arg-type]
         for weight in (20.0, 0.0)
     )
     assert with_classes[1] > without[1] + 0.1
+    stretched = Psaq(steps=12, batch_size=10).synthesize(model, **settings)  # type: ignore[arg-type]
+    assert 0.05 < np.abs(stretched.pixels - made.pixels).max() < 0.35  # ten steps of .03
     other = Psaq(steps=4, batch_size=8).synthesize(model, count=20, seed=4, normalization=HALF)
     assert not np.array_equal(other.pixels, made.pixels)
 
@@ -109,7 +111,7 @@ def test_a_model_of_one_batch_size_and_the_steps_that_are_told() -> None:
     images = Psaq(steps=3).synthesize(
         vit(batch=4), count=6, seed=0, normalization=HALF, progress=lambda done, total, _, /: seen.append((done, total))
     )
-    assert images.pixels.shape == (6, 3, 16, 16) and seen == [(done, 6) for done in range(1, 7)]
+    assert images.pixels.shape == (6, 3, 16, 16) and seen == [(done, 26) for done in range(1, 27)]
 
 
 def test_without_attention_it_says_what_works(small_model: ir.Model) -> None:
@@ -140,7 +142,9 @@ def test_an_attention_of_one_token_is_left_out() -> None:
         AttendingNetwork(model, method="psaq", device="cpu").forward(torch.zeros(2, 3, 4, 4))
 
 
-@pytest.mark.parametrize("settings", [{"steps": 0}, {"rate": 0.0}, {"classes": -1.0}, {"smoothness": -1.0}])
+@pytest.mark.parametrize(
+    "settings", [{"steps": 0}, {"rate": 0.0}, {"classes": -1.0}, {"smoothness": -1.0}, {"stretching": -1}]
+)
 def test_settings_are_checked(settings: dict[str, float]) -> None:
     with pytest.raises(InputError, match=next(iter(settings))):
         Psaq(**settings)  # type: ignore[arg-type]
