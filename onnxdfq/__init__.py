@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from onnxdfq.evaluation import Evaluation
     from onnxdfq.exporting import export
     from onnxdfq.images.images import Images
-    from onnxdfq.methods import DeadLeaves, Dfmpc, Dfq, Dgh, Edfq, Gdfq, Method, Noise, ZeroQ
+    from onnxdfq.methods import DeadLeaves, Dfmpc, Dfq, Dgh, Edfq, Gdfq, Method, Noise, Psaq, ZeroQ
     from onnxdfq.pipeline.result import Metrics, Result, TargetResult
     from onnxdfq.recipe.bits import Bits
     from onnxdfq.recipe.recipe import Recipe
@@ -50,6 +50,7 @@ _HOMES = {
     "Metrics": "pipeline.result",
     "Noise": "methods",
     "OutputError": "errors",
+    "Psaq": "methods",
     "Recipe": "recipe.recipe",
     "Result": "pipeline.result",
     "TargetResult": "pipeline.result",
@@ -80,6 +81,7 @@ __all__ = [
     "Metrics",
     "Noise",
     "OutputError",
+    "Psaq",
     "Recipe",
     "Result",
     "TargetResult",

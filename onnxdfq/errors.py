@@ -5,6 +5,7 @@
     │   ├── ModelFileError        not ONNX, truncated, external data missing or outside the model's folder
     │   ├── UnsupportedOperator   the engine has no such operator; names operator, domain and node
     │   ├── NoBatchNorm           the method needs BatchNormalization and the model has none
+    │   ├── NoAttention           the method reads what a transformer attends to and the model does not attend
     │   ├── AlreadyQuantized      the model already holds Quantize/Dequantize nodes
     │   ├── ShapeError            an input shape is unknown, or zero
     │   └── DataError             images or labels that cannot be used
@@ -46,6 +47,10 @@ class UnsupportedOperator(InputError):
 
 class NoBatchNorm(InputError):
     """The method reads BatchNormalization statistics and the model carries none."""
+
+
+class NoAttention(InputError):
+    """The method reads what a transformer attends to and the model does not attend."""
 
 
 class AlreadyQuantized(InputError):

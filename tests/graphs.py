@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxdfq.engine import TorchGraph
+from passes.canonical.canonicalize import Canonicalize
 from passes.graph.batch_norm import read_batch_norms
 
 Shape = Sequence[int | str]
@@ -26,6 +27,31 @@ TWO_LAYERS = """(float[N,2,4,4] x) => (float[N,3] y) {
     f = Flatten (p)
     y = Gemm <transB=1> (f, v)
 }"""
+
+VIT = """(float[{batch},3,16,16] image) => (float[{batch},5] logits) {{
+    c = Conv <kernel_shape=[4,4], strides=[4,4]> (image, patch)
+    f = Reshape (c, flat)
+    t = Transpose <perm=[0,2,1]> (f)
+    q = MatMul (t, wq)
+    k = MatMul (t, wk)
+    v = MatMul (t, wv)
+    {attention}
+    a = Add (t, of)
+    m = ReduceMean <keepdims=0> (a, axis)
+    logits = Gemm (m, head)
+}}"""
+ATTENTION = """
+qh = Reshape (q, heads)  kh = Reshape (k, heads)  vh = Reshape (v, heads)
+qt = Transpose <perm=[0,2,1,3]> (qh)
+kt = Transpose <perm=[0,2,3,1]> (kh)
+vt = Transpose <perm=[0,2,1,3]> (vh)
+s = MatMul (qt, kt)
+p = Softmax <axis=-1> (s)
+o = MatMul (p, vt)
+ot = Transpose <perm=[0,2,1,3]> (o)
+of = Reshape (ot, tokens)
+"""
+ATTENTION_IN_ONE = "of = Attention <q_num_heads=2, kv_num_heads=2> (q, k, v)"
 
 
 def build(text: str, *, opset: int = 21, named: bool = True, **weights: NDArray[Any]) -> ir.Model:
@@ -48,6 +74,27 @@ def two_layers() -> ir.Model:
         b=random.normal(size=5).astype("f4"),
         v=random.normal(size=(3, 5)).astype("f4"),
     )
+
+
+def vit(batch: str | int = "N", *, attention: str = ATTENTION, opset: int = 21) -> ir.Model:
+    """One attention of two heads over 16 patches of 8 channels; mean, and five classes. Canonical.
+
+    attention: `ATTENTION_IN_ONE` for ONNX's own operator, which takes opset 23.
+    """
+    random = np.random.default_rng(0)
+    weights: dict[str, NDArray[Any]] = {
+        name: random.normal(0, 0.5, (8, 8)).astype("f4") for name in ("wq", "wk", "wv")
+    } | {
+        "patch": random.normal(0, 0.2, (8, 3, 4, 4)).astype("f4"),
+        "head": random.normal(0, 1, (8, 5)).astype("f4"),
+        "flat": np.array([0, 8, 16]),
+        "heads": np.array([0, 16, 2, 4]),
+        "tokens": np.array([0, 16, 8]),
+        "axis": np.array([1]),
+    }
+    model = build(VIT.format(batch=batch, attention=attention), opset=opset, **weights)
+    Canonicalize()(model)
+    return model
 
 
 def natural_images(count: int, channels: int, side: int, *, seed: int = 0) -> NDArray[np.float32]:

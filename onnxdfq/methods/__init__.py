@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from onnxdfq.methods.enhancing_dfq import Edfq
     from onnxdfq.methods.gdfq import Gdfq
     from onnxdfq.methods.noise import Noise
+    from onnxdfq.methods.psaq import Psaq
     from onnxdfq.methods.zeroq import ZeroQ
 
 _HOMES = {
@@ -32,6 +33,7 @@ _HOMES = {
     "Edfq": "enhancing_dfq",
     "Gdfq": "gdfq",
     "Noise": "noise",
+    "Psaq": "psaq",
     "ZeroQ": "zeroq",
 }
 
@@ -48,6 +50,7 @@ __all__ = [
     "Need",
     "Noise",
     "Note",
+    "Psaq",
     "Run",
     "ZeroQ",
     "choose_method",
@@ -132,5 +135,8 @@ def choose_method(recipe: Recipe, met: frozenset[Need]) -> tuple[Method, str]:
         return configured(chosen, recipe), f"{said}; chosen as {' and '.join(sorted(chosen.needs))}."
     better = [kind for kind in open_to_auto if kind.priority > chosen.priority and Need.TWO_WIDTHS not in kind.needs]
     lacking = "; ".join(f"{kind.name} would need that {' and '.join(sorted(kind.needs - met))}" for kind in better)
-    advice = "Where it was folded, export with it kept (onnxdfq.export); or give images of your own (--calibration)."
+    advice = (
+        "Where BatchNormalization was folded, export with it kept (onnxdfq.export); or give images of your own "
+        "(--calibration)."
+    )
     return configured(chosen, recipe), f"{said}. {lacking}. {advice}"

@@ -48,6 +48,7 @@ class Need(StrEnum):
 
     BATCH_NORM = "the model carries BatchNormalization"
     CLASSES = "an output of the model scores classes"
+    ATTENTION = "the model is a vision transformer"
     TWO_WIDTHS = "--bits has low and high widths (w2/6)"
 
 

@@ -22,6 +22,7 @@ from onnxdfq.pipeline.result import Metrics, Result, TargetResult
 from onnxdfq.recipe.bits import Bits
 from onnxdfq.scratch import sweep_all
 from onnxdfq.training.outputs import distilled_outputs
+from passes.graph.attention import is_transformer
 from passes.graph.batch_norm import read_batch_norms
 
 
@@ -162,8 +163,10 @@ def fitted(method: Method, model: FloatModel, run: Run) -> tuple[Method, Run]:
 def needs_met(request: Request, model: FloatModel) -> frozenset[Need]:
     """What the model and the recipe offer to methods."""
     two = Bits.parse(request.recipe.bits).low is not None
+    pictures = main_input(model.graph).image is not None
     found = {
         Need.BATCH_NORM: bool(read_batch_norms(model.graph)),
+        Need.ATTENTION: pictures and is_transformer(model.graph.graph),
         Need.CLASSES: any(output.classes for output in distilled_outputs(model.graph.graph)),
         Need.TWO_WIDTHS: two,
     }

@@ -96,11 +96,25 @@ def _confident(outputs: Sequence[Float[Tensor, "n ..."]]) -> Bool[Tensor, "outpu
 
 def top_probability(output: Float[Tensor, "n ..."]) -> Float32[Tensor, "n"] | None:
     """The largest class probability (N,) of logits or probabilities (N, K, 1, ...), None for any other output."""
-    rows = output.flatten(1).float()
-    if output.dim() < 2 or rows.shape[1] != output.shape[1] or rows.shape[1] < 2:
+    rows = _class_rows(output)
+    if rows is None:
         return None
-    normalised = bool((rows >= 0).all() and torch.allclose(rows.sum(1), torch.ones_like(rows[:, 0]), atol=1e-3))
-    return (rows if normalised else rows.softmax(1)).amax(1)
+    return (rows if _is_normalised(rows) else rows.softmax(1)).amax(1)
+
+
+def class_logits(output: Float[Tensor, "n ..."]) -> Float32[Tensor, "n k"] | None:
+    """Logits of classes, of logits or probabilities (N, K, 1, ...); None for any other output."""
+    rows = _class_rows(output)
+    return rows.clamp_min(torch.finfo(rows.dtype).tiny).log() if rows is not None and _is_normalised(rows) else rows
+
+
+def _class_rows(output: Float[Tensor, "n ..."]) -> Float32[Tensor, "n k"] | None:
+    rows = output.flatten(1).float()
+    return None if output.dim() < 2 or rows.shape[1] != output.shape[1] or rows.shape[1] < 2 else rows
+
+
+def _is_normalised(rows: Float32[Tensor, "n k"]) -> bool:
+    return bool((rows >= 0).all() and torch.allclose(rows.sum(1), torch.ones_like(rows[:, 0]), atol=1e-3))
 
 
 def output_ranges(outputs: Sequence[Float[Tensor, "n ..."]]) -> Float32[Tensor, "outputs n"]:

@@ -1,10 +1,12 @@
-"""The image pipeline of DGH (arXiv 2410.22110, §5.2; order and constants as the public implementation has them).
+"""The image pipeline of DGH (arXiv 2410.22110, §5.2; order and constants as the public implementation has them), and
+total variation.
 
 prepare (each differentiable visit): horizontal flip, smoothing, random crop, clamp.
 finalize (what is delivered): smoothing, centre crop, clamp.
 Images live on a canvas larger than the network's input, in standardised pixel units (see input_range.py).
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +15,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 SMOOTHING_SIGMA = 1.25
+VARIATION_NUMBERS = 32 * 3 * 224 * 224  # of the batch that published weights and aims of total variation are for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,3 +88,19 @@ def finalize(
     """The images that are delivered: canvas (N, C, H + extra, W + extra) -> (N, C, H, W)."""
     top, left = (canvas.shape[2] - size[0]) // 2, (canvas.shape[3] - size[1]) // 2
     return smooth(canvas)[:, :, top : top + size[0], left : left + size[1]].clamp(low, high)
+
+
+def total_variation(images: Float32[Tensor, "n c h w"]) -> Float32[Tensor, ""]:
+    """L2 norms of the differences between neighbours along rows, columns and both diagonals, summed, as if the batch
+    had `VARIATION_NUMBERS` pixels of colour.
+
+    Source: DeepInversion, arXiv 1912.08795, R_TV, as its public code has it.
+    """
+    differences = (
+        images[..., :-1] - images[..., 1:],
+        images[..., :-1, :] - images[..., 1:, :],
+        images[..., 1:, :-1] - images[..., :-1, 1:],
+        images[..., :-1, :-1] - images[..., 1:, 1:],
+    )
+    norms = torch.stack([difference.norm() for difference in differences])
+    return math.sqrt(VARIATION_NUMBERS / images.numel()) * norms.sum()

@@ -14,7 +14,8 @@ PRODUCTS = 8  # one into the other, that are taken apart: twice as many as any o
 
 
 def fuse_gelu(graph: ir.Graph) -> int:
-    """x/2 * (1 + erf(x/sqrt 2)) -> Gelu, in any order of the factors. How many; none below opset 20."""
+    """x/2 * (1 + erf(x/sqrt 2)) -> Gelu, in any order of the factors, and with tanh(sqrt(2/pi) * (x + .044715 x³)) its
+    approximation. How many; none below opset 20."""
     if graph.opset_imports.get("", 0) < 20:
         return 0
 
@@ -26,6 +27,8 @@ def fuse_gelu(graph: ir.Graph) -> int:
             producer = None if erf is None else erf.producer()
             if is_op(producer, "Erf") and producer is not None and _same_factor(producer.inputs[0], x, math.sqrt(0.5)):
                 return ir.node("Gelu", [x])
+            if is_op(producer, "Tanh") and producer is not None and _is_cubic(producer.inputs[0], x):
+                return ir.node("Gelu", [x], {"approximate": "tanh"})
         return None
 
     return _fuse(graph, gelu)
@@ -106,6 +109,25 @@ def _same_factor(value: ir.Value | None, x: ir.Value, factor: float) -> bool:
         return False
     number, values = _factors(node)
     return values == [x] and _close(number, factor)
+
+
+def _is_cubic(value: ir.Value | None, x: ir.Value) -> bool:
+    """Whether value = sqrt(2/pi) * (x + .044715 x³)."""
+    node = None if value is None else value.producer()
+    if node is None or not is_op(node, "Mul", "Div"):
+        return False
+    factor, values = _factors(node)
+    total = values[0].producer() if len(values) == 1 and _close(factor, math.sqrt(2 / math.pi)) else None
+    if total is None or not is_op(total, "Add") or x not in total.inputs:
+        return False
+    product = total.inputs[1 if total.inputs[0] is x else 0]
+    cube = None if product is None else product.producer()
+    if cube is None or not is_op(cube, "Mul", "Div"):
+        return False
+    factor, values = _factors(cube)
+    power = values[0].producer() if len(values) == 1 else None
+    third = power is not None and is_op(power, "Pow") and power.inputs[0] is x and scalar_value(power.inputs[1]) == 3
+    return _close(factor, 0.044715) and (values == [x, x, x] or third)
 
 
 def _added(value: ir.Value | None, term: float) -> ir.Value | None:

@@ -12,6 +12,7 @@ from passes.canonical.bounds import clip_by_numbers
 from passes.canonical.convolutions import make_convolutions_explicit, merge_pads
 from passes.canonical.fused import lower_fused
 from passes.canonical.heads import flatten_reshapes, fuse_gemm, plain_gemms, pool_globally
+from passes.canonical.normalizations import fuse_layer_norm
 from passes.graph.editing import FreshNames, add_initializer, constant_value, discard, is_op, substitute
 from passes.graph.operators import PARAMETERS
 
@@ -36,13 +37,16 @@ class Canonicalize(ir.passes.InPlacePass):
     9. Reshape to two axes that keeps the first becomes Flatten.
     10. MatMul of two axes with a constant weight, and Add of a constant per column, become Gemm. The constants of a
        Gemm take in its alpha and beta, and its bias has one number per column.
-    11. x/2 * (1 + erf(x/sqrt 2)), in any order, becomes Gelu (opset 20), so that one activation is quantized, not five.
+    11. x/2 * (1 + erf(x/sqrt 2)), in any order, becomes Gelu (opset 20), so that one activation is quantized, not five;
+       its approximation by tanh likewise.
     12. x * clip(x + 3, 0, 6) / 6 becomes HardSwish.
     13. clip(x + 3, 0, 6) / 6 becomes HardSigmoid.
     14. Sub of a constant becomes Add, Div by one Mul: for these integer kernels exist.
-    15. What ONNX Runtime's optimizer fused (com.microsoft: FusedConv, BiasGelu ...) becomes standard operators again.
-    16. Max and Min with one number become Clip.
-    17. Nodes and initializers that no graph output needs go.
+    15. What ONNX Runtime's optimizer fused (com.microsoft: FusedConv, BiasGelu ...) becomes standard operators again,
+       and Attention, its own and ONNX's, becomes products and a Softmax.
+    16. (x - mean) / sqrt(mean((x - mean)²) + epsilon) over the last axis becomes LayerNormalization.
+    17. Max and Min with one number become Clip.
+    18. Nodes and initializers that no graph output needs go.
 
     Value names that stay keep their name and meaning. Subgraphs (If, Loop, Scan) are read, not rewritten.
     """
@@ -162,6 +166,7 @@ REWRITES: tuple[Callable[[ir.Graph], int], ...] = (
     name_nodes,
     lower_fused,
     unshare_parameters,
+    fuse_layer_norm,  # before its means are taken for pooling
     make_convolutions_explicit,
     merge_pads,
     pool_globally,

@@ -1,15 +1,18 @@
-"""Operators that ONNX Runtime's own optimizer fuses (domain com.microsoft), as the standard ones that they stand for.
+"""Operators that are several in one, as the plain ones that they stand for: what ONNX Runtime's own optimizer fuses
+(domain com.microsoft), and ONNX's Attention.
 
-A file that was saved optimized holds its convolutions as FusedConv, which no pass and no other runtime knows.
+A file that was saved optimized holds its convolutions as FusedConv, which no pass and no other runtime knows. The
+products inside of an Attention would stay float.
 """
 
 import logging
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import onnx_ir as ir
 
-from passes.graph.editing import FreshNames, add_initializer, rank, replace_with
+from passes.canonical.attention import attention, multi_head_attention, packed_attention, skip_layer_normalization
+from passes.canonical.chain import Chain, input_slots
+from passes.graph.editing import FreshNames, rank
 
 logger = logging.getLogger(__name__)
 
@@ -19,16 +22,17 @@ _GEMM = ("alpha", "beta", "transA", "transB")
 
 
 def lower_fused(graph: ir.Graph) -> int:
-    """Rewrites FusedConv, FusedGemm, FusedMatMul and the variants of Gelu. How many.
+    """Rewrites FusedConv, FusedGemm, FusedMatMul, the variants of Gelu and of attention, SkipLayerNormalization. How
+    many.
 
     What has a form without counterpart (transposed batch axes) stays, and is computed in float.
     """
     names, count = FreshNames(graph), 0
     for node in graph:
-        lower = _LOWER.get(node.op_type) if node.domain == DOMAIN else None
-        if lower is None:
+        lower = (_LOWER if node.domain == DOMAIN else _LOWER_STANDARD).get(node.op_type)
+        if lower is None or node.domain not in (DOMAIN, "", "ai.onnx"):
             continue
-        chain = _Chain(graph, node, names)
+        chain = Chain(graph, node, names)
         if lower(node, chain) is None:
             chain.give_up()
             continue
@@ -38,56 +42,12 @@ def lower_fused(graph: ir.Graph) -> int:
     return count
 
 
-class _Chain:
-    """Nodes in the place of one: each reads, as a rule, what the one before it computes."""
-
-    def __init__(self, graph: ir.Graph, old: ir.Node, names: FreshNames) -> None:
-        self._graph, self._old, self._names = graph, old, names
-        self._nodes: list[ir.Node] = []
-
-    @property
-    def op_types(self) -> list[str]:
-        """In order."""
-        return [node.op_type for node in self._nodes]
-
-    def add(
-        self, op_type: str, inputs: Sequence[ir.Value | None], attributes: dict[str, ir.Attr] | None = None
-    ) -> ir.Value:
-        """One more node; its output."""
-        base = f"{self._old.name or self._old.op_type}.{op_type}"
-        node = ir.node(op_type, inputs, name=self._names(base))
-        node.attributes.update(attributes or {})
-        node.outputs[0].name = self._names(f"{base}_output")
-        node.outputs[0].dtype = ir.DataType.FLOAT
-        self._nodes.append(node)
-        return node.outputs[0]
-
-    def number(self, value: float) -> ir.Value:
-        """A scalar as an initializer."""
-        return add_initializer(self._graph, self._names(f"{self._old.name}.constant"), np.array(value, np.float32))
-
-    def finish(self) -> None:
-        """The last node takes the place of the old one."""
-        for node in self._nodes[:-1]:
-            self._graph.insert_before(self._old, node)
-        replace_with(self._old, self._nodes[-1])
-
-    def give_up(self) -> None:
-        """No node of the chain reads anything any more, so that readers can be counted."""
-        for node in self._nodes:
-            node.resize_inputs(0)
-
-
-def _inputs(node: ir.Node, count: int) -> list[ir.Value | None]:
-    return [*node.inputs, *[None] * count][:count]
-
-
 def _kept(node: ir.Node, names: Sequence[str]) -> dict[str, ir.Attr]:
     return {name: node.attributes[name] for name in names if name in node.attributes}
 
 
-def _conv(node: ir.Node, chain: _Chain) -> _Chain | None:
-    x, weight, bias, summed = _inputs(node, 4)
+def _conv(node: ir.Node, chain: Chain) -> Chain | None:
+    x, weight, bias, summed = input_slots(node, 4)
     found = chain.add("Conv", [x, weight] + ([] if bias is None else [bias]), _kept(node, _CONV))
     if summed is not None:
         found = chain.add("Add", [found, summed])
@@ -96,8 +56,8 @@ def _conv(node: ir.Node, chain: _Chain) -> _Chain | None:
     return _activated(chain, found, node.attributes.get_string("activation", ""), numbers)
 
 
-def _gemm(node: ir.Node, chain: _Chain) -> _Chain | None:
-    a, b, c = _inputs(node, 3)
+def _gemm(node: ir.Node, chain: Chain) -> Chain | None:
+    a, b, c = input_slots(node, 3)
     found = chain.add("Gemm", [a, b] + ([] if c is None else [c]), _kept(node, _GEMM))
     numbers = [
         node.attributes[name].as_float()
@@ -107,7 +67,7 @@ def _gemm(node: ir.Node, chain: _Chain) -> _Chain | None:
     return _activated(chain, found, node.attributes.get_string("activation", ""), numbers)
 
 
-def _activated(chain: _Chain, x: ir.Value, activation: str, numbers: Sequence[float]) -> _Chain | None:
+def _activated(chain: Chain, x: ir.Value, activation: str, numbers: Sequence[float]) -> Chain | None:
     match activation:
         case "":
             return chain
@@ -125,8 +85,8 @@ def _activated(chain: _Chain, x: ir.Value, activation: str, numbers: Sequence[fl
     return chain
 
 
-def _matmul(node: ir.Node, chain: _Chain) -> _Chain | None:
-    a, b = _inputs(node, 2)
+def _matmul(node: ir.Node, chain: Chain) -> Chain | None:
+    a, b = input_slots(node, 2)
     if node.attributes.get_int("transBatchA", 0) or node.attributes.get_int("transBatchB", 0):
         return None
     turned: list[ir.Value | None] = []
@@ -146,10 +106,10 @@ def _matmul(node: ir.Node, chain: _Chain) -> _Chain | None:
     return chain
 
 
-def _gelu(node: ir.Node, chain: _Chain) -> _Chain | None:
+def _gelu(node: ir.Node, chain: Chain) -> Chain | None:
     if (node.graph is not None and node.graph.opset_imports.get("", 0)) < 20:
         return None
-    x, bias = _inputs(node, 2)
+    x, bias = input_slots(node, 2)
     if bias is not None:
         x = chain.add("Add", [x, bias])
     form = "tanh" if node.op_type == "FastGelu" else "none"
@@ -157,7 +117,7 @@ def _gelu(node: ir.Node, chain: _Chain) -> _Chain | None:
     return chain
 
 
-def _quick_gelu(node: ir.Node, chain: _Chain) -> _Chain | None:
+def _quick_gelu(node: ir.Node, chain: Chain) -> Chain | None:
     x = node.inputs[0]
     alpha = node.attributes.get_float("alpha", 1.702)
     gate = chain.add("Sigmoid", [x if alpha == 1.0 else chain.add("Mul", [x, chain.number(alpha)])])
@@ -165,7 +125,7 @@ def _quick_gelu(node: ir.Node, chain: _Chain) -> _Chain | None:
     return chain
 
 
-_LOWER: dict[str, Callable[[ir.Node, _Chain], _Chain | None]] = {
+_LOWER: dict[str, Callable[[ir.Node, Chain], Chain | None]] = {
     "FusedConv": _conv,
     "FusedGemm": _gemm,
     "FusedMatMul": _matmul,
@@ -173,4 +133,8 @@ _LOWER: dict[str, Callable[[ir.Node, _Chain], _Chain | None]] = {
     "BiasGelu": _gelu,
     "FastGelu": _gelu,
     "QuickGelu": _quick_gelu,
+    "Attention": packed_attention,
+    "MultiHeadAttention": multi_head_attention,
+    "SkipLayerNormalization": skip_layer_normalization,
 }
+_LOWER_STANDARD: dict[str, Callable[[ir.Node, Chain], Chain | None]] = {"Attention": attention}

@@ -32,7 +32,8 @@ class SetOpset(ir.passes.InPlacePass):
     1. Where an older opset takes the axes of a reduction as an attribute, they become one.
     2. Split loses num_outputs where an older opset lacks it and its parts are equal, as is the default there.
     3. Attributes that the older opset lacks go where they have their default.
-    4. Gelu (opset 20) becomes x/2 * (1 + erf(x / sqrt 2)), of which `Canonicalize` may have made it.
+    4. Gelu (opset 20) becomes x/2 * (1 + erf(x / sqrt 2)), or what approximates that by tanh: `Canonicalize` may have
+       made it of these.
 
     Raises:
         PreconditionError: the opset has no form for a node; the message names it.
@@ -56,7 +57,7 @@ class SetOpset(ir.passes.InPlacePass):
         if model.opset_imports.get("", 0) == self.opset:
             return ir.passes.PassResult(model, modified=False)
         for node in list(model.graph.all_nodes()):
-            if _is_exact_gelu(node) and self.opset < GELU_OPSET:
+            if _is_gelu(node) and self.opset < GELU_OPSET:
                 _spell_out_gelu(node)
             elif node.domain in ("", "ai.onnx"):
                 schema = onnx.defs.get_schema(node.op_type, self.opset, "")
@@ -77,7 +78,7 @@ class SetOpset(ir.passes.InPlacePass):
 
     def _obstacle(self, node: ir.Node) -> str | None:
         """Why the opset has no form for `node`; None when it has."""
-        if _is_exact_gelu(node):
+        if _is_gelu(node):
             return None
         try:
             schema = onnx.defs.get_schema(node.op_type, self.opset, "")
@@ -94,29 +95,34 @@ class SetOpset(ir.passes.InPlacePass):
         return f"takes no more than {schema.max_input} inputs" if len(node.inputs) > schema.max_input else None
 
 
-def _is_exact_gelu(node: ir.Node) -> bool:
-    exact = is_op(node, "Gelu") and node.attributes.get_string("approximate", "none") == "none"
-    return exact and node.inputs[0] is not None and node.inputs[0].dtype == ir.DataType.FLOAT
+def _is_gelu(node: ir.Node) -> bool:
+    return is_op(node, "Gelu") and node.inputs[0] is not None and node.inputs[0].dtype == ir.DataType.FLOAT
 
 
 def _spell_out_gelu(node: ir.Node) -> None:
     graph, x = node.graph, node.inputs[0]
     assert isinstance(graph, ir.Graph) and x is not None
     names = FreshNames(graph)
-    root, half, one = (
-        add_initializer(graph, names(f"{node.name}_{what}"), np.asarray(number, np.float32))
-        for what, number in (("root", np.sqrt(2)), ("half", 0.5), ("one", 1))
-    )
-    divided = ir.node("Div", [x, root], name=names(f"{node.name}_divided"))
-    erf = ir.node("Erf", divided.outputs, name=names(f"{node.name}_erf"))
-    raised = ir.node("Add", [erf.outputs[0], one], name=names(f"{node.name}_raised"))
-    halved = ir.node("Mul", [x, half], name=names(f"{node.name}_halved"))
-    product = ir.node("Mul", [halved.outputs[0], raised.outputs[0]], name=node.name)
-    for new in (divided, erf, raised, halved):
+
+    def constant(what: str, number: float) -> ir.Value:
+        return add_initializer(graph, names(f"{node.name}_{what}"), np.asarray(number, np.float32))
+
+    def add(op_type: str, what: str, *inputs: ir.Value) -> ir.Value:
+        new = ir.node(op_type, inputs, name=names(f"{node.name}_{what}"))
         new.outputs[0].name, new.outputs[0].type, new.outputs[0].shape = new.name, x.type, x.shape
         graph.insert_before(node, new)
-    replace_with(node, product)
-    logger.debug("Gelu %s becomes Div, Erf, Add, Mul, Mul", node.name)
+        return new.outputs[0]
+
+    if node.attributes.get_string("approximate", "none") == "tanh":
+        cubed = add("Mul", "cubed", add("Mul", "squared", x, x), x)
+        bent = add("Add", "bent", x, add("Mul", "share", cubed, constant("cubic", 0.044715)))
+        curve = add("Tanh", "tanh", add("Mul", "scaled", bent, constant("root", np.sqrt(2 / np.pi))))
+    else:
+        curve = add("Erf", "erf", add("Div", "divided", x, constant("root", np.sqrt(2))))
+    raised = add("Add", "raised", curve, constant("one", 1))
+    halved = add("Mul", "halved", x, constant("half", 0.5))
+    replace_with(node, ir.node("Mul", [halved, raised], name=node.name))
+    logger.debug("Gelu %s becomes products, sums and one curve", node.name)
 
 
 def _takes_axes_as_attribute(node: ir.Node, schema: onnx.defs.OpSchema) -> bool:

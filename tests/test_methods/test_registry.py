@@ -190,7 +190,7 @@ def test_auto_says_what_it_chose_and_why(tmp_path: Path) -> None:
 
     FoldBatchNorm()(folded)
     plain = onnxdfq.compress(folded, images=8)
-    assert plain.method == "dead-leaves" and "Where it was folded" in plain.notes[0]
+    assert plain.method == "dead-leaves" and "Where BatchNormalization was folded" in plain.notes[0]
     assert "onnxdfq.export" in plain.notes[0] and "--calibration" in plain.notes[0]
     chosen = onnxdfq.compress(DIGITS / "digits.onnx", method="noise", images=8, output=tmp_path / "n.onnx")
     assert not any(note.startswith("method ") for note in chosen.notes)

@@ -1,5 +1,6 @@
 """Canonicalize, one test per rewrite by its number: activations written as arithmetic."""
 
+import numpy as np
 import pytest
 
 from passes.canonical.canonicalize import Canonicalize
@@ -23,6 +24,29 @@ def test_11_gelu(build, assert_same, operators, chain):
     assert_same(model, Canonicalize(), rtol=1e-5)
     assert operators(model) == {"Neg": 1, "Gelu": 1}
     assert only(model, "Gelu").outputs[0].name == "y"
+
+
+TANHS = [
+    "p = Pow(v, three) c = Mul(p, cubic) a = Add(v, c) s = Mul(a, root) t = Tanh(s) u = Add(t, one) h = Mul(v, half) "
+    "y = Mul(h, u)",
+    "q = Mul(v, v) p = Mul(q, v) c = Mul(cubic, p) a = Add(c, v) s = Mul(root, a) t = Tanh(s) u = Add(one, t) "
+    "m = Mul(v, u) y = Mul(half, m)",
+]
+
+
+@pytest.mark.parametrize("cubic", [0.044715, 0.05])
+@pytest.mark.parametrize("chain", TANHS)
+def test_11_gelu_by_tanh(build, assert_same, operators, chain, cubic):
+    numbers = {"cubic": cubic, "root": (2 / np.pi) ** 0.5, "one": 1, "half": 0.5, "three": 3}
+    weights = {name: f32(number) for name, number in numbers.items() if name in chain}
+    model = build("(float[N,3] x) => (float[N,3] y) { v = Neg(x) " + chain + " }", **weights)
+    if cubic != 0.044715:
+        Canonicalize()(model)
+        assert "Gelu" not in operators(model)
+    else:
+        assert_same(model, Canonicalize(), rtol=1e-5)
+        assert operators(model) == {"Neg": 1, "Gelu": 1}
+        assert only(model, "Gelu").attributes.get_string("approximate", "none") == "tanh"
 
 
 @pytest.mark.parametrize(
