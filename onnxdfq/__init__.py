@@ -25,10 +25,11 @@ if TYPE_CHECKING:
     from onnxdfq.evaluation import Evaluation
     from onnxdfq.exporting import export
     from onnxdfq.images.images import Images
-    from onnxdfq.methods import DeadLeaves, Dfmpc, Dfq, Dgh, Edfq, Gdfq, Method, Noise, ZeroQ
+    from onnxdfq.methods import DeadLeaves, DeepInversion, Dfmpc, Dfq, Dgh, Edfq, Gdfq, Method, Mixmix, Noise, ZeroQ
     from onnxdfq.pipeline.result import Metrics, Result, TargetResult
     from onnxdfq.recipe.bits import Bits
     from onnxdfq.recipe.recipe import Recipe
+    from onnxdfq.recipe.zoo import Member
     from onnxdfq.report.inspection import inspect
     from onnxdfq.report.linting import lint
     from onnxdfq.targets import load_target
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Bits": "recipe.bits",
     "DeadLeaves": "methods",
+    "DeepInversion": "methods",
     "Dfmpc": "methods",
     "Dfq": "methods",
     "DfqError": "errors",
@@ -46,8 +48,10 @@ _HOMES = {
     "Evaluation": "evaluation.evaluation",
     "Images": "images.images",
     "InputError": "errors",
+    "Member": "recipe.zoo",
     "Method": "methods",
     "Metrics": "pipeline.result",
+    "Mixmix": "methods",
     "Noise": "methods",
     "OutputError": "errors",
     "Recipe": "recipe.recipe",
@@ -67,6 +71,7 @@ _HOMES = {
 __all__ = [
     "Bits",
     "DeadLeaves",
+    "DeepInversion",
     "Dfmpc",
     "Dfq",
     "DfqError",
@@ -76,8 +81,10 @@ __all__ = [
     "Gdfq",
     "Images",
     "InputError",
+    "Member",
     "Method",
     "Metrics",
+    "Mixmix",
     "Noise",
     "OutputError",
     "Recipe",

@@ -45,7 +45,7 @@ SECTIONS = {
     ),
     "Targets": ("target",),
     "Proof": ("require",),
-    "Data": ("normalize", "calibration", "evaluate", "input_shape", "inputs", "op_library"),
+    "Data": ("normalize", "zoo", "calibration", "evaluate", "input_shape", "inputs", "op_library"),
     "Output": ("output", "dynamic_batch", "save_images", "work_dir", "force", "as_json", "quiet", "verbose", "help"),
 }
 

@@ -208,6 +208,7 @@ def recorded(request: Request) -> Iterator[tuple[Opening, Run, Record]]:
             recipe=request.recipe,
             device=found_device(request.device),
             own_images=request.calibration is not None,
+            zoo=request.zoo,
             work_dir=request.work_dir,
             progress=request.progress,
             tell=record.take,

@@ -20,7 +20,7 @@ class Metrics(TypedDict, total=False):
     """The numbers that `--json` prints; what was not measured is not there, or None.
 
     Of the whole run: images, bn_distance and confident (see `onnxdfq.synthesis.quality`), similarity_by_label (of a
-    generator's images, see `onnxdfq.generators.diversity`), batch_norms_folded,
+    generator's images, see `onnxdfq.synthesis.diversity`), batch_norms_folded,
     layers_equalized, biases_absorbed, layers_split, bytes_float, seconds, peak_memory (bytes, of the process).
 
     Of one file: bytes, nodes_integer and nodes_float (see `onnxdfq.lint`), blocks_tuned, loss_curve (of training: rows
