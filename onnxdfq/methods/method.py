@@ -85,7 +85,7 @@ class Note:
 class Measurement:
     """Numbers that a run reports, by their keys in `--json`. target: of which file, None where of the whole run."""
 
-    values: Mapping[str, float | int | str | list[list[float | None]] | None]
+    values: Mapping[str, float | int | str | list[list[float | None]] | dict[str, Any] | None]
     target: str | None = None
 
 

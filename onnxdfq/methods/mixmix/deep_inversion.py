@@ -37,8 +37,12 @@ class DeepInversion(Synthesis):
 
     steps: for each batch, one batch after another. rate: of Adam, in standardised pixels. label, statistics, prior:
     weights of the three losses. form: of the errors of statistics: relative to each channel's deviation (ours, for
-    networks of any input units), norm as published, or kl as in Knowledge Within. first: how much the first
+    networks of any input units), norm as published, or kl as in Knowledge Within; they want weights of their own, norm
+    0.05 for large images and 10 for small ones. first: how much the first
     BatchNormalization counts, of the others. coarse: share of the steps at half the resolution. Raises InputError.
+
+    The weight of the relative form: of 1, 10, 30 and 100 that at which most images made by a ResNet-20 get their labels
+    of a ResNet-8, too (32 images, 60 steps: 28, 66, 78 and 62 %; BN distance .29, .025, .008, .006).
 
     Differs from the paper: fewer steps (`--effort paper` has as many), a start from dead leaves, errors of statistics
     without a unit, and of each batch the images of the least loss, as the paper's code has it, of the last stage alone.
@@ -54,7 +58,7 @@ class DeepInversion(Synthesis):
     batch_size: Annotated[int, BATCH] = 64
     rate: Annotated[float, RATE] = 0.25
     label: Annotated[float, WEIGHT] = 1.0
-    statistics: Annotated[float, WEIGHT] = 10.0
+    statistics: Annotated[float, WEIGHT] = 30.0
     prior: Annotated[float, WEIGHT] = 1.0
     form: StatisticsForm = "relative"
     first: Annotated[float, WEIGHT] = 10.0
