@@ -20,7 +20,7 @@ if getattr(passes, "PART_OF", None) != "onnxdfq":
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
-    from onnxdfq.api import compress, evaluate, load, synthesize
+    from onnxdfq.api import compress, evaluate, image_card, load, synthesize
     from onnxdfq.errors import DfqError, InputError, OutputError
     from onnxdfq.evaluation import Evaluation
     from onnxdfq.exporting import export
@@ -61,6 +61,7 @@ _HOMES = {
     "compress": "api",
     "evaluate": "api",
     "export": "exporting",
+    "image_card": "api",
     "inspect": "report.inspection",
     "lint": "report.linting",
     "load": "api",
@@ -94,6 +95,7 @@ __all__ = [
     "compress",
     "evaluate",
     "export",
+    "image_card",
     "inspect",
     "lint",
     "load",

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from onnxdfq.evaluation import Evaluation
     from onnxdfq.pipeline.result import Result
+    from onnxdfq.synthesis.card import ImageCard
 
     ModelLike = Path | str | onnx.ModelProto | ir.Model
     ZooLike = Sequence[ModelLike | Member] | None
@@ -275,6 +276,27 @@ def evaluate(
         return found if note is None else replace(found, notes=(note,))
 
 
+def image_card(images: Any, zoo: ZooLike, *, device: str | None = None) -> ImageCard:
+    """What pictures are worth, without labels, by each of several models: share that it is sure of, distance of their
+    statistics from those that it remembers, diversity, entropy of its mean answer.
+
+    Args:
+        images: of a synthesis for several models, an array uint8 (N, H, W, C), or the path of an .npz file of either.
+        zoo: models, as for `compress`; each resizes and normalises its own view.
+        device: "auto", "cpu" or "cuda".
+
+    Raises:
+        DataError: these are no pictures. InputError: there is no model, or one cannot look at them.
+    """
+    one_of("device", device or "auto", DEVICES, field="device")
+    from onnxdfq.pipeline.card import card_of_pictures, pictures_of
+    from onnxdfq.pipeline.checks import found_device
+
+    pictures = pictures_of(images)
+    with _members(zoo) as members:
+        return card_of_pictures(pictures, members, device=found_device(device or "auto"))
+
+
 def load(model: Path | str, *, input_shape: Mapping[str, Sequence[int]] | None = None) -> ir.Model:
     """A float model as passes take it: checked, converted to a current opset, in canonical form, its
     BatchNormalizations in place.
@@ -340,4 +362,4 @@ def _members(zoo: ZooLike) -> Iterator[tuple[Member, ...]]:
         yield read_zoo([one if isinstance(one, Member) else stack.enter_context(_as_file(one)) for one in several])
 
 
-__all__ = ["compress", "evaluate", "load", "synthesize"]
+__all__ = ["compress", "evaluate", "image_card", "load", "synthesize"]

@@ -12,6 +12,7 @@ import click
 from onnxdfq.cli.options import AS_JSON, FILE, OP_LIBRARY, QUIET, SYNTHESIS, Command, Group
 from onnxdfq.cli.printing import (
     LogFormatter,
+    card_text,
     echo,
     echo_json,
     echo_notes,
@@ -168,6 +169,8 @@ def synthesize(model: Path, as_json: bool, **given: Any) -> None:
         return
     echo_notes(result.notes)
     echo(summary(result.metrics))
+    if len(result.metrics.get("card", {}).get("models", ())) > 1:
+        echo(card_text(result.metrics["card"]))
     echo(written_text(result.path))
 
 

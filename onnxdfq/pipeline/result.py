@@ -6,7 +6,7 @@ import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import onnx_ir as ir
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 class Metrics(TypedDict, total=False):
     """The numbers that `--json` prints; what was not measured is not there, or None.
+
+    Of a synthesis: card, what the images are worth by each model that made them (see `onnxdfq.synthesis.card`).
 
     Of the whole run: images, bn_distance and confident (see `onnxdfq.synthesis.quality`), similarity_by_label (of a
     generator's images, see `onnxdfq.synthesis.diversity`), batch_norms_folded,
@@ -35,6 +37,7 @@ class Metrics(TypedDict, total=False):
     bn_distance: float
     similarity_by_label: float | None
     confident: float | None
+    card: dict[str, Any]
     batch_norms_folded: int
     layers_equalized: int
     biases_absorbed: int
