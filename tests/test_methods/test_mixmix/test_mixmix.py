@@ -10,8 +10,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
+from click.testing import CliRunner
 
 import onnxdfq
+from onnxdfq.cli.main import main
 from onnxdfq.engine import TorchGraph
 from onnxdfq.errors import InputError, ModelFileError, NoBatchNorm
 from onnxdfq.generators.zoo import Zoo
@@ -167,3 +169,19 @@ def test_the_effort_counts_each_model_of_a_batch() -> None:
     recipe = Recipe(minutes=0.08)
     (one, images), (three, as_many) = (method.fitted(model, recipe) for method in (DeepInversion(), Mixmix()))
     assert images == as_many and 100 <= three.steps < 0.5 * one.steps == 150
+
+
+def test_the_zoo_on_the_command_line(saved: Saved, tmp_path: Path) -> None:
+    model, other = str(saved("a")), saved("b", side=6)
+    (tmp_path / "zoo.toml").write_text(f'[[model]]\npath = "{other.name}"\nnormalize = "{STANDARD}"\n')
+    common = [model, *"-m mixmix --images 4 --steps 2 --zoo".split(), model]
+    output = ["--zoo", str(tmp_path / "zoo.toml"), "-o", str(tmp_path / "images.npz")]
+    said = CliRunner().invoke(main, ["synthesize", *common, *output, "--json"])
+    assert said.exit_code == 0, said.output
+    assert [model["name"] for model in json.loads(said.stdout)["card"]["models"]] == ["a.onnx", "b.onnx"]
+    shown = CliRunner().invoke(main, ["synthesize", *common, *output, "--force"])
+    assert "b.onnx" in shown.stdout and "above 0.9: " in shown.stdout and "; diversity " in shown.stdout
+    compressed = CliRunner().invoke(main, ["compress", *common, "-o", str(tmp_path / "c.onnx"), "--json"])
+    assert compressed.exit_code == 0 and json.loads(compressed.stdout)["method"] == "mixmix", compressed.output
+    refused = CliRunner().invoke(main, ["synthesize", model, "-m", "dgh", *output, "--force"])
+    assert refused.exit_code == 2 and refused.stderr.count("\n") == 1 and "--zoo" in refused.stderr
