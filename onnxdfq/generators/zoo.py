@@ -12,7 +12,7 @@ from onnxdfq.images.normalization import Normalization
 from onnxdfq.model_file import InputSpec, Opening
 from onnxdfq.recipe.choices import Precision
 from onnxdfq.recipe.zoo import Member
-from onnxdfq.synthesis.input_range import input_range
+from onnxdfq.synthesis.input_range import InputRange, input_range
 from onnxdfq.synthesis.network import TappedNetwork
 from onnxdfq.synthesis.view import View
 from onnxdfq.training.outputs import distilled_outputs
@@ -24,15 +24,24 @@ from passes.write.provenance import read_provenance
 class Found:
     """What is known of a member once it was looked at.
 
-    name: of its file. digest: of that file. source: of its input range (see `InputRange`). classes: how many it
-    scores. folded: whether it has no BatchNormalization.
+    name: of its file. digest: of that file. scale: from standardised pixels to its units. order: see `Member`. classes:
+    how many it scores. folded: whether it has no BatchNormalization.
     """
 
     name: str
     digest: str
-    source: str
+    scale: InputRange
+    order: tuple[int, ...] | None
     classes: int
     folded: bool
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """What images that it made depend on."""
+        numbers = {"input_mean": self.scale.mean, "input_std": self.scale.std}
+        found = {key: " ".join(f"{number:.6g}" for number in array) for key, array in numbers.items()}
+        order = {} if self.order is None else {"order": " ".join(map(str, self.order))}
+        return {"name": self.name, "digest": self.digest[:16], **found, **order}
 
 
 class Zoo:
@@ -90,7 +99,8 @@ class Zoo:
                 Found(
                     name=view.name,
                     digest=view.digest,
-                    source=view.scale.source,
+                    scale=view.scale,
+                    order=None if view.order is None else tuple(view.order),
                     classes=classes,
                     folded=not view.network.targets.channels,
                 )

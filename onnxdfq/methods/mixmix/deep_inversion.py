@@ -133,7 +133,7 @@ class DeepInversion(Synthesis):
     ) -> Images:
         from onnxdfq.methods.mixmix.search import synthesize
         from onnxdfq.model_file import main_input
-        from onnxdfq.synthesis.input_range import input_range
+        from onnxdfq.synthesis.input_range import ASSUMED, input_range
         from onnxdfq.synthesis.network import no_batch_norm
 
         IMAGES.check("count", count)
@@ -145,8 +145,8 @@ class DeepInversion(Synthesis):
         for name in folded:
             tell(f"{name} carries no BatchNormalization: it takes part by its answers alone.")
         for one in found if len(found) > 1 else ():
-            if one.source.startswith("estimated") or one.source == "assumed standardised":
-                tell(f"Nothing tells how the inputs of {one.name} were normalised: its range is {one.source}.")
+            if one.scale.source.startswith("estimated") or one.scale.source == ASSUMED:
+                tell(f"Nothing tells how the inputs of {one.name} were normalised: its range is {one.scale.source}.")
         if zoo.held < self.mixing().models:
             several = "1 model, which makes" if len(zoo) == 1 else f"{len(zoo)} models, which all make"
             tell(f"The zoo has {several} each batch, and not {self.mixing().models}.")

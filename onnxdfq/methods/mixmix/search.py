@@ -68,14 +68,14 @@ def synthesize(
         # what is delivered is what a file of bytes holds, so that every model sees the same
         pictures = (255 * (PIXEL_MEAN + PIXEL_STD * standardised)).round().clamp(0, 255).to(torch.uint8)
         standardised = (pictures.float() / 255 - PIXEL_MEAN) / PIXEL_STD
-    members = [[one.name, one.digest[:16]] for one in found]
+    members = json.dumps([one.provenance for one in found])
     return Images(
         pixels=delivered(spec, scale.to_model(standardised).numpy()),
         pictures=None if pictures is None else np.ascontiguousarray(pictures.permute(0, 2, 3, 1).numpy()),
         labels=torch.cat(labels).numpy(),
         method=method.name,
         seed=seed,
-        provenance=describe(method, None, scale) | {"zoo": json.dumps(members)},
+        provenance=describe(method, None, scale) | {"zoo": members},
     )
 
 

@@ -23,6 +23,7 @@ from onnxdfq.methods import DeepInversion, Mixmix, Noise
 from onnxdfq.methods.method import FloatModel
 from onnxdfq.recipe import Recipe
 from onnxdfq.synthesis.quality import evaluate_images
+from passes.write.provenance import read_provenance
 
 from ...graphs import DIGITS, Network, natural_images
 from .conftest import BYTES, STANDARD, by_colour, classifier, view_of
@@ -83,7 +84,9 @@ def test_a_zoo_makes_images_that_all_its_models_know(saved: Saved, tmp_path: Pat
         float((answers(zoo[0], images).argmax(1).numpy() == images.labels).mean())
     )
     members = json.loads(images.provenance["zoo"])
-    assert members == [[path.name, hashlib.sha256(path.read_bytes()).hexdigest()[:16]] for path in zoo]
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in zoo]
+    assert [member["name"] for member in members] == ["a.onnx", "b.onnx"]
+    assert [member["digest"] for member in members] == digests and members[1]["input_mean"] == "114.75"
     assert onnxdfq.compress(target, calibration=output, output=tmp_path / "t.onnx").metrics["images"] == 20
 
 
@@ -174,7 +177,7 @@ def test_the_effort_counts_each_model_of_a_batch() -> None:
 def test_the_zoo_on_the_command_line(saved: Saved, tmp_path: Path) -> None:
     model, other = str(saved("a")), saved("b", side=6)
     (tmp_path / "zoo.toml").write_text(f'[[model]]\npath = "{other.name}"\nnormalize = "{STANDARD}"\n')
-    common = [model, *"-m mixmix --images 4 --steps 2 --zoo".split(), model]
+    common = [model, *["-m", "mixmix", "--images", "4", "--steps", "2", "--zoo"], model]
     output = ["--zoo", str(tmp_path / "zoo.toml"), "-o", str(tmp_path / "images.npz")]
     said = CliRunner().invoke(main, ["synthesize", *common, *output, "--json"])
     assert said.exit_code == 0, said.output
@@ -183,5 +186,7 @@ def test_the_zoo_on_the_command_line(saved: Saved, tmp_path: Path) -> None:
     assert "b.onnx" in shown.stdout and "above 0.9: " in shown.stdout and "; diversity " in shown.stdout
     compressed = CliRunner().invoke(main, ["compress", *common, "-o", str(tmp_path / "c.onnx"), "--json"])
     assert compressed.exit_code == 0 and json.loads(compressed.stdout)["method"] == "mixmix", compressed.output
+    written = read_provenance(ir.load(tmp_path / "c.onnx"))
+    assert written["zoo"] == hashlib.sha256(Path(model).read_bytes()).hexdigest()[:16]
     refused = CliRunner().invoke(main, ["synthesize", model, "-m", "dgh", *output, "--force"])
     assert refused.exit_code == 2 and refused.stderr.count("\n") == 1 and "--zoo" in refused.stderr
