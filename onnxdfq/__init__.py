@@ -20,15 +20,29 @@ if getattr(passes, "PART_OF", None) != "onnxdfq":
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
-    from onnxdfq.api import compress, evaluate, load, synthesize
+    from onnxdfq.api import compress, evaluate, image_card, load, synthesize
     from onnxdfq.errors import DfqError, InputError, OutputError
     from onnxdfq.evaluation import Evaluation
     from onnxdfq.exporting import export
     from onnxdfq.images.images import Images
-    from onnxdfq.methods import DeadLeaves, Dfmpc, Dfq, Dgh, Edfq, Gdfq, Method, Noise, Psaq, ZeroQ
+    from onnxdfq.methods import (
+        DeadLeaves,
+        DeepInversion,
+        Dfmpc,
+        Dfq,
+        Dgh,
+        Edfq,
+        Gdfq,
+        Method,
+        Mixmix,
+        Noise,
+        Psaq,
+        ZeroQ,
+    )
     from onnxdfq.pipeline.result import Metrics, Result, TargetResult
     from onnxdfq.recipe.bits import Bits
     from onnxdfq.recipe.recipe import Recipe
+    from onnxdfq.recipe.zoo import Member
     from onnxdfq.report.inspection import inspect
     from onnxdfq.report.linting import lint
     from onnxdfq.targets import load_target
@@ -37,6 +51,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Bits": "recipe.bits",
     "DeadLeaves": "methods",
+    "DeepInversion": "methods",
     "Dfmpc": "methods",
     "Dfq": "methods",
     "DfqError": "errors",
@@ -46,8 +61,10 @@ _HOMES = {
     "Evaluation": "evaluation.evaluation",
     "Images": "images.images",
     "InputError": "errors",
+    "Member": "recipe.zoo",
     "Method": "methods",
     "Metrics": "pipeline.result",
+    "Mixmix": "methods",
     "Noise": "methods",
     "OutputError": "errors",
     "Psaq": "methods",
@@ -58,6 +75,7 @@ _HOMES = {
     "compress": "api",
     "evaluate": "api",
     "export": "exporting",
+    "image_card": "api",
     "inspect": "report.inspection",
     "lint": "report.linting",
     "load": "api",
@@ -68,6 +86,7 @@ _HOMES = {
 __all__ = [
     "Bits",
     "DeadLeaves",
+    "DeepInversion",
     "Dfmpc",
     "Dfq",
     "DfqError",
@@ -77,8 +96,10 @@ __all__ = [
     "Gdfq",
     "Images",
     "InputError",
+    "Member",
     "Method",
     "Metrics",
+    "Mixmix",
     "Noise",
     "OutputError",
     "Psaq",
@@ -89,6 +110,7 @@ __all__ = [
     "compress",
     "evaluate",
     "export",
+    "image_card",
     "inspect",
     "lint",
     "load",

@@ -7,7 +7,7 @@ refused at once.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from onnxdfq.recipe.bits import read_layer_bits
 from onnxdfq.recipe.choices import Clipping, Effort, Scheme
 from onnxdfq.recipe.names import one_of
 from onnxdfq.recipe.recipe import Recipe, Settings
+from onnxdfq.recipe.zoo import Member, read_zoo
 from onnxdfq.scratch import scratch_folder
 from onnxdfq.targets import load_target
 from passes.target.target import Target
@@ -31,8 +32,10 @@ if TYPE_CHECKING:
 
     from onnxdfq.evaluation import Evaluation
     from onnxdfq.pipeline.result import Result
+    from onnxdfq.synthesis.card import ImageCard
 
     ModelLike = Path | str | onnx.ModelProto | ir.Model
+    ZooLike = Sequence[ModelLike | Member] | None
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -60,6 +63,7 @@ def compress(
     split_channels: float | None = None,
     budget: str | None = None,
     settings: Settings | None = None,
+    zoo: ZooLike = None,
     calibration: Any = None,
     evaluate: Any = None,
     plan: Path | str | None = None,
@@ -91,6 +95,8 @@ def compress(
         tuning: "none", "adaround", "brecq" or "distil". clipping: thresholds by "mse", "aciq" or "max".
         shift_negative, equalize, split_channels: see `Recipe`. budget: "size=0.5MB" or "bops=1.2G".
         settings: by method, values of its fields.
+        zoo: models that images are made by, for a method that takes several ("mixmix"): paths, models in memory, a
+            `zoo.toml` (see `onnxdfq.recipe.zoo`) or `Member` objects; by default the model itself.
         calibration: inputs of the user's own instead of synthesised ones: a path, an array uint8 (N, H, W, C) or
             float32 (N, C, H, W), a mapping of arrays by input name, a dataset of images or (image, label) pairs, or an
             iterable of batches.
@@ -133,7 +139,7 @@ def compress(
     one_of("device", device or "auto", DEVICES, field="device")
     from onnxdfq.pipeline.compression import run_compression
 
-    with op_libraries(op_library), _as_file(model) as path:
+    with op_libraries(op_library), _as_file(model) as path, _members(zoo) as members:
         in_memory = not isinstance(model, str | Path)  # it then lies in a temporary folder, and so does the output
         width = (
             settled.bits.replace("/", "-") if budget is None and settled.budget is None and plan is None else "mixed"
@@ -146,6 +152,7 @@ def compress(
             outputs=[
                 Output(target=one, path=stem if len(targets) == 1 else for_target(stem, one.name)) for one in targets
             ],
+            zoo=members,
             calibration=calibration,
             # looked at before the images are made and again at the end, which would use an iterator up
             evaluation=list(evaluate) if isinstance(evaluate, Iterator) else evaluate,
@@ -178,6 +185,7 @@ def synthesize(
     seed: int | None = None,
     normalize: str | None = None,
     settings: Settings | None = None,
+    zoo: ZooLike = None,
     input_shape: Mapping[str, Sequence[int]] | None = None,
     inputs: Mapping[str, str] | None = None,
     op_library: Sequence[Path | str] = (),
@@ -212,12 +220,13 @@ def synthesize(
     one_of("device", device or "auto", DEVICES, field="device")
     from onnxdfq.pipeline.compression import run_synthesis
 
-    with op_libraries(op_library), _as_file(model) as path:
+    with op_libraries(op_library), _as_file(model) as path, _members(zoo) as members:
         return run_synthesis(
             Request(
                 source=path,
                 recipe=settled,
                 method=chosen,
+                zoo=members,
                 device=device or "auto",
                 input_shape=input_shape or {},
                 inputs=inputs or {},
@@ -265,6 +274,27 @@ def evaluate(
         found = run(session, images, against=original, progress=progress("evaluating"))
         note = saturation_note(path, exact=session.exact)
         return found if note is None else replace(found, notes=(note,))
+
+
+def image_card(images: Any, zoo: ZooLike, *, device: str | None = None) -> ImageCard:
+    """What pictures are worth, without labels, by each of several models: share that it is sure of, distance of their
+    statistics from those that it remembers, diversity, entropy of its mean answer.
+
+    Args:
+        images: of a synthesis for several models, an array uint8 (N, H, W, C), or the path of an .npz file of either.
+        zoo: models, as for `compress`; each resizes and normalises its own view.
+        device: "auto", "cpu" or "cuda".
+
+    Raises:
+        DataError: these are no pictures. InputError: there is no model, or one cannot look at them.
+    """
+    one_of("device", device or "auto", DEVICES, field="device")
+    from onnxdfq.pipeline.card import card_of_pictures, pictures_of
+    from onnxdfq.pipeline.checks import found_device
+
+    pictures = pictures_of(images)
+    with _members(zoo) as members:
+        return card_of_pictures(pictures, members, device=found_device(device or "auto"))
 
 
 def load(model: Path | str, *, input_shape: Mapping[str, Sequence[int]] | None = None) -> ir.Model:
@@ -324,4 +354,12 @@ def _as_file(model: ModelLike) -> Iterator[Path]:
         yield path
 
 
-__all__ = ["compress", "evaluate", "load", "synthesize"]
+@contextmanager
+def _members(zoo: ZooLike) -> Iterator[tuple[Member, ...]]:
+    """Those of a zoo; models in memory lie in temporary folders."""
+    with ExitStack() as stack:
+        several = [zoo] if isinstance(zoo, str | Path) else zoo or ()
+        yield read_zoo([one if isinstance(one, Member) else stack.enter_context(_as_file(one)) for one in several])
+
+
+__all__ = ["compress", "evaluate", "image_card", "load", "synthesize"]

@@ -12,6 +12,7 @@ import click
 from onnxdfq.cli.options import AS_JSON, FILE, OP_LIBRARY, QUIET, SYNTHESIS, Command, Group
 from onnxdfq.cli.printing import (
     LogFormatter,
+    card_text,
     echo,
     echo_json,
     echo_notes,
@@ -45,7 +46,7 @@ SECTIONS = {
     ),
     "Targets": ("target",),
     "Proof": ("require",),
-    "Data": ("normalize", "calibration", "evaluate", "input_shape", "inputs", "op_library"),
+    "Data": ("normalize", "zoo", "calibration", "evaluate", "input_shape", "inputs", "op_library"),
     "Output": ("output", "dynamic_batch", "save_images", "work_dir", "force", "as_json", "quiet", "verbose", "help"),
 }
 
@@ -168,6 +169,8 @@ def synthesize(model: Path, as_json: bool, **given: Any) -> None:
         return
     echo_notes(result.notes)
     echo(summary(result.metrics))
+    if len(result.metrics.get("card", {}).get("models", ())) > 1:
+        echo(card_text(result.metrics["card"]))
     echo(written_text(result.path))
 
 

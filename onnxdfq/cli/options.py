@@ -177,6 +177,14 @@ SYNTHESIS = together(
         metavar="HOW",
         help="How the network's inputs were normalised: imagenet, cifar10, none (0 to 1) or M1,M2,M3/S1,S2,S3.",
     ),
+    click.option(
+        "--zoo",
+        type=FILE,
+        multiple=True,
+        metavar="MODEL|FILE.toml",
+        help="A model that images are made by, for mixmix; may be repeated. A TOML file says more of each (path, "
+        "normalize, labels).  [default: the model itself]",
+    ),
     click.option("--input-shape", multiple=True, metavar="[NAME=]1,C,H,W", help="Sizes that the file leaves open."),
     click.option(
         "--input",

@@ -117,6 +117,17 @@ def table_text(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
+def card_text(card: Mapping[str, Any]) -> str:
+    """What each model of a zoo says of images, one a line."""
+    rows: list[Sequence[str]] = [("model", "distance", "above 0.9", "entropy")]
+    for model in card["models"]:
+        numbers = [model[key] for key in ("bn_distance", "confident", "entropy")]
+        rows.append((_name(model["name"]), *("-" if number is None else f"{number:.4f}" for number in numbers)))
+    whole = [card[key] for key in ("confident_mean", "confident_std", "diversity")]
+    mean, deviation, diversity = ("-" if number is None else f"{number:.4f}" for number in whole)
+    return f"{table_text(rows)}\nabove 0.9: {mean} ± {deviation}; diversity {diversity}"
+
+
 def written_text(path: Path | None) -> str:
     """Where a result lies, in a line of its own."""
     return f"written: {printable(str(path))}"

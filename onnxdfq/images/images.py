@@ -13,6 +13,7 @@ from onnxdfq.errors import DataError
 from onnxdfq.images.archive import IMAGES, ArrayFile
 from onnxdfq.images.samples import Samples
 
+LABELS = "labels"
 PREFIX = "input:"
 """In front of an input's name in a file of samples."""
 
@@ -25,6 +26,9 @@ class Images:
         pixels: (N, ...) of the model's main input, in its own layout and type, as a rule float32 (N, C, H, W); finite,
             N >= 1.
         others: By input name, (N, ...) of the other inputs.
+        pictures: uint8 (N, H, W, C), the same as `pixels` before any model's normalization, where images are made for
+            several models; None where they are for one.
+        labels: (N,), what the images were asked to show; None where nothing was asked.
         method: The name of what made them, "file" for images of the user's own.
         seed: What they were drawn from.
         provenance: Plain strings (model hash, settings, precision, library versions).
@@ -38,6 +42,8 @@ class Images:
     seed: int
     provenance: dict[str, str] = field(default_factory=dict)
     others: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    pictures: NDArray[np.uint8] | None = None
+    labels: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         shape, dtype = self.pixels.shape, self.pixels.dtype
@@ -59,20 +65,30 @@ class Images:
 
     def first(self, count: int) -> "Images":
         """The first `count` of them; all, where there are fewer."""
-        few = self.samples[:count]
-        return self if count >= len(self) else replace(self, pixels=few.main, others=few.others)
+        return self if count >= len(self) else self.taken(slice(count))
+
+    def taken(self, rows: slice | NDArray[np.integer[Any]]) -> "Images":
+        """Those at `rows`, in that order; a slice copies nothing."""
+        return replace(
+            self,
+            pixels=self.pixels[rows],
+            others={name: array[rows] for name, array in self.others.items()},
+            pictures=None if self.pictures is None else self.pictures[rows],
+            labels=None if self.labels is None else self.labels[rows],
+        )
 
     def save(self, path: Path) -> None:
-        """Write an .npz of plain arrays: `images`, so that `evaluate` reads the file as data too, and other inputs by
-        their names."""
+        """Write an .npz of plain arrays: `images`, so that `evaluate` reads the file as data too, `labels` where there
+        are some, and other inputs by their names. Pictures are written as bytes, which any model normalises itself."""
         with path.open("wb") as stream:  # an open file: given a name, np.savez would add .npz to it
             arrays: dict[str, Any] = {PREFIX + name: array for name, array in self.others.items()}
             arrays |= {
-                "images": self.pixels,
+                "images": self.pixels if self.pictures is None else self.pictures,
                 "method": np.array(self.method),
                 "seed": np.array(self.seed),
                 "provenance": np.array(json.dumps(self.provenance, sort_keys=True)),
             }
+            arrays |= {} if self.labels is None else {LABELS: self.labels}
             np.savez(stream, **arrays)
 
     @classmethod
@@ -88,6 +104,7 @@ class Images:
                 method=str(file["method"]),
                 seed=int(file["seed"]),
                 provenance={str(key): str(value) for key, value in provenance.items()},
+                labels=file.get(LABELS),
                 others={key.removeprefix(PREFIX): file[key] for key in file if key.startswith(PREFIX)},
             )
         except (ValueError, AttributeError, TypeError, RecursionError) as error:

@@ -21,17 +21,21 @@ if TYPE_CHECKING:
     from onnxdfq.methods.dgh.dgh import Dgh
     from onnxdfq.methods.enhancing_dfq import Edfq
     from onnxdfq.methods.gdfq import Gdfq
+    from onnxdfq.methods.mixmix.deep_inversion import DeepInversion
+    from onnxdfq.methods.mixmix.mixmix import Mixmix
     from onnxdfq.methods.noise import Noise
     from onnxdfq.methods.psaq import Psaq
     from onnxdfq.methods.zeroq import ZeroQ
 
 _HOMES = {
     "DeadLeaves": "dead_leaves",
+    "DeepInversion": "mixmix.deep_inversion",
     "Dfmpc": "dfmpc.dfmpc",
     "Dfq": "dfq.dfq",
     "Dgh": "dgh.dgh",
     "Edfq": "enhancing_dfq",
     "Gdfq": "gdfq",
+    "Mixmix": "mixmix.mixmix",
     "Noise": "noise",
     "Psaq": "psaq",
     "ZeroQ": "zeroq",
@@ -39,6 +43,7 @@ _HOMES = {
 
 __all__ = [
     "DeadLeaves",
+    "DeepInversion",
     "Dfmpc",
     "Dfq",
     "Dgh",
@@ -47,6 +52,7 @@ __all__ = [
     "Gdfq",
     "Measurement",
     "Method",
+    "Mixmix",
     "Need",
     "Noise",
     "Note",

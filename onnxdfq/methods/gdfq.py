@@ -205,7 +205,7 @@ class Gdfq(Method):
         return Checkpoint.of(run.work_dir, name, rests_on=(*parts, run.recipe.to_toml(), run.device, repr(self)))
 
     def _images(self, task: GeneratorTask, count: int, run: Run) -> Images:
-        from onnxdfq.generators.diversity import ALIKE, similarity, similarity_by_label
+        from onnxdfq.synthesis.diversity import ALIKE, similarity, similarity_by_label
         from onnxdfq.synthesis.hyperparameters import delivered, describe
 
         pixels, labels = task.images(count, task.batch_size(self.batch_size), run.recipe.seed)

@@ -21,7 +21,8 @@ from onnxdfq.images.source import FixedImages, ImageSource
 from onnxdfq.methods.effort import affordable, check_images, images_in_memory, limit_of
 from onnxdfq.recipe.bits import Bits
 from onnxdfq.recipe.recipe import Recipe
-from passes.graph.work import work_per_sample
+from onnxdfq.recipe.zoo import Member
+from passes.graph.work import Work, work_per_sample
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -85,7 +86,7 @@ class Note:
 class Measurement:
     """Numbers that a run reports, by their keys in `--json`. target: of which file, None where of the whole run."""
 
-    values: Mapping[str, float | int | str | list[list[float | None]] | None]
+    values: Mapping[str, float | int | str | list[list[float | None]] | dict[str, Any] | None]
     target: str | None = None
 
 
@@ -93,13 +94,15 @@ class Measurement:
 class Run:
     """What every stage may use and none may change.
 
-    recipe: what was asked for. device: "cpu" or "cuda". own_images: whether the user gave images. work_dir: where long
-    stages keep how far they are. progress: makes the display of one long stage. tell: takes what is to be reported.
+    recipe: what was asked for. device: "cpu" or "cuda". own_images: whether the user gave images. zoo: models that
+    images are made by, none where the model itself makes them. work_dir: where long stages keep how far they are.
+    progress: makes the display of one long stage. tell: takes what is to be reported.
     """
 
     recipe: Recipe
     device: str = "cpu"
     own_images: bool = False
+    zoo: Sequence[Member] = ()
     work_dir: Path | None = None
     progress: Callable[[str], Progress | None] = lambda _: None
     tell: Callable[[Note | Measurement], None] = lambda _: None
@@ -122,7 +125,7 @@ class Method:
     name: as users write it; summary: one line for them. needs: what it cannot do without. priority: among methods whose
     needs are met, `auto` takes the one with the greatest; 0 is only for who asks. efforts: effort → values of fields
     that differ from the defaults. equalizes: whether channels are equalized across layers, asked or not (DFQ).
-    default_tuning: None for what the bits suggest.
+    default_tuning: None for what the bits suggest. takes_zoo: whether images may be made by other models (`--zoo`).
     """
 
     name: ClassVar[str]
@@ -132,6 +135,7 @@ class Method:
     efforts: ClassVar[Mapping[str, Mapping[str, Any]]] = EMPTY
     equalizes: ClassVar[bool] = False
     default_tuning: ClassVar[str | None] = None
+    takes_zoo: ClassVar[bool] = False
 
     def check(self, recipe: Recipe, targets: Sequence[Target]) -> None:
         """Refuse what this method cannot do, before any work.
@@ -202,7 +206,7 @@ class Synthesis(Method):
             return self, count
         named = recipe.steps is not None or "steps" in recipe.settings.get(self.name, {})
         count, fewer = affordable(
-            work_per_sample(model.graph.graph),
+            self.work(model.graph),
             limit_of(recipe.effort, recipe.minutes),
             images=count,
             steps=steps,
@@ -210,6 +214,10 @@ class Synthesis(Method):
             fixed_steps=named,
         )
         return replace(self, **{"steps": fewer}), count
+
+    def work(self, model: ir.Model) -> Work:
+        """Of one visit to an image."""
+        return work_per_sample(model.graph)
 
     def images(self, model: FloatModel, run: Run) -> ImageSource:
         """Images by `synthesize`, made when first asked for."""

@@ -91,6 +91,14 @@ def check_method(request: Request, method: Method) -> None:
     """
     recipe = request.recipe
     method.check(recipe, request.targets)
+    if request.zoo and request.calibration is not None:
+        raise InputError("Images of your own need no zoo to be made by; leave --zoo or --calibration out.", field="zoo")
+    if request.zoo and not method.takes_zoo:
+        raise InputError(
+            f"--method {method.name} makes images by the model itself; leave --zoo out, or name a method that takes "
+            "one (mixmix).",
+            field="zoo",
+        )
     low = Bits.parse(recipe.bits).low
     for target in request.targets:
         calibration_of(request).check(target)
@@ -119,6 +127,8 @@ def check_paths(request: Request) -> None:
     outputs = [("-o", output.path) for output in request.outputs if output.path is not None]
     if request.save_plan is not None:
         outputs += [("--save-plan", request.plan_path(output)) for output in request.outputs]
+    for member in request.zoo:
+        check_ordinary(member.path, kind=ModelFileError)
     data = {"the calibration data": request.calibration, "the labelled data": request.evaluation}
     given = {"the model itself": request.source}
     given |= {what: Path(path) for what, path in data.items() if isinstance(path, str | Path)}
@@ -127,6 +137,7 @@ def check_paths(request: Request) -> None:
             check_ordinary(source)
     if request.work_dir is not None:
         check_folder(request.work_dir)
+    given |= {f"a model of the zoo ({number})": member.path for number, member in enumerate(request.zoo, 1)}
     for option, path in outputs + ([] if request.save_images is None else [("--save-images", request.save_images)]):
         for what, source in given.items():
             if _same(path, source):

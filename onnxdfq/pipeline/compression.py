@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
 from onnxdfq.images.dataset import shapes_of_data
 from onnxdfq.methods import choose_method
@@ -98,6 +98,7 @@ def run_synthesis(request: Request) -> Result:
     """Only the images, as a compression would make them. Raises DfqError."""
     with recorded(request) as (opening, run, record):
         from onnxdfq.model_file.writing import staging
+        from onnxdfq.pipeline.card import card_of_run
         from onnxdfq.pipeline.images import make_images
         from onnxdfq.pipeline.loading import load
         from onnxdfq.pipeline.writing import stage_images
@@ -106,6 +107,8 @@ def run_synthesis(request: Request) -> Result:
         method, run = fitted(settled_method(request, model, run), model, run)
         _, source, _ = make_images(model, method, request, run)
         images = None if source is None else source.fixed(run.image_count)
+        if images is not None and (card := card_of_run(model, images, run)) is not None:
+            run.tell(Measurement(values={"card": asdict(card)}))
         with staging(force=request.force) as staged:
             stage_images(request, images, staged)
     return Result(
@@ -211,6 +214,7 @@ def recorded(request: Request) -> Iterator[tuple[Opening, Run, Record]]:
             recipe=request.recipe,
             device=found_device(request.device),
             own_images=request.calibration is not None,
+            zoo=request.zoo,
             work_dir=request.work_dir,
             progress=request.progress,
             tell=record.take,

@@ -67,9 +67,4 @@ def parted(images: Images, count: int) -> tuple[Images, Images | None]:
     if total < LEAST_GIVEN or not len(held):
         return images.first(count), None
     kept = np.setdiff1d(rows, held)[:count]
-    return _rows(images, kept), _rows(images, held)
-
-
-def _rows(images: Images, rows: np.ndarray) -> Images:
-    others = {name: array[rows] for name, array in images.others.items()}
-    return replace(images, pixels=images.pixels[rows], others=others)
+    return images.taken(kept), images.taken(held)

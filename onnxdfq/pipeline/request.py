@@ -11,6 +11,7 @@ from onnxdfq.methods.method import Method
 from onnxdfq.progress import ProgressFactory, silent
 from onnxdfq.recipe.bits import LayerBits
 from onnxdfq.recipe.recipe import Recipe
+from onnxdfq.recipe.zoo import Member
 
 if TYPE_CHECKING:
     from passes.target.target import Target
@@ -29,7 +30,8 @@ class Request:
     """A compression, or with no outputs a synthesis.
 
     method: None leaves the choice to the model. calibration, evaluation: images of the user's own, as a path, an array
-    or whatever `onnxdfq.images.dataset.load_data` reads. pins: bits of single layers, by node name. save_images,
+    or whatever `onnxdfq.images.dataset.load_data` reads. zoo: models that images are made by, where these are others
+    than the model. pins: bits of single layers, by node name. save_images,
     save_plan: files to write beside the models. work_dir: a folder where long stages keep how far they are, and go on
     from. input_shape: sizes that the file leaves open; inputs: what inputs are
     fed where no data is given. dynamic_batch: whether files take any batch, whatever the model was declared for.
@@ -41,6 +43,7 @@ class Request:
     outputs: Sequence[Output] = ()
     calibration: Any = None
     evaluation: Any = None
+    zoo: Sequence[Member] = ()
     pins: Mapping[str, LayerBits] = field(default_factory=dict)
     save_images: Path | None = None
     save_plan: Path | None = None

@@ -6,7 +6,7 @@ import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import onnx_ir as ir
 
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 class Metrics(TypedDict, total=False):
     """The numbers that `--json` prints; what was not measured is not there, or None.
 
+    Of a synthesis: card, what the images are worth by each model that made them (see `onnxdfq.synthesis.card`).
+
     Of the whole run: images, bn_distance and confident (see `onnxdfq.synthesis.quality`), similarity_by_label (of a
-    generator's images, see `onnxdfq.generators.diversity`), batch_norms_folded,
+    generator's images, see `onnxdfq.synthesis.diversity`), batch_norms_folded,
     layers_equalized, biases_absorbed, layers_split, bytes_float, seconds, peak_memory (bytes, of the process).
 
     Of one file: bytes, nodes_integer and nodes_float (see `onnxdfq.lint`), blocks_tuned, loss_curve (of training: rows
@@ -35,6 +37,7 @@ class Metrics(TypedDict, total=False):
     bn_distance: float
     similarity_by_label: float | None
     confident: float | None
+    card: dict[str, Any]
     batch_norms_folded: int
     layers_equalized: int
     biases_absorbed: int

@@ -1,6 +1,7 @@
 """Plans carried out, and every file written aside, once all is decided."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from importlib.metadata import version
 
@@ -57,6 +58,8 @@ def write(
     }
     if images is not None and (steps := getattr(method, "steps", None)) is not None and images.method == method.name:
         entries["steps"] = str(steps)
+    if images is not None and (zoo := images.provenance.get("zoo")) is not None:
+        entries["zoo"] = " ".join(member["digest"] for member in json.loads(zoo))
     if model.normalization is not None:
         entries["norm"] = str(model.normalization)
     WriteProvenance(entries)(graph)

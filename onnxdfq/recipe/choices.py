@@ -15,7 +15,10 @@ Precision = Literal["auto", "float32", "bfloat16"]
 """What convolutions are computed in while images are made."""
 LossForm = Literal["relative", "public", "paper"]
 """Which form of the losses on statistics and outputs; see `onnxdfq.synthesis.losses`."""
+StatisticsForm = Literal["relative", "norm", "kl"]
+"""How errors of a batch's statistics are measured: relative to each channel's deviation, as norms in the network's
+units (DeepInversion), or as the divergence of two Gaussians (Knowledge Within)."""
 
 SCHEMES, CLIPPINGS, EFFORTS, PRECISIONS = get_args(Scheme), get_args(Clipping), get_args(Effort), get_args(Precision)
-LOSS_FORMS = get_args(LossForm)
+LOSS_FORMS, STATISTICS_FORMS = get_args(LossForm), get_args(StatisticsForm)
 TUNINGS = ("none", "adaround", "brecq", "distil")

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from onnxdfq.generators.conditional import FEW_LABELS, ConditionalGenerator
-from onnxdfq.generators.diversity import similarity, similarity_by_label
 from onnxdfq.generators.labels import Labels, certainty_loss, label_loss
 from onnxdfq.generators.margins import generator_margins, student_margins
+from onnxdfq.synthesis.diversity import similarity, similarity_by_label
 
 
 def random(seed: int = 0) -> torch.Generator:

@@ -9,10 +9,10 @@ import pytest
 
 import onnxdfq
 from onnxdfq.errors import InputError, NoBatchNorm
-from onnxdfq.generators import diversity
 from onnxdfq.methods import Gdfq, Method, Noise, configured
 from onnxdfq.methods.method import FloatModel
 from onnxdfq.recipe import Recipe
+from onnxdfq.synthesis import diversity
 from onnxdfq.training.checkpoint import Checkpoint
 from onnxdfq.training.loop import Loop
 

@@ -5,6 +5,7 @@ import torch
 from jaxtyping import Float32
 from numpy.typing import NDArray
 
+PART = 64  # images at once
 ALIKE = 0.95  # mean similarity of all images from which on a generator has but one picture
 
 
@@ -15,10 +16,14 @@ def similarity(pixels: Float32[NDArray[np.float32], "n ..."]) -> float:
     Args:
         pixels: At least two, of mean 0, as standardised pixels are.
     """
-    vectors = torch.from_numpy(pixels).flatten(1).double()
-    units = vectors / vectors.norm(dim=1, keepdim=True).clamp_min(1e-12)
-    count = len(units)
-    return float((units.sum(0).square().sum() - units.square().sum()) / (count * (count - 1)))
+    vectors = torch.from_numpy(pixels).flatten(1)
+    total, own = torch.zeros(vectors.shape[1], dtype=torch.float64), 0.0
+    for part in torch.split(vectors, PART):  # a copy of all in double precision would be twice their size
+        units = part.double() / part.double().norm(dim=1, keepdim=True).clamp_min(1e-12)
+        total += units.sum(0)
+        own += float(units.square().sum())
+    count = len(vectors)
+    return (float(total.square().sum()) - own) / (count * (count - 1))
 
 
 def similarity_by_label(
