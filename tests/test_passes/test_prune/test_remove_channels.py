@@ -204,6 +204,20 @@ def test_ranges_and_sizes_follow(build: Build, whole: Whole, pruned: Pruned) -> 
     check(narrow, {"slope": (4, 1, 1), "slopes": (4, 1, 1)})
 
 
+def test_a_range_that_counts_from_the_end(build: Build, whole: Whole, pruned: Pruned) -> None:
+    weight = whole(8, 3, 1, 1)
+    weight[:, 0] = 9
+    weight[[4, 7]] = 1  # of the last four that are sliced, and behind them
+    model = build(
+        """(float[N,3,4,4] x) => (float[N,2,4,4] y) {
+        a = Conv (x, w) k = Slice (a, start, end, one) r = Relu (k) y = Conv (r, u) }""",
+        w=weight, start=np.array([-4]), end=np.array([-1]), one=np.array([1]), u=whole(2, 3, 1, 1),
+    )  # fmt: skip
+    narrow, plan = pruned(model, ratio=0.25)
+    assert plan.values["a"].channels.tolist() == [0, 1, 2, 3, 5, 6] and widths(narrow)["k"] == 2
+    check(narrow, {"w": (6, 3, 1, 1), "u": (2, 2, 1, 1)})
+
+
 @pytest.mark.parametrize(
     ("body", "why"),
     [
