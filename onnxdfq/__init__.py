@@ -20,7 +20,7 @@ if getattr(passes, "PART_OF", None) != "onnxdfq":
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
-    from onnxdfq.api import compress, evaluate, image_card, load, synthesize
+    from onnxdfq.api import compress, evaluate, image_card, load, prune, synthesize
     from onnxdfq.errors import DfqError, InputError, OutputError
     from onnxdfq.evaluation import Evaluation
     from onnxdfq.exporting import export
@@ -80,6 +80,7 @@ _HOMES = {
     "lint": "report.linting",
     "load": "api",
     "load_target": "targets",
+    "prune": "api",
     "synthesize": "api",
 }
 
@@ -115,6 +116,7 @@ __all__ = [
     "lint",
     "load",
     "load_target",
+    "prune",
     "synthesize",
 ]
 

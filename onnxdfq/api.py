@@ -7,35 +7,31 @@ refused at once.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import fields, replace
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxdfq.methods import method_of
+from onnxdfq.errors import InputError
 from onnxdfq.methods.method import Method
 from onnxdfq.model_file.runtime import op_libraries
+from onnxdfq.pipeline.arguments import as_file, chosen_targets, members_of, settled_recipe, target_names
 from onnxdfq.pipeline.request import Output, Request, for_target
 from onnxdfq.progress import ProgressFactory, silent
 from onnxdfq.recipe.bits import read_layer_bits
 from onnxdfq.recipe.choices import Clipping, Effort, Scheme
 from onnxdfq.recipe.names import one_of
+from onnxdfq.recipe.pruning import MULTIPLE, Pruning, parse_repair
 from onnxdfq.recipe.recipe import Recipe, Settings
-from onnxdfq.recipe.zoo import Member, read_zoo
-from onnxdfq.scratch import scratch_folder
-from onnxdfq.targets import load_target
 from passes.target.target import Target
 
 if TYPE_CHECKING:
-    import onnx
     import onnx_ir as ir
 
     from onnxdfq.evaluation import Evaluation
+    from onnxdfq.pipeline.arguments import ModelLike, ZooLike
     from onnxdfq.pipeline.result import Result
     from onnxdfq.synthesis.card import ImageCard
-
-    ModelLike = Path | str | onnx.ModelProto | ir.Model
-    ZooLike = Sequence[ModelLike | Member] | None
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -112,12 +108,12 @@ def compress(
     Raises:
         InputError: what was given cannot be used. OutputError: what came out cannot be written.
     """
-    settled, chosen = _recipe(
+    settled, chosen = settled_recipe(
         recipe,
         method,
         where="compress()",
         bits=bits,
-        target=_target_names(target),
+        target=target_names(target),
         scheme=scheme,
         effort=effort,
         minutes=minutes,
@@ -134,12 +130,12 @@ def compress(
         budget=budget,
         settings=settings,
     )
-    targets = _targets(target, settled)
+    targets = chosen_targets(target, settled)
     pins = {} if plan is None else read_layer_bits(Path(plan))
     one_of("device", device or "auto", DEVICES, field="device")
     from onnxdfq.pipeline.compression import run_compression
 
-    with op_libraries(op_library), _as_file(model) as path, _members(zoo) as members:
+    with op_libraries(op_library), as_file(model) as path, members_of(zoo) as members:
         in_memory = not isinstance(model, str | Path)  # it then lies in a temporary folder, and so does the output
         width = (
             settled.bits.replace("/", "-") if budget is None and settled.budget is None and plan is None else "mixed"
@@ -204,7 +200,7 @@ def synthesize(
     Raises:
         InputError, OutputError: as `compress`.
     """
-    settled, chosen = _recipe(
+    settled, chosen = settled_recipe(
         recipe,
         method,
         where="synthesize()",
@@ -220,7 +216,7 @@ def synthesize(
     one_of("device", device or "auto", DEVICES, field="device")
     from onnxdfq.pipeline.compression import run_synthesis
 
-    with op_libraries(op_library), _as_file(model) as path, _members(zoo) as members:
+    with op_libraries(op_library), as_file(model) as path, members_of(zoo) as members:
         return run_synthesis(
             Request(
                 source=path,
@@ -235,6 +231,96 @@ def synthesize(
                 progress=progress,
             )
         )
+
+
+def prune(
+    model: ModelLike,
+    *,
+    output: Path | str | None = None,
+    sparsity: float | None = None,
+    channels: float | None = None,
+    pattern: str | None = None,
+    multiple: int | None = None,
+    repair: str | Sequence[str] | None = None,
+    recipe: Recipe | None = None,
+    method: str | Method | None = None,
+    effort: Effort | None = None,
+    minutes: float | None = None,
+    images: int | None = None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    seed: int | None = None,
+    normalize: str | None = None,
+    settings: Settings | None = None,
+    calibration: Any = None,
+    input_shape: Mapping[str, Sequence[int]] | None = None,
+    inputs: Mapping[str, str] | None = None,
+    op_library: Sequence[Path | str] = (),
+    device: str | None = None,
+    force: bool = False,
+    progress: ProgressFactory = silent,
+) -> Result:
+    """Prune a float model without data; it stays a float model with its BatchNormalizations, for `compress` to take.
+
+    Args:
+        model: a path, or a model in memory.
+        output: where to write; by default `model.pruned.onnx` beside a model that is a path, and nowhere for one in
+            memory.
+        sparsity: the share of each layer's weights that becomes zero, those of least magnitude.
+        channels: the share of each layer's channels that is removed, those of the smallest filters.
+        pattern: "2:4": two of four neighbouring weights along the input channels become zero. One of these three.
+        multiple: of channels, of which each layer keeps one; 8 by default.
+        repair: "none", "moments" (means in closed form, no images), "least-squares" (on images), or several; by
+            default both.
+        recipe, method, effort, minutes, images, steps, batch_size, seed, normalize, settings, calibration: of the
+            images for least squares, as for `compress`.
+        input_shape, inputs, op_library, device, force, progress: as for `compress`.
+
+    Raises:
+        InputError, OutputError: as `compress`; and where nothing can be pruned, or a layer would be left empty.
+    """
+    pruning = Pruning(
+        sparsity=sparsity,
+        channels=channels,
+        pattern=pattern,
+        multiple=MULTIPLE if multiple is None else multiple,
+        repair=parse_repair(repair),
+    )
+    settled, chosen = settled_recipe(
+        recipe,
+        method,
+        where="prune()",
+        effort=effort,
+        minutes=minutes,
+        images=images,
+        steps=steps,
+        batch_size=batch_size,
+        seed=seed,
+        normalize=normalize,
+        settings=settings,
+    )
+    one_of("device", device or "auto", DEVICES, field="device")
+    if calibration is not None and not pruning.looks_at_images:
+        raise InputError("Only least squares looks at inputs: name it with --repair.", field="calibration")
+    from onnxdfq.pipeline.pruning import PruneRequest, run_pruning
+
+    with op_libraries(op_library), as_file(model) as path:
+        result = run_pruning(
+            PruneRequest(
+                source=path,
+                recipe=settled,
+                method=chosen if pruning.looks_at_images else None,
+                pruning=pruning,
+                output=path.parent / f"{path.stem}.pruned.onnx" if output is None else Path(output),
+                calibration=calibration,
+                device=device or "auto",
+                input_shape=input_shape or {},
+                inputs=inputs or {},
+                force=force,
+                progress=progress,
+            )
+        )
+    return result.unwritten() if output is None and not isinstance(model, str | Path) else result
 
 
 def evaluate(
@@ -265,8 +351,8 @@ def evaluate(
 
     with (
         op_libraries(op_library),
-        _as_file(model) as path,
-        nullcontext() if against is None else _as_file(against) as other,
+        as_file(model) as path,
+        nullcontext() if against is None else as_file(against) as other,
     ):
         session = Session(path)
         original = None if other is None else Session(other)
@@ -293,7 +379,7 @@ def image_card(images: Any, zoo: ZooLike, *, device: str | None = None) -> Image
     from onnxdfq.pipeline.checks import found_device
 
     pictures = pictures_of(images)
-    with _members(zoo) as members:
+    with members_of(zoo) as members:
         return card_of_pictures(pictures, members, device=found_device(device or "auto"))
 
 
@@ -312,54 +398,4 @@ def load(model: Path | str, *, input_shape: Mapping[str, Sequence[int]] | None =
     return graph
 
 
-def _recipe(
-    recipe: Recipe | None, method: str | Method | None, *, where: str, **given: Any
-) -> tuple[Recipe, Method | None]:
-    """The recipe with what was given over it, and its method; None for what the model allows."""
-    recipe = Recipe() if recipe is None else recipe
-    if not isinstance(method, Method):
-        settled = recipe.changed({"method": method, **given}, where=where)
-        return settled, method_of(settled)
-    own = {field.name: getattr(method, field.name) for field in fields(method)}
-    settled = recipe.changed(given, where=where)
-    method_of(settled)  # settings of other methods are looked at, too
-    return replace(settled, method=method.name, settings={**settled.settings, method.name: own}), method
-
-
-def _target_names(target: str | Target | Sequence[str | Target] | None) -> tuple[str, ...] | str | None:
-    if target is None or isinstance(target, str):
-        return target
-    several = [target] if isinstance(target, Target) else target
-    return tuple(one.name if isinstance(one, Target) else one for one in several)
-
-
-def _targets(target: str | Target | Sequence[str | Target] | None, recipe: Recipe) -> list[Target]:
-    """Those that the recipe names, objects as they are given."""
-    several = [target] if isinstance(target, Target) else () if target is None or isinstance(target, str) else target
-    objects = {one.name: one for one in several if isinstance(one, Target)}
-    return [objects.get(name) or load_target(name) for name in recipe.target]
-
-
-@contextmanager
-def _as_file(model: ModelLike) -> Iterator[Path]:
-    """A path is itself; a model in memory lies in a temporary folder, where the loader's checks see it as any file."""
-    if isinstance(model, str | Path):
-        yield Path(model)
-        return
-    import onnx_ir as ir
-
-    with scratch_folder() as scratch:
-        path = scratch / "model.onnx"
-        ir.save(model if isinstance(model, ir.Model) else ir.from_proto(model), path)
-        yield path
-
-
-@contextmanager
-def _members(zoo: ZooLike) -> Iterator[tuple[Member, ...]]:
-    """Those of a zoo; models in memory lie in temporary folders."""
-    with ExitStack() as stack:
-        several = [zoo] if isinstance(zoo, str | Path) else zoo or ()
-        yield read_zoo([one if isinstance(one, Member) else stack.enter_context(_as_file(one)) for one in several])
-
-
-__all__ = ["compress", "evaluate", "image_card", "load", "synthesize"]
+__all__ = ["compress", "evaluate", "image_card", "load", "prune", "synthesize"]

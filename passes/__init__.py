@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from passes.dfq.equalize import EqualizeChannels
     from passes.dfq.lift_clips import LiftClips
     from passes.ocs import SplitChannels
+    from passes.prune.remove_channels import RemoveChannels
+    from passes.prune.zero_weights import ZeroWeights
     from passes.write.batch_norm_to_conv import BatchNormToConv
     from passes.write.fix_batch import FixBatch
     from passes.write.insert_qdq import InsertQdq
@@ -39,12 +41,14 @@ _HOMES = {
     "FoldBatchNorm": "canonical.fold_batch_norm",
     "InsertQdq": "write.insert_qdq",
     "LiftClips": "dfq.lift_clips",
+    "RemoveChannels": "prune.remove_channels",
     "SetOpset": "write.set_opset",
     "ShiftNegative": "write.shift_negative",
     "SplitChannels": "ocs",
     "ToQOperator": "write.qoperator",
     "WriteForTarget": "write.write_for_target",
     "WriteProvenance": "write.provenance",
+    "ZeroWeights": "prune.zero_weights",
 }
 
 __all__ = [
@@ -57,12 +61,14 @@ __all__ = [
     "FoldBatchNorm",
     "InsertQdq",
     "LiftClips",
+    "RemoveChannels",
     "SetOpset",
     "ShiftNegative",
     "SplitChannels",
     "ToQOperator",
     "WriteForTarget",
     "WriteProvenance",
+    "ZeroWeights",
 ]
 
 

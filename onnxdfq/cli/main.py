@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from onnxdfq.cli.options import AS_JSON, FILE, OP_LIBRARY, QUIET, SYNTHESIS, Command, Group
+from onnxdfq.cli.options import AS_JSON, FILE, OP_LIBRARY, QUIET, SYNTHESIS, WHOLE, Command, Group
 from onnxdfq.cli.printing import (
     LogFormatter,
     card_text,
@@ -171,6 +171,40 @@ def synthesize(model: Path, as_json: bool, **given: Any) -> None:
     echo(summary(result.metrics))
     if len(result.metrics.get("card", {}).get("models", ())) > 1:
         echo(card_text(result.metrics["card"]))
+    echo(written_text(result.path))
+
+
+@main.command(
+    cls=Command,
+    sections={"What": ("sparsity", "channels", "pattern", "multiple", "repair")}
+    | {key: names for key, names in SECTIONS.items() if key not in ("What", "Targets", "Proof")}
+    | {"How": ("method", *SECTIONS["How"])},
+    example="onnxdfq prune model.onnx --channels 0.2 --normalize imagenet",
+)
+@click.argument("model", type=FILE)
+@click.option("--sparsity", type=float, metavar="SHARE", help="Zero this share of each layer's weights, the smallest.")
+@click.option("--channels", type=float, metavar="SHARE", help="Remove this share of each layer's channels.")
+@click.option("--pattern", metavar="2:4", help="Zero two of four neighbouring weights along the input channels.")
+@click.option("--multiple", type=WHOLE, metavar="N", help="Each layer keeps a multiple of N channels.  [default: 8]")
+@click.option(
+    "--repair",
+    metavar="NAMES",
+    help="moments (means in closed form, no images), least-squares (on images), both between commas, or none.  "
+    "[default: moments,least-squares]",
+)
+@click.option("-o", "--output", type=FILE, help="[default: MODEL.pruned.onnx beside the input]")
+@click.option("--calibration", type=FILE, metavar="FILE|FOLDER", help="Photographs, or arrays by input, of your own.")
+@SYNTHESIS
+def prune(model: Path, as_json: bool, **given: Any) -> None:
+    """Prune a float ONNX model without data; the result is a float model, which compress takes."""
+    from onnxdfq.api import prune as run
+
+    result = run(model, **_prepared(given))
+    if as_json:
+        echo_json({"output": str(result.path), "method": result.method, **result.metrics, "notes": list(result.notes)})
+        return
+    echo_notes(result.notes)
+    echo(summary(result.metrics))
     echo(written_text(result.path))
 
 

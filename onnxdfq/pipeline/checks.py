@@ -124,7 +124,7 @@ def check_paths(request: Request) -> None:
         InputError, OutputError.
     """
     check_ordinary(request.source, kind=ModelFileError)
-    outputs = [("-o", output.path) for output in request.outputs if output.path is not None]
+    outputs = [("-o", path) for path in request.models]
     if request.save_plan is not None:
         outputs += [("--save-plan", request.plan_path(output)) for output in request.outputs]
     for member in request.zoo:
@@ -161,7 +161,7 @@ def _refuse_what_needs_images(request: Request, method: Method) -> None:
     wanted = {
         "--budget": recipe.budget is not None,
         "--save-images": request.save_images is not None,
-        "synthesize": not request.outputs,
+        request.wants_images_for: not request.outputs,
         f"--tuning {recipe.tuning}": recipe.tuning not in (None, "none"),
     }
     for option, given in wanted.items():

@@ -43,15 +43,20 @@ def make_images(
         run.tell(Measurement(values={"images": len(images)}))
         if read_batch_norms(model.graph):
             run.tell(Measurement(values=asdict(evaluate_images(model.graph, images, device=run.device))))
-    if request.outputs and request.calibration is None:
+    return own, source, judging_images(model, spared, request, run)
+
+
+def judging_images(model: FloatModel, spared: Images | None, request: Request, run: Run) -> tuple[Images, ...]:
+    """What files are judged by: what was spared of the user's own, else made here; none where no model is written."""
+    if request.models and request.calibration is None:
         spared = _drawn(model, held_back.COUNT, run.recipe.seed + held_back.SEED) or held_back.made(model, run)
     if spared is None:
-        return own, source, ()
+        return ()
     judging = completed(spared, model, run)
     if request.calibration is None and judging.provenance.get("input_range") == ASSUMED:
         _tell_of_range(model, run)
-        return own, source, held_back.at_several_scales(judging, model)
-    return own, source, (judging,)
+        return held_back.at_several_scales(judging, model)
+    return (judging,)
 
 
 def _tell_of_range(model: FloatModel, run: Run) -> None:

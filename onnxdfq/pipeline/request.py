@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from onnxdfq.methods.method import Method
 from onnxdfq.progress import ProgressFactory, silent
@@ -54,6 +54,12 @@ class Request:
     dynamic_batch: bool = False
     force: bool = False
     progress: ProgressFactory = silent
+    wants_images_for: ClassVar[str] = "synthesize"  # where no file for a target is written
+
+    @property
+    def models(self) -> tuple[Path, ...]:
+        """The model files to write."""
+        return tuple(output.path for output in self.outputs if output.path is not None)
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -63,7 +69,7 @@ class Request:
     @property
     def folders(self) -> set[Path]:
         """That files are written to."""
-        places = [*(output.path for output in self.outputs), self.save_images, self.save_plan]
+        places = [*self.models, self.save_images, self.save_plan]
         folders = {place.parent for place in places if place is not None}
         return folders if self.work_dir is None else {*folders, self.work_dir}
 

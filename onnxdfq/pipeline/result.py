@@ -23,7 +23,9 @@ class Metrics(TypedDict, total=False):
 
     Of the whole run: images, bn_distance and confident (see `onnxdfq.synthesis.quality`), similarity_by_label (of a
     generator's images, see `onnxdfq.synthesis.diversity`), batch_norms_folded,
-    layers_equalized, biases_absorbed, layers_split, bytes_float, seconds, peak_memory (bytes, of the process).
+    layers_equalized, biases_absorbed, layers_split, bytes_float, seconds, peak_memory (bytes, of the process); of a
+    pruning: layer_channels and layer_channels_removed (outputs of all layers), weights_float and weights (of layers,
+    those that are not zero), macs_float and macs (multiplications per sample, zeros among them).
 
     Of one file: bytes, nodes_integer and nodes_float (see `onnxdfq.lint`), blocks_tuned, loss_curve (of training: rows
     of step, loss, held-back loss, and the parts of the loss where there are several), weight_bytes and bit_operations
@@ -43,6 +45,12 @@ class Metrics(TypedDict, total=False):
     biases_absorbed: int
     layers_split: int
     bytes_float: int
+    layer_channels: int
+    layer_channels_removed: int
+    weights_float: int
+    weights: int
+    macs_float: int
+    macs: int
     seconds: float
     peak_memory: int | None
     bytes: int

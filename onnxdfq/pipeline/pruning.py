@@ -1,0 +1,223 @@
+"""From a float model to a pruned one: read `run_pruning` first. It stays a float model, for `compress` to take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from onnxdfq.errors import InputError, OutputError
+from onnxdfq.methods.method import FloatModel, Measurement, Method, Note, Run
+from onnxdfq.pipeline.compression import fitted, recorded, settled_method
+from onnxdfq.pipeline.request import Request
+from onnxdfq.pipeline.result import Result
+from onnxdfq.recipe.pruning import Pruning
+from passes.graph.editing import drop_unused_initializers
+from passes.graph.work import work_per_sample
+from passes.prune.channels import choose_channels
+from passes.prune.plan import CannotPrune, ChannelPlan, ZeroPlan
+from passes.prune.remove_channels import RemoveChannels
+from passes.prune.zero_weights import ZeroWeights, prunable_layers, smallest_weights, two_of_four
+from passes.write.provenance import WriteProvenance
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from onnxdfq.evaluation import Session
+    from onnxdfq.images.images import Images
+    from onnxdfq.model_file.writing import Staged
+
+NAMED = 3  # layers, or reasons, that a note names
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneRequest(Request):
+    """A pruning. output: the file to write."""
+
+    pruning: Pruning
+    output: Path
+    wants_images_for = "--repair least-squares"
+
+    @property
+    def models(self) -> tuple[Path, ...]:
+        """The pruned one."""
+        return (self.output,)
+
+
+def run_pruning(request: PruneRequest) -> Result:
+    """Prune a float model without data, repair it, and write and measure the file. Raises DfqError."""
+    with recorded(request) as (opening, run, record):
+        from onnxdfq.model_file.saving import stage_model
+        from onnxdfq.model_file.writing import staging
+        from onnxdfq.pipeline.images import judging_images, make_images
+        from onnxdfq.pipeline.loading import load
+
+        model, session = load(request, opening, run)
+        plan = decided(model.graph, request, run)
+        method: Method | None = None
+        images: Images | None = None
+        if request.pruning.looks_at_images:
+            method, run = fitted(settled_method(request, model, run), model, run)
+            _, source, judging = make_images(model, method, request, run)
+            images = None if source is None else source.fixed(run.image_count)
+        else:
+            judging = judging_images(model, None, request, run)
+        before = model.graph.clone()
+        carry_out(model.graph, plan, request, run)
+        if images is not None:
+            _fit(model, before, plan, images, run)
+        _measure_sizes(request, before, model.graph, run)
+        _write_origin(model, method, images, request, run)
+        with staging(force=request.force) as staged:
+            stage_model(model.graph, request.output, staged)
+            run.tell(Measurement(values={"bytes": staged.where(request.output).stat().st_size}))
+            _compare(request, staged, session, images, judging, run)
+    return Result(
+        model=model.graph,
+        path=request.output,
+        method="none" if method is None else method.name,
+        images=images,
+        metrics=record.of(None),
+        notes=tuple(record.notes),
+    )
+
+
+def decided(graph: ir.Model, request: PruneRequest, run: Run) -> ChannelPlan | ZeroPlan:
+    """What goes; and what stays that was asked to go, told with the reason.
+
+    Raises:
+        InputError: nothing can go, or a layer would be left empty.
+    """
+    pruning = request.pruning
+    try:
+        if pruning.channels is not None:
+            plan = choose_channels(graph, ratio=pruning.channels, multiple=pruning.multiple)
+            _tell_of_channels(plan, request, run)
+            return plan
+        zeros = two_of_four(graph) if pruning.sparsity is None else smallest_weights(graph, sparsity=pruning.sparsity)
+    except CannotPrune as error:
+        raise InputError(f"{request.source}: {error}") from error
+    if not zeros.masks:
+        why = next(iter(zeros.skipped.items()), None)
+        reason = "it has no layer with constant weights" if why is None else f"{why[0]}: {why[1]}"
+        raise InputError(f"{request.source}: no layer can be pruned by {pruning}; {reason}.")
+    if zeros.skipped:
+        name, why_not = next(iter(zeros.skipped.items()))
+        more = f", and {len(zeros.skipped) - 1} others" if len(zeros.skipped) > 1 else ""
+        run.tell(Note(text=f"{len(zeros.skipped)} layers stay as they are: {name} ({why_not}){more}."))
+    return zeros
+
+
+def carry_out(graph: ir.Model, plan: ChannelPlan | ZeroPlan, request: PruneRequest, run: Run) -> None:
+    """The plan, and the repair by moments where that is asked for. The graph is edited in place."""
+    if "moments" in request.pruning.repair:
+        from onnxdfq.pruning.moments import give_back, lost_moments
+
+        lost = lost_moments(graph, plan)
+        give_back(graph, lost)
+        if lost.unknown:
+            run.tell(
+                Note(
+                    text=f"{len(lost.unknown)} layers are not repaired by moments, because no BatchNormalization tells "
+                    f"those of what they read: {_some(lost.unknown)}."
+                )
+            )
+    if isinstance(plan, ChannelPlan):
+        RemoveChannels(plan)(graph)
+    else:
+        ZeroWeights(plan)(graph)
+    drop_unused_initializers(graph.graph)
+
+
+def _tell_of_channels(plan: ChannelPlan, request: PruneRequest, run: Run) -> None:
+    kept = [group for group in plan.groups if group.why is not None and group.kept == group.channels]
+    inner = [group for group in kept if not (group.why or "").startswith("its channels are those of the output")]
+    reasons = list(dict.fromkeys(f"{_some(group.layers)} ({group.why})" for group in inner))
+    more = f"; and {len(reasons) - NAMED} others" if len(reasons) > NAMED else ""
+    told = "; ".join(reasons[:NAMED]) + more
+    if not plan.removed:
+        reason = told or f"each layer keeps a multiple of {request.pruning.multiple} channels, the nearest to that"
+        raise InputError(f"{request.source}: no channel goes by {request.pruning}: {reason}.")
+    if inner:
+        count = sum(len(group.layers) for group in inner)
+        run.tell(Note(text=f"{count} layers keep all their channels: {told}. The others are pruned."))
+    total = sum(group.channels for group in plan.groups)
+    run.tell(Measurement(values={"layer_channels": total, "layer_channels_removed": plan.removed}))
+
+
+def _fit(model: FloatModel, before: ir.Model, plan: ChannelPlan | ZeroPlan, images: Images, run: Run) -> None:
+    from onnxdfq.pruning.least_squares import fit_layers
+
+    left = fit_layers(
+        model.graph, before, plan, images.samples, device=run.device, progress=run.progress("fitting layers")
+    )
+    if left:
+        run.tell(Note(text=f"{len(left)} layers are not fitted, for least squares knows Conv and Gemm: {_some(left)}."))
+
+
+def _measure_sizes(request: PruneRequest, before: ir.Model, after: ir.Model, run: Run) -> None:
+    zeros = sum(int((weight == 0).sum()) for _, weight in prunable_layers(after))
+    weights = [sum(weight.size for _, weight in prunable_layers(graph)) for graph in (before, after)]
+    values = {
+        "bytes_float": request.source.stat().st_size,
+        "weights_float": weights[0],
+        "weights": weights[1] - zeros,
+        "macs_float": work_per_sample(before.graph).macs,
+        "macs": work_per_sample(after.graph).macs,
+    }
+    run.tell(Measurement(values=values))
+
+
+def _write_origin(
+    model: FloatModel, method: Method | None, images: Images | None, request: PruneRequest, run: Run
+) -> None:
+    """The boundary of the file, and what made it."""
+    from onnxdfq.model_file.declared import restore_shapes
+
+    restore_shapes(model.graph, dynamic_batch=False, static=False)
+    entries = {
+        "version": version("onnxdfq"),
+        "pruned": str(request.pruning),
+        "repair": ",".join(request.pruning.repair) or "none",
+        "source": model.digest[:16],
+    }
+    if method is not None and images is not None:
+        entries |= {"method": images.method, "images": str(len(images)), "seed": str(run.recipe.seed)}
+    if model.normalization is not None:
+        entries["norm"] = str(model.normalization)
+    WriteProvenance(entries)(model.graph)
+
+
+def _compare(
+    request: PruneRequest, staged: Staged, original: Session, images: Images | None, judging: Sequence[Images], run: Run
+) -> None:
+    """Against the file itself: on the images that decided, and on those held back, of which the worst set counts."""
+    from onnxdfq.evaluation import Session, evaluate
+    from onnxdfq.images.dataset import Dataset
+
+    session = Session(staged.where(request.output), called=request.output)
+    for kind, sets in (("images", [] if images is None else [images]), ("held_back", judging)):
+        progress = run.progress("comparing with the float model")
+        found = [
+            evaluate(session, Dataset(images=one.pixels, others=one.others), against=original, progress=progress)
+            for one in sets
+        ]
+        if any(one.not_finite for one in found):
+            raise OutputError(
+                f"{request.output} was not written, because it computes NaN or infinity where the float model does "
+                "not; prune less, or leave --repair out.",
+                exit_code=1,
+            )
+        for key in ("agreement", "sqnr_db") if found else ():
+            known = [value for one in found if (value := getattr(one, key)) is not None]
+            run.tell(Measurement(values={f"{key}_{kind}": min(known, default=None)}))
+    if judging:
+        run.tell(Measurement(values={"held_back": sum(map(len, judging))}))
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more

@@ -1,0 +1,67 @@
+"""What to prune of a model, and how to repair it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from onnxdfq.errors import InputError
+from onnxdfq.limits import Bounds, check_bounds
+from onnxdfq.recipe.names import one_of
+
+REPAIRS = ("moments", "least-squares")
+PATTERNS = ("2:4",)
+MULTIPLE = 8  # of channels, which vector units and tensor cores take at once
+SHARE_THAT_GOES = Bounds(least=0, most=1, above=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruning:
+    """One of three, and its repair.
+
+    sparsity: the share of each layer's weights that becomes zero. channels: the share of each layer's channels that is
+    removed; multiple: of which each layer keeps one. pattern: "2:4", two of four neighbouring weights become zero.
+    repair: in this order; none for an empty one.
+
+    Raises:
+        InputError: not one of the three is given, or a value is none that it takes.
+    """
+
+    sparsity: Annotated[float | None, SHARE_THAT_GOES] = None
+    channels: Annotated[float | None, SHARE_THAT_GOES] = None
+    pattern: str | None = None
+    multiple: Annotated[int, Bounds(least=1, most=1024)] = MULTIPLE
+    repair: tuple[str, ...] = REPAIRS
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("sparsity", "channels", "pattern") if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = " and ".join(f"--{name}" for name in given) or "none of them"
+            raise InputError(f"Pruning takes one of --sparsity, --channels and --pattern; {found} is given.")
+        check_bounds(self)
+        if self.pattern is not None:
+            one_of("pattern", self.pattern, PATTERNS, field="pattern")
+
+    @property
+    def looks_at_images(self) -> bool:
+        """Whether the repair needs any."""
+        return "least-squares" in self.repair
+
+    def __str__(self) -> str:
+        name = next(name for name in ("sparsity", "channels", "pattern") if getattr(self, name) is not None)
+        return f"{name}={getattr(self, name)}"
+
+
+def parse_repair(given: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Names of repairs, in the order in which they are done; a string has them between commas, "none" is for none.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    if given is None:
+        return REPAIRS
+    names = [name.strip() for name in given.split(",")] if isinstance(given, str) else list(given)
+    for name in names:
+        one_of("repair", name, ("none", *REPAIRS), field="repair")
+    if "none" in names and len(names) > 1:
+        raise InputError("none stands alone; leave it out beside other repairs.", field="repair")
+    return tuple(name for name in REPAIRS if name in names)

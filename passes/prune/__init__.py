@@ -1,0 +1,1 @@
+"""Pruning: channels that go together and are removed, weights that become zero."""

@@ -1,0 +1,143 @@
+"""What pruning costs and saves, data-free: `python -m samples.pruning.run`, from the project's root.
+
+Evaluation images are used for evaluation only. The images that least squares looks at are synthesised once.
+"""
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import onnxsim
+
+import onnxdfq
+from onnxdfq.evaluation import Session, evaluate_all, load_evaluation_data
+from onnxdfq.progress import TerminalProgress
+from samples.accuracy.run import CASES, DATA
+from samples.record import write_results
+
+RESULTS = Path(__file__).with_name("results.json")
+NAME = "resnet20_cifar10jpeg"
+ORIGINAL = DATA / "models" / f"{NAME}.onnx"
+IMAGES, STEPS, SEED = 256, 60, 0
+WHAT: tuple[dict[str, float], ...] = ({"sparsity": 0.5}, {"channels": 0.2})
+REPAIRS = ("none", "moments", "least-squares")
+PAIRS, RUNS = 100, 5  # of latency
+
+
+def prune(what: dict[str, float], repair: str, images: Path, path: Path) -> dict[str, Any]:
+    """One row, without accuracy; the file is at `path`."""
+    fits = "least-squares" in repair
+    result = onnxdfq.prune(
+        ORIGINAL,
+        output=path,
+        repair=repair,
+        normalize=CASES[NAME].normalize,
+        calibration=images if fits else None,
+        images=IMAGES if fits else None,
+        seed=SEED,
+        progress=TerminalProgress,
+        **what,  # type: ignore[arg-type]
+    )
+    return {"tool": "onnxdfq", **what, "repair": repair, **result.metrics}
+
+
+def peer(channels: float, path: Path) -> dict[str, Any]:
+    """The same of onnxsim at this ratio, which repairs nothing."""
+    started = time.monotonic()
+    simple, _ = onnxsim.simplify(str(ORIGINAL))
+    onnx.save(onnxsim.apply_structured_pruning(simple, sparsity=channels, importance_norm="l1"), path)
+    seconds = round(time.monotonic() - started, 1)
+    tool = "onnxsim, apply_structured_pruning"
+    return {"tool": tool, "channels": channels, "repair": "none", "bytes": path.stat().st_size, "seconds": seconds}
+
+
+def latency(path: Path) -> dict[str, float]:
+    """Milliseconds of one image on one thread, and their ratio: the median of pairs that run one behind the other."""
+    sessions = []
+    for file in (ORIGINAL, path):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        sessions.append(onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"]))
+    image = np.random.default_rng(SEED).standard_normal((1, 3, 32, 32)).astype(np.float32)
+    times = np.empty((PAIRS, len(sessions)))
+    for pair in range(PAIRS):
+        for number, session in enumerate(sessions):
+            feeds = {session.get_inputs()[0].name: image}
+            session.run(None, feeds)
+            started = time.perf_counter()
+            for _ in range(RUNS):
+                session.run(None, feeds)
+            times[pair, number] = 1000 * (time.perf_counter() - started) / RUNS
+    whole, pruned = np.median(times, axis=0)
+    return {
+        "latency_ms_float": round(float(whole), 3),
+        "latency_ms": round(float(pruned), 3),
+        "latency_ratio": round(float(np.median(times[:, 1] / times[:, 0])), 3),
+    }
+
+
+def make_all(folder: Path) -> dict[Path, dict[str, Any]]:
+    """Every row, without accuracy, by its file; what is narrower with its latency."""
+    images = folder / "images.npz"
+    onnxdfq.synthesize(
+        ORIGINAL,
+        output=images,
+        method="dgh",
+        images=IMAGES,
+        steps=STEPS,
+        seed=SEED,
+        normalize=CASES[NAME].normalize,
+        progress=TerminalProgress,
+    )
+    rows: dict[Path, dict[str, Any]] = {}
+    for what in WHAT:
+        for repair in REPAIRS:
+            path = folder / f"{len(rows)}.onnx"
+            rows[path] = prune(what, repair, images, path)
+    path = folder / "peer.onnx"
+    rows[path] = peer(0.2, path)
+    for path, row in rows.items():
+        if "channels" in row and row["repair"] == "none":
+            row |= latency(path)
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as the README shows them."""
+    lines = ["| pruned | by | repair | float | pruned | drop |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        what = next(f"{key} {row[key]:g}" for key in ("sparsity", "channels") if isinstance(row.get(key), float))
+        lines.append(
+            f"| {what} | {row['tool']} | {row['repair']} | {100 * row['top1_float']:.2f} | {100 * row['top1']:.2f} "
+            f"| {row['drop_points']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """All rows; all files are evaluated together, so that the float network runs once."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = make_all(Path(folder))
+        sessions = {str(path): Session(path) for path in made}
+        original = Session(ORIGINAL)
+        (evaluated_on,) = CASES[NAME].evaluate
+        data = load_evaluation_data(DATA / f"{evaluated_on}.npz", original, CASES[NAME].normalize)
+        found = evaluate_all(sessions, data, against=original, progress=TerminalProgress("evaluating"))
+    rows = []
+    for path, row in made.items():
+        one = found[str(path)]
+        assert one.top1 is not None and one.top1_float is not None
+        accuracy = {"count": one.count, "top1_float": one.top1_float, "top1": one.top1, "agreement": one.agreement}
+        drop = round(100 * (one.top1_float - one.top1), 2)
+        head = {"model": NAME, "seed": SEED, "evaluated_on": evaluated_on, "drop_points": drop, **accuracy}
+        rows.append({key: value for key, value in (head | row).items() if value is not None})
+    write_results(RESULTS, rows, images=IMAGES, steps=STEPS)
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
