@@ -252,6 +252,7 @@ def prune(
     seed: int | None = None,
     normalize: str | None = None,
     settings: Settings | None = None,
+    zoo: ZooLike = None,
     calibration: Any = None,
     input_shape: Mapping[str, Sequence[int]] | None = None,
     inputs: Mapping[str, str] | None = None,
@@ -272,7 +273,7 @@ def prune(
         multiple: of channels, of which each layer keeps one; 8 by default.
         repair: "none", "moments" (means in closed form, no images), "least-squares" (on images), or several; by
             default both.
-        recipe, method, effort, minutes, images, steps, batch_size, seed, normalize, settings, calibration: of the
+        recipe, method, effort, minutes, images, steps, batch_size, seed, normalize, settings, zoo, calibration: of the
             images for least squares, as for `compress`.
         input_shape, inputs, op_library, device, force, progress: as for `compress`.
 
@@ -300,17 +301,19 @@ def prune(
         settings=settings,
     )
     one_of("device", device or "auto", DEVICES, field="device")
-    if calibration is not None and not pruning.looks_at_images:
-        raise InputError("Only least squares looks at inputs: name it with --repair.", field="calibration")
+    for field, given in (("calibration", calibration is not None), ("zoo", bool(zoo))):
+        if given and not pruning.looks_at_images:
+            raise InputError("Only least squares looks at inputs: name it with --repair.", field=field)
     from onnxdfq.pipeline.pruning import PruneRequest, run_pruning
 
-    with op_libraries(op_library), as_file(model) as path:
+    with op_libraries(op_library), as_file(model) as path, members_of(zoo) as members:
         result = run_pruning(
             PruneRequest(
                 source=path,
                 recipe=settled,
                 method=chosen if pruning.looks_at_images else None,
                 pruning=pruning,
+                zoo=members,
                 output=path.parent / f"{path.stem}.pruned.onnx" if output is None else Path(output),
                 calibration=calibration,
                 device=device or "auto",
