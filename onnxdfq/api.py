@@ -91,7 +91,7 @@ def compress(
         tuning: "none", "adaround", "brecq" or "distil". clipping: thresholds by "mse", "aciq" or "max".
         shift_negative, equalize, split_channels: see `Recipe`. budget: "size=0.5MB" or "bops=1.2G".
         settings: by method, values of its fields.
-        zoo: models that images are made by, for a method that takes several ("mixmix"): paths, models in memory, a
+        zoo: models that images are made by, for a method that takes several: paths, models in memory, a
             `zoo.toml` (see `onnxdfq.recipe.zoo`) or `Member` objects; by default the model itself.
         calibration: inputs of the user's own instead of synthesised ones: a path, an array uint8 (N, H, W, C) or
             float32 (N, C, H, W), a mapping of arrays by input name, a dataset of images or (image, label) pairs, or an
