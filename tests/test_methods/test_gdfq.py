@@ -17,6 +17,7 @@ from onnxdfq.training.checkpoint import Checkpoint
 from onnxdfq.training.loop import Loop
 
 from ..graphs import DIGITS
+from ..slow import slow
 
 SHORT = Gdfq(steps=8, warm_up=8, batch_size=16, latent=8, width=8)
 
@@ -46,6 +47,7 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     assert written(1) == written(1) != written(2)
 
 
+@pytest.mark.slow
 def test_targets_do_not_change_one_another(tmp_path: Path) -> None:
     alone = compressed(tmp_path, target="openvino").targets["openvino"].plan
     both = compressed(tmp_path, target=["ort", "openvino"]).targets["openvino"].plan
@@ -60,7 +62,7 @@ def test_images_of_the_users_own_leave_the_plan_as_it_is(tmp_path: Path) -> None
     assert result.targets["ort"].plan.fingerprint == noise.targets["ort"].plan.fingerprint
 
 
-@pytest.mark.parametrize("stage", ["generator", "ort"])
+@pytest.mark.parametrize("stage", [slow("generator"), "ort"])
 def test_it_goes_on_where_it_was_broken_off(stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Checkpoint, "due", True)
     wanted = compressed(tmp_path).path
