@@ -36,7 +36,7 @@ class Edfq(Gdfq):
     """
 
     name: ClassVar[str] = "edfq"
-    summary: ClassVar[str] = "GDFQ with a generator of more diverse images, also for transformers"
+    summary: ClassVar[str] = "GDFQ with labels mixed by attention and noise of several levels, also for transformers"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.CLASSES})
     efforts: ClassVar[Mapping[str, Mapping[str, Any]]] = Gdfq.efforts
 
