@@ -5,16 +5,17 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float32
 from torch import Tensor, nn
-from torch.nn import functional
 
 from onnxdfq.generators.labels import label_loss
 from onnxdfq.generators.levels import pooled
 from onnxdfq.generators.preparing import seeded
 from onnxdfq.generators.task import HELD_BACK_STEP, GeneratorTask
 from onnxdfq.progress import Progress
+from onnxdfq.training.distillation import Distillation
 from onnxdfq.training.loop import Group, Loop, step_generator
 
 RATE = 1e-3
+ANSWERS = Distillation(temperature=1.0)
 
 
 class LevelClassifiers(nn.Module):
@@ -62,14 +63,14 @@ def label_embeddings(
     with torch.no_grad():
         batch = task.draw(loop.batch_size, step_generator(seed, HELD_BACK_STEP))
         sizes = [each.shape[1] for each in pooled(batch.features)]
-    classifiers = seeded(seed, lambda: LevelClassifiers(sizes, batch.labels.shape[1], length)).to(task.network.device)
+    classifiers = seeded(seed, lambda: LevelClassifiers(sizes, task.labels, length)).to(task.network.device)
 
     def loss(step: int) -> Tensor:
         with torch.no_grad():
             given = task.draw(loop.batch_size, step_generator(seed, step))
-            answers = given.outputs[task.scores].flatten(1).float().softmax(1)
+            answers = given.outputs[task.scores].flatten(1)
         found = classifiers(pooled(given.features))
-        parts = [label_loss(each, given.labels) + _divergence(each, answers) for each in found]
+        parts = [label_loss(each, given.labels) + ANSWERS.loss([each], [answers], [True]) for each in found]
         return torch.stack(parts).sum()
 
     @torch.no_grad()
@@ -86,9 +87,3 @@ def label_embeddings(
         progress=progress,
     )
     return classifiers.embeddings()
-
-
-def _divergence(scores: Float32[Tensor, "n k"], wanted: Float32[Tensor, "n k"]) -> Float32[Tensor, ""]:
-    """KL divergence of what the scores say from what is wanted."""
-    found: Tensor = functional.kl_div(scores.log_softmax(1), wanted, reduction="batchmean")
-    return found

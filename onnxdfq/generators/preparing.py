@@ -13,7 +13,7 @@ from onnxdfq.images.normalization import Normalization
 from onnxdfq.recipe.choices import Precision
 from onnxdfq.synthesis.input_range import input_range
 from onnxdfq.synthesis.network import TappedNetwork
-from onnxdfq.training.outputs import Output, distilled_outputs
+from onnxdfq.training.outputs import class_scores, distilled_outputs
 
 INSTEAD = "--method dgh and --method dead-leaves make images without, and --calibration FILE takes your own"
 
@@ -54,7 +54,13 @@ def prepared_task(
         NoBatchNorm: The model has none.
     """
     outputs = distilled_outputs(model.graph)
-    scores = _scores(outputs, method)
+    scores = class_scores(outputs)
+    if scores is None:
+        raise InputError(
+            f"{method} asks for images by their labels, and no output of the model scores classes, as (N, K); "
+            f"{INSTEAD}.",
+            field="method",
+        )
     network = TappedNetwork(
         model,
         method=method,
@@ -66,7 +72,7 @@ def prepared_task(
     labels = _label_count(network, scores)
     generator = seeded(seed, lambda: build(network.planes, labels))
     scale = input_range(model, normalization)
-    return GeneratorTask(generator, network, scale, scores=scores, loss=loss, levels=levels)
+    return GeneratorTask(generator, network, scale, scores=scores, labels=labels, loss=loss, levels=levels)
 
 
 def seeded(seed: int, build: Callable[[], Module]) -> Module:
@@ -74,16 +80,6 @@ def seeded(seed: int, build: Callable[[], Module]) -> Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build()
-
-
-def _scores(outputs: Sequence[Output], method: str) -> int:
-    for place, output in enumerate(outputs):
-        if output.classes:
-            return place
-    raise InputError(
-        f"{method} asks for images by their labels, and no output of the model scores classes, as (N, K); {INSTEAD}.",
-        field="method",
-    )
 
 
 @torch.no_grad()

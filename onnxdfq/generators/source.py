@@ -35,4 +35,4 @@ class GeneratedImages(FixedImages):
         """See ImageSource: images that none of `fixed` are."""
         random = torch.Generator().manual_seed(seed)
         while True:
-            yield self.task.draw(size, random).pixels
+            yield self.task.generate(size, random)[0]

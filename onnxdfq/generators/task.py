@@ -49,9 +49,9 @@ class GeneratorLoss:
     errors are in units of each channel's own deviation, so that one weight suits all networks; otherwise squared errors
     of means and variances, as published. stop_at: the share of images given their labels at which a batch trains no
     more; None is never. likeness: weight of the similarity with earlier images of the same labels, where the task
-    remembers them. hardness: how much more images count that the network is not sure of. certainty: instead of the
-    cross entropy, how sure the network is to be of an image at least; each image is to have a certainty of its own,
-    between that and 1.
+    remembers them; without gradients it is left out. hardness: how much more images count that the network is not sure
+    of. certainty: instead of the cross entropy, how sure the network is to be of an image at least; each image is to
+    have a certainty of its own, between that and 1.
 
     Source: GDFQ, arXiv 2003.03603, Eq. 5, 7 and 9, and the table of its stopping conditions; EnhancingDFQ, Eq. 12;
     HAST for hardness and IntraQ for certainty (see `labels`).
@@ -74,11 +74,11 @@ class GeneratorLoss:
         if self.statistics and batch.taps:
             first, second = network.moments(batch.taps)
             total = total + self.statistics * self._distance(network, first, second)
-        if memory is not None and self.likeness:
+        # what is remembered changes from step to step: a held-back loss would rise with it, and the start seem the best
+        if memory is not None and self.likeness and torch.is_grad_enabled():
             features = pooled(batch.features[-1:])[0]
             total = total + self.likeness * memory.similarity(features, batch.labels)
-            if torch.is_grad_enabled():
-                memory.remember(features, batch.labels)
+            memory.remember(features, batch.labels)
         if self.stop_at is not None and agreement(found, batch.labels) > self.stop_at:
             return 0 * total
         return total
@@ -110,6 +110,7 @@ class GeneratorTask:
         network: Float; its outputs are those that are distilled, and behind them the features of `levels`.
         scale: From standardised pixels to the model's units.
         scores: Which of the outputs scores the labels.
+        labels: How many there are.
         loss: Of the generator.
         levels: Names of the features.
         memory: Of earlier images.
@@ -122,6 +123,7 @@ class GeneratorTask:
         scale: InputRange,
         *,
         scores: int,
+        labels: int,
         loss: GeneratorLoss,
         levels: Sequence[str] = (),
         memory: LabelMemory | None = None,
@@ -129,7 +131,7 @@ class GeneratorTask:
         self.generator = generator.to(network.device)
         self.memory = None if memory is None else memory.to(network.device)
         self.network, self.scale, self.scores, self.levels = network, scale, scores, tuple(levels)
-        self._loss = loss
+        self.labels, self._loss = labels, loss
         self._limits = scale.limits(network.device)
 
     def with_generator(
@@ -141,6 +143,7 @@ class GeneratorTask:
             self.network,
             self.scale,
             scores=self.scores,
+            labels=self.labels,
             loss=loss or self._loss,
             levels=self.levels,
             memory=memory,
@@ -156,11 +159,17 @@ class GeneratorTask:
         """All that its training changes."""
         return nn.ModuleList([self.generator] if self.memory is None else [self.generator, self.memory])
 
+    def generate(
+        self, count: int, random: torch.Generator
+    ) -> tuple[Float32[Tensor, "n c h w"], Float32[Tensor, "n k"]]:
+        """Images in the model's units, and the labels that they were asked for; the network does not look at them."""
+        standardised, labels = self.generator(count, random)
+        return self.scale.to_model(torch.clamp(standardised, *self._limits)), labels
+
     def draw(self, count: int, random: torch.Generator) -> Batch:
         """Images, and what the network says of them."""
-        standardised, labels = self.generator(count, random)
-        wanted = torch.rand(count, generator=random).to(standardised.device)
-        pixels = self.scale.to_model(torch.clamp(standardised, *self._limits))
+        pixels, labels = self.generate(count, random)
+        wanted = torch.rand(count, generator=random).to(pixels.device)
         taps, values = self.network.forward(self.network.given(pixels))
         count = len(values) - len(self.levels)
         return Batch(
@@ -216,7 +225,5 @@ class GeneratorTask:
     ) -> tuple[Float32[NDArray[np.float32], "n c h w"], Float32[NDArray[np.float32], "n k"]]:
         """Images in the model's units, and their labels. Fewer, of one seed and batch size, are the first of more."""
         generators = batch_generators(seed, -(-count // batch_size))
-        found = [self.generator(batch_size, random) for random in generators]
-        pixels = torch.cat([self.scale.to_model(torch.clamp(each, *self._limits)) for each, _ in found])[:count]
-        labels = torch.cat([each for _, each in found])[:count]
-        return pixels.cpu().numpy(), labels.cpu().numpy()
+        pixels, labels = zip(*(self.generate(batch_size, random) for random in generators), strict=True)
+        return torch.cat(pixels)[:count].cpu().numpy(), torch.cat(labels)[:count].cpu().numpy()

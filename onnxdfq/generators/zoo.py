@@ -15,7 +15,7 @@ from onnxdfq.recipe.zoo import Member
 from onnxdfq.synthesis.input_range import InputRange, input_range
 from onnxdfq.synthesis.network import TappedNetwork
 from onnxdfq.synthesis.view import View
-from onnxdfq.training.outputs import distilled_outputs
+from onnxdfq.training.outputs import class_scores, distilled_outputs
 from passes.canonical.canonicalize import Canonicalize
 from passes.write.provenance import read_provenance
 
@@ -149,7 +149,7 @@ def _view(
     precision: Precision,
 ) -> View:
     outputs = distilled_outputs(model.graph)
-    scores = next((place for place, output in enumerate(outputs) if output.classes), None)
+    scores = class_scores(outputs)
     names = [output.name for output in outputs]
     network = TappedNetwork(model, method="zoo", device=device, precision=precision, outputs=names, statistics=False)
     scale = input_range(model, normalization)

@@ -82,13 +82,11 @@ class Edfq(Gdfq):
         import torch
 
         from onnxdfq.generators.embeddings import label_embeddings
-        from onnxdfq.training.loop import Loop, step_generator
+        from onnxdfq.training.loop import Loop
 
         seed, size = run.recipe.seed, base.batch_size(self.batch_size)
         if not (self.label_embeddings and base.levels):
-            with torch.no_grad():
-                labels = base.draw(size, step_generator(seed, 0)).labels.shape[1]
-            return torch.randn(labels, self.length, generator=torch.Generator().manual_seed(seed))
+            return torch.randn(base.labels, self.length, generator=torch.Generator().manual_seed(seed))
         self._warm_up(base, model, run, "first-generator")
         loop = Loop(steps=self.classifier_steps, batch_size=size)
         return label_embeddings(base, self.length, loop, seed=seed, progress=run.progress("classifying levels"))

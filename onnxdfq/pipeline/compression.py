@@ -21,7 +21,7 @@ from onnxdfq.pipeline.request import Request
 from onnxdfq.pipeline.result import Metrics, Result, TargetResult
 from onnxdfq.recipe.bits import Bits
 from onnxdfq.scratch import sweep_all
-from onnxdfq.training.outputs import distilled_outputs
+from onnxdfq.training.outputs import class_scores, distilled_outputs
 from passes.graph.attention import is_transformer
 from passes.graph.batch_norm import read_batch_norms
 
@@ -170,7 +170,7 @@ def needs_met(request: Request, model: FloatModel) -> frozenset[Need]:
     found = {
         Need.BATCH_NORM: bool(read_batch_norms(model.graph)),
         Need.ATTENTION: pictures and is_transformer(model.graph.graph),
-        Need.CLASSES: any(output.classes for output in distilled_outputs(model.graph.graph)),
+        Need.CLASSES: class_scores(distilled_outputs(model.graph.graph)) is not None,
         Need.TWO_WIDTHS: two,
     }
     return frozenset(need for need, met in found.items() if met)

@@ -20,7 +20,7 @@ from onnxdfq.methods.method import FloatModel, Measurement, Method, Note, Run
 from onnxdfq.recipe.budget import Budget
 from onnxdfq.training.checkpoint import Checkpoint
 from onnxdfq.training.distilling import Distilling
-from onnxdfq.training.outputs import distilled_outputs
+from onnxdfq.training.outputs import class_scores, distilled_outputs
 from onnxdfq.tuning import Tuning
 from passes.dfmpc.plan import QuantizedWeight
 from passes.graph.work import work_per_sample
@@ -217,7 +217,7 @@ def _distilled(case: Case, planning: Planning) -> Case:
     run.tell(Measurement(values={"loss_curve": training.rows()}, target=case.target.name))
     if training.stopped is not None:
         run.tell(Note(text=training.stopped))
-    if not any(output.classes for output in distilled_outputs(planning.model.graph.graph)):
+    if class_scores(distilled_outputs(planning.model.graph.graph)) is None:
         run.tell(Note(text="No output scores classes: distillation goes by the squared error of the outputs."))
     return replace(case, plan=plan)
 

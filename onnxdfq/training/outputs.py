@@ -34,6 +34,11 @@ def distilled_outputs(graph: ir.Graph) -> Sequence[Output]:
     return tuple(dict.fromkeys(found))
 
 
+def class_scores(outputs: Sequence[Output]) -> int | None:
+    """The place of the first output that scores classes; None where none does."""
+    return next((place for place, output in enumerate(outputs) if output.classes), None)
+
+
 def _along_classes(node: ir.Node, value: ir.Value) -> bool:
     """Whether a Softmax of (N, K) or (N, K, 1, ...) goes along K."""
     axis = node.attributes.get_int("axis", -1)

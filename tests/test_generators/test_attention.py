@@ -161,6 +161,8 @@ def test_likeness_counts_and_is_remembered_when_it_trains(small_model: ir.Model)
     similarity = with_memory.memory.similarity(pooled(batch.features[-1:])[0], batch.labels).item()
     assert 0 < similarity < 1
     assert float(with_memory.loss(batch).detach()) == pytest.approx(plain + 2 * similarity)
+    with torch.no_grad():
+        assert float(with_memory.loss(batch)) == pytest.approx(plain), "held-back losses stay comparable"
     copied = with_memory.copy()
     copied.loss(task.draw(16, random(1)))
     assert copied.memory is not None and not torch.equal(copied.memory.features, with_memory.memory.features)
