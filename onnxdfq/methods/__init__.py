@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from onnxdfq.methods.dgh.dgh import Dgh
     from onnxdfq.methods.enhancing_dfq import Edfq
     from onnxdfq.methods.gdfq import Gdfq
+    from onnxdfq.methods.genie import Genie
     from onnxdfq.methods.mixmix.deep_inversion import DeepInversion
     from onnxdfq.methods.mixmix.mixmix import Mixmix
     from onnxdfq.methods.noise import Noise
@@ -35,6 +36,7 @@ _HOMES = {
     "Dgh": "dgh.dgh",
     "Edfq": "enhancing_dfq",
     "Gdfq": "gdfq",
+    "Genie": "genie",
     "Mixmix": "mixmix.mixmix",
     "Noise": "noise",
     "Psaq": "psaq",
@@ -50,6 +52,7 @@ __all__ = [
     "Edfq",
     "FloatModel",
     "Gdfq",
+    "Genie",
     "Measurement",
     "Method",
     "Mixmix",

@@ -43,13 +43,17 @@ def statistics_loss(
     first, second = moments[0], moments[1]
     if form == "paper":
         return torch.sum(first.square() + (second - first.square() - targets.var).square())
-    if form == "public":
-        error = first.square() + (spread(first, second) - targets.std).square()
-        layers = (targets.layer_mean * error).sum()
-    else:
-        layers = targets.distance(first, second)
+    layers = targets.distance(first, second) if form == "relative" else absolute_distance(targets, first, second)
     count = len(targets.channels)
     return (count * layers + image_prior(pixels[0], pixels[1])) / (count + 1)
+
+
+def absolute_distance(
+    targets: Targets, first: Float32[Tensor, "s"], second: Float32[Tensor, "s"]
+) -> Float32[Tensor, ""]:
+    """Mean over layers of the mean over channels of squared errors of means and deviations, in the network's units."""
+    error = first.square() + (spread(first, second) - targets.std).square()
+    return (targets.layer_mean * error).sum()
 
 
 def image_prior(first: Float32[Tensor, "c"], second: Float32[Tensor, "c"]) -> Float32[Tensor, ""]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from onnxdfq.engine import TorchGraph
 from onnxdfq.engine.feeds import Feeds
+from onnxdfq.engine.operation import Replacement
 from onnxdfq.engine.precision import channels_last, computing_in, resolve_precision
 from onnxdfq.errors import DataError, NoBatchNorm
 from onnxdfq.model_file import InputSpec
@@ -53,6 +54,7 @@ class TappedNetwork:
             float32 either way.
         outputs: Names of the float values that `forward` returns; by default the outputs that files are compared by.
         statistics: Whether it has to have some; otherwise there may be no taps.
+        replacements: As for `TorchGraph`.
 
     Raises:
         NoBatchNorm: The model has none.
@@ -71,6 +73,7 @@ class TappedNetwork:
         precision: Precision,
         outputs: Sequence[str] | None = None,
         statistics: bool = True,
+        replacements: Mapping[str, Replacement] | None = None,
     ) -> None:
         batch_norms = read_batch_norms(model)
         if statistics and not batch_norms:
@@ -90,7 +93,7 @@ class TappedNetwork:
             outputs = [str(value.name) for value in compared_values(model.graph)]
         names += [name for name in outputs if name not in names]
         self._output_slots = [names.index(name) for name in outputs]
-        self._graph = TorchGraph(computed, outputs=names).to(self.device).eval()
+        self._graph = TorchGraph(computed, outputs=names, replacements=replacements).to(self.device).eval()
         self._dtype = resolve_precision(self.device, precision)
 
     @property

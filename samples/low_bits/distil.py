@@ -1,7 +1,4 @@
-"""What distillation adds to BRECQ, on the same images: `python -m samples.low_bits.distil`, from the project's root.
-
-With the quantizer that we ship, and with that of the papers on generators (`--scheme paper`).
-"""
+"""What distillation adds to BRECQ, on the same images: `python -m samples.low_bits.distil`, from the project's root."""
 
 import tempfile
 from itertools import product
@@ -12,7 +9,7 @@ from samples.low_bits.run import STUDIED, Setting, make_images, measure
 from samples.record import write_results
 
 RESULTS = Path(__file__).with_name("distil.json")
-BITS = {"power-of-two": ("w3a3", "w4a4", "w2a4"), "paper": ("w4a4", "w3a3")}
+BITS = ("w3a3", "w4a4", "w2a4")
 TUNINGS = ("brecq", "distil")
 SEED = 0
 
@@ -22,12 +19,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         images = Path(folder) / "images.npz"
-        settings = [
-            Setting(bits=bits, scheme=scheme, tuning=tuning)
-            for scheme, widths in BITS.items()
-            for bits in widths
-            for tuning in TUNINGS
-        ]
+        settings = [Setting(bits=bits, tuning=tuning) for bits, tuning in product(BITS, TUNINGS)]
         seconds = make_images(STUDIED, settings[0], SEED, images)
         for setting in settings:
             rows.extend(measure(STUDIED, setting, SEED, images, seconds))
@@ -37,12 +29,10 @@ def main() -> None:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Drops as the README shows them."""
-    widths = list(dict.fromkeys(bits for each in BITS.values() for bits in each))
-    lines = ["| quantizer | tuning | " + " | ".join(widths) + " |", "|---|---|" + "---|" * len(widths)]
-    for scheme, tuning in product(BITS, TUNINGS):
-        own = [row for row in rows if row["tuning"] == tuning and row["scheme"] == scheme]
-        drops = {row["bits"]: f"{row['drop_points']:.2f}" for row in own}
-        lines.append(f"| {scheme} | {tuning} | " + " | ".join(drops.get(bits, "–") for bits in widths) + " |")
+    lines = ["| tuning | " + " | ".join(BITS) + " |", "|---|" + "---|" * len(BITS)]
+    for tuning in TUNINGS:
+        drops = {row["bits"]: f"{row['drop_points']:.2f}" for row in rows if row["tuning"] == tuning}
+        lines.append(f"| {tuning} | " + " | ".join(drops.get(bits, "–") for bits in BITS) + " |")
     return "\n".join(lines)
 
 

@@ -1,8 +1,10 @@
 """What many images and a long distillation give below 8 bits: `python -m samples.low_bits.long images.npz w4a4 w3a3`.
 
-From the project's root. The images are made once, 2,048 of 60 steps each, if the file is not there.
+From the project's root. The images are made once, 2,048 of 60 steps each, if the file is not there. A scheme may follow
+the bits, as in `w4a4:paper`. Rows that are not named stay as they are.
 """
 
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -26,17 +28,18 @@ def main() -> None:
     made = None
     if not Path(images).exists():
         made = onnxdfq.synthesize(network, output=images, images=COUNT, steps=STEPS, **common).metrics["seconds"]
-    rows: list[dict[str, Any]] = []
+    known = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+    rows = {(row["bits"], row["scheme"]): row for row in known}
     with tempfile.TemporaryDirectory() as folder:
-        for bits in widths:
-            setting: dict[str, Any] = {"bits": bits, "tuning": "distil", "effort": "standard"}
-            output = Path(folder) / f"{bits}.onnx"
+        for bits, scheme in (f"{width}:power-of-two".split(":")[:2] for width in widths):
+            setting: dict[str, Any] = {"bits": bits, "scheme": scheme, "tuning": "distil", "effort": "standard"}
+            output = Path(folder) / f"{bits}.{scheme}.onnx"
             result = onnxdfq.compress(network, output=output, calibration=images, images=COUNT, **setting, **common)
             for found in accuracies(output, STUDIED, case):
                 print(setting, "drop", found["drop_points"], flush=True)
                 row = {"model": STUDIED, **setting, "seed": SEED, **found}
-                rows.append(row | {"seconds_images": made, "seconds": result.metrics["seconds"]})
-                write_results(RESULTS, rows, images=COUNT, steps_of_images=STEPS)
+                rows[bits, scheme] = row | {"seconds_images": made, "seconds": result.metrics["seconds"]}
+                write_results(RESULTS, list(rows.values()), images=COUNT, steps_of_images=STEPS)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,101 @@
+"""GENIE (arXiv 2212.04780): each batch of images by a generator of its own, against a network that swings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from onnxdfq.limits import BATCH, IMAGES, RATE, STEPS, Bounds, check_bounds
+from onnxdfq.methods.method import Need, Synthesis
+from onnxdfq.recipe.choices import PRECISIONS, Precision
+from onnxdfq.recipe.names import one_of
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from onnxdfq.images.images import Images
+    from onnxdfq.images.normalization import Normalization
+    from onnxdfq.progress import Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Genie(Synthesis):
+    """A generator and its latent vectors learn together until the images have the statistics that the model's
+    BatchNormalizations remember; then both are thrown away, and the next batch has new ones.
+
+    steps: for each batch, one batch after another. latent: length of the vectors. width: of the generator, channels of
+    its first convolution. generator_rate, latent_rate: of Adam. relative: whether errors are in units of each channel's
+    own deviation (ours, for any network) or in the network's, as published. swing: whether what convolutions with a
+    stride read is moved at random.
+    Raises InputError.
+
+    Differs from the public code: schedules are shares of the steps, of which there are fewer but for `paper`; the
+    generator is the one of all methods here, whose first convolutions are wider.
+    """
+
+    name: ClassVar[str] = "genie"
+    summary: ClassVar[str] = "a generator for each batch of images, thrown away when their statistics are the model's"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.BATCH_NORM})
+    efforts: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "standard": {"steps": 500},
+        "paper": {"steps": 4000, "batch_size": 128, "width": 128, "relative": False},
+    }
+
+    steps: Annotated[int, STEPS] = 200
+    batch_size: Annotated[int, BATCH] = 64
+    latent: Annotated[int, BATCH] = 256
+    width: Annotated[int, Bounds(least=2, most=4096)] = 64
+    generator_rate: Annotated[float, RATE] = 0.01
+    latent_rate: Annotated[float, RATE] = 0.1
+    relative: bool = True
+    swing: bool = True
+    precision: Precision = "auto"
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        one_of("precision", self.precision, PRECISIONS, field="precision")
+
+    def synthesize(
+        self,
+        model: ir.Model,
+        *,
+        count: int,
+        seed: int,
+        normalization: Normalization | None = None,
+        device: str = "cpu",
+        progress: Progress | None = None,
+    ) -> Images:
+        """See `Synthesis.synthesize`."""
+        import torch
+
+        from onnxdfq.generators.per_batch import Distilled
+        from onnxdfq.images.images import Images
+        from onnxdfq.progress import Steps
+        from onnxdfq.synthesis.hyperparameters import batch_generators, delivered, describe
+        from onnxdfq.synthesis.input_range import input_range
+        from onnxdfq.synthesis.network import TappedNetwork
+        from onnxdfq.synthesis.swing import Swing
+
+        IMAGES.check("count", count)
+        swing = Swing(model)
+        network = TappedNetwork(
+            swing.model, method=self.name, device=device, precision=self.precision, replacements=swing.replacements
+        )
+        scale = input_range(model, normalization)
+        sizes = network.batch_sizes(count, self.batch_size)
+        tell = Steps(progress, self.steps * len(sizes))
+        pixels = []
+        for size, random in zip(sizes, batch_generators(seed, len(sizes)), strict=True):
+            batch = Distilled(self, network, scale, size, random)
+            for _ in range(self.steps):
+                if self.swing:
+                    swing.draw(random)
+                tell(f"loss {batch.step():.4f}")
+            pixels.append(batch.images())
+        return Images(
+            pixels=delivered(network.spec, torch.cat(pixels)[:count].numpy()),
+            method=self.name,
+            seed=seed,
+            provenance=describe(self, network, scale),
+        )
