@@ -36,8 +36,9 @@ class Psaq(Synthesis):
     steps: for each batch, one batch after another, half in each of two rounds. rate: of Adam, in standardised pixels.
     classes: weight of the cross-entropy with the drawn labels, where the output is a score for each class. smoothness:
     weight of the distance from a drawn total variation; the entropy of patch similarities (Eq. 8) has weight 1, in each
-    layer. stretching: steps at the end by which the model's outputs come to range wider, as those of dead leaves do; 0
-    for none, as published. Raises InputError.
+    layer. attention: weight of the distance of later attentions from spots drawn at random (SARDFQ); 0 leaves it out.
+    stretching: steps at the end by which the model's outputs come to range wider, as those of dead leaves do; 0 for
+    none, as published. Raises InputError.
 
     As the public code: two rounds with a linear warm-up of a fifth and a cosine, the same jitter along both axes, one
     flip for the batch, a clamp after each step. Differs from it: jitter is a share of the side (15 and 30 of 224), and
@@ -60,6 +61,7 @@ class Psaq(Synthesis):
     rate: Annotated[float, RATE] = 0.2
     classes: Annotated[float, WEIGHT] = 1.0
     smoothness: Annotated[float, WEIGHT] = 0.05
+    attention: Annotated[float, WEIGHT] = 0.0
     stretching: Annotated[int, Bounds(least=0, most=STEPS.most)] = 10
 
     def __post_init__(self) -> None:
@@ -116,6 +118,7 @@ class Psaq(Synthesis):
         from torch.nn.functional import cross_entropy
 
         from onnxdfq.synthesis.attention import patch_entropy
+        from onnxdfq.synthesis.attention_prior import AttentionPrior
         from onnxdfq.synthesis.priors import total_variation
 
         low, high = scale.limits(network.device)
@@ -123,14 +126,17 @@ class Psaq(Synthesis):
         optimizer = torch.optim.Adam([images], lr=self.rate, betas=BETAS)
         wanted = VARIATION[0] + (VARIATION[1] - VARIATION[0]) * float(torch.rand((), generator=generator))
         labels: Tensor | None = None
+        prior = AttentionPrior(generator)
         for step in range(self.steps):
             part, factor = schedule(step, self.steps)
             optimizer.param_groups[0]["lr"] = self.rate * factor
             moved = _jittered(images, (part + 1) * JITTER, generator)
-            features, logits = network.forward(scale.to_model(moved))
+            features, weights, logits = network.forward(scale.to_model(moved))
             loss = self.smoothness * (total_variation(moved) - wanted).abs()
             for attended in features:
                 loss = loss - patch_entropy(attended, len(images))
+            if self.attention:
+                loss = loss + self.attention * prior.loss(weights, len(images))
             if logits is not None:
                 if labels is None:
                     labels = torch.randint(logits.shape[1], (len(images),), generator=generator).to(logits.device)

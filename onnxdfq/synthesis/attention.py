@@ -45,7 +45,7 @@ class AttendingNetwork:
             raise _no_attention(method, lacking="the model has none (a product with the Softmax of a product)")
         if self.spec.image is None:
             raise _no_attention(method, lacking=f"the model's input {self.spec.name!r} is no picture")
-        names = [str(attention.output.name) for attention in self._attentions]
+        names = [str(value.name) for attention in self._attentions for value in (attention.output, attention.weights)]
         place = answer_output(model.graph)
         classes = None if place is None else model.graph.outputs[place]
         self._has_classes = classes is not None and is_float(classes)
@@ -55,31 +55,34 @@ class AttendingNetwork:
 
     def forward(
         self, images: Float32[Tensor, "n c h w"]
-    ) -> tuple[list[Float[Tensor, "rows t d"]], Float32[Tensor, "n k"] | None]:
+    ) -> tuple[list[Float[Tensor, "rows t d"]], list[Float[Tensor, "..."]], Float32[Tensor, "n k"] | None]:
         """Run a batch.
 
         Args:
             images: In the model's units; gradients pass.
 
         Returns:
-            What each attention over several patches gives, the mean over its heads, (N · windows, tokens, D), and the
-            logits (N, K) of a classifier, None of any other network.
+            What each attention over several patches gives, the mean over its heads, (N · windows, tokens, D); the
+            weights of these attentions, (N · windows · heads, T, T) or (N · windows, heads, T, T); and the logits
+            (N, K) of a classifier, None of any other network.
 
         Raises:
             NoAttention: No attention is over the patches of one image.
         """
         given: Mapping[str, Tensor] = {self.spec.name: as_input(self.spec, images)}
         values = self._graph(*self._feeds.of(self._graph.input_names, given))
-        features = []
-        for attention, value in zip(self._attentions, values, strict=False):
+        features, weights = [], []
+        taps = values[: 2 * len(self._attentions)]
+        for attention, value, weight in zip(self._attentions, taps[::2], taps[1::2], strict=True):
             found = value.transpose(-2, -1) if attention.transposed else value
             # (N · heads, T, D) of a batched product; (N · windows, heads, T, D) of one that keeps the heads apart
             if len(found) % len(images) == 0 and found.shape[-2] - leading_tokens(found.shape[-2]) > 1:
                 heads = found.reshape(len(images), -1, *found.shape[-2:]) if found.dim() == 3 else found
                 features.append(heads.float().flatten(0, -4).mean(1))
+                weights.append(weight)
         if not features:
             raise _no_attention(self._method, lacking="none of the model's attentions is over the patches of one image")
-        return features, class_logits(values[-1]) if self._has_classes else None
+        return features, weights, class_logits(values[-1]) if self._has_classes else None
 
 
 def _no_attention(method: str, *, lacking: str) -> NoAttention:

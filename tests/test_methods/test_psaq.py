@@ -90,7 +90,7 @@ def test_images_have_the_entropy_and_the_classes_that_they_are_made_for() -> Non
 
     def measured(pixels: Any) -> tuple[float, float]:
         with torch.no_grad():
-            (features,), logits = network.forward(torch.from_numpy(pixels))
+            (features,), _, logits = network.forward(torch.from_numpy(pixels))
         assert features.shape == (20, 16, 4) and logits is not None and logits.shape == (20, 5)
         return float(patch_entropy(features, 20)), float(logits.softmax(1).amax(1).mean())
 
