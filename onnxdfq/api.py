@@ -99,7 +99,7 @@ def compress(
         evaluate: labelled images to measure accuracy on, in any of these forms.
         plan: a TOML file that pins the bits of single layers; save_plan: where to write those of all layers.
         save_images: where to keep the images (.npz). input_shape: by input, sizes that the file leaves open.
-        work_dir: a folder where distillation keeps how far it is; the same call goes on from there.
+        work_dir: a folder where long stages keep what they found; the same call goes on from there.
         inputs: by input, what it is fed where no data is given: "normal:0:1", "uniform:0:255", "image", or a number.
         op_library: shared libraries with custom operators that the model holds; they are code that runs.
         dynamic_batch: let the written file take any batch, whatever the model was declared for.
@@ -182,6 +182,7 @@ def synthesize(
     normalize: str | None = None,
     settings: Settings | None = None,
     zoo: ZooLike = None,
+    work_dir: Path | str | None = None,
     input_shape: Mapping[str, Sequence[int]] | None = None,
     inputs: Mapping[str, str] | None = None,
     op_library: Sequence[Path | str] = (),
@@ -227,6 +228,7 @@ def synthesize(
                 input_shape=input_shape or {},
                 inputs=inputs or {},
                 save_images=None if output is None else Path(output),
+                work_dir=None if work_dir is None else Path(work_dir),
                 force=force,
                 progress=progress,
             )
@@ -254,6 +256,7 @@ def prune(
     settings: Settings | None = None,
     zoo: ZooLike = None,
     calibration: Any = None,
+    work_dir: Path | str | None = None,
     input_shape: Mapping[str, Sequence[int]] | None = None,
     inputs: Mapping[str, str] | None = None,
     op_library: Sequence[Path | str] = (),
@@ -275,7 +278,7 @@ def prune(
             default both.
         recipe, method, effort, minutes, images, steps, batch_size, seed, normalize, settings, zoo, calibration: of the
             images for least squares, as for `compress`.
-        input_shape, inputs, op_library, device, force, progress: as for `compress`.
+        work_dir, input_shape, inputs, op_library, device, force, progress: as for `compress`.
 
     Raises:
         InputError, OutputError: as `compress`; and where nothing can be pruned, or a layer would be left empty.
@@ -316,6 +319,7 @@ def prune(
                 zoo=members,
                 output=path.parent / f"{path.stem}.pruned.onnx" if output is None else Path(output),
                 calibration=calibration,
+                work_dir=None if work_dir is None else Path(work_dir),
                 device=device or "auto",
                 input_shape=input_shape or {},
                 inputs=inputs or {},

@@ -40,6 +40,10 @@ class Steps:
         if self.progress is not None:
             self.progress(self.done, self.total, note)
 
+    def reach(self, done: int) -> None:
+        """So many are done, some of them by an earlier run."""
+        self.done = done
+
 
 class TerminalProgress:
     """A bar of tqdm in a terminal or a notebook, a line every ten seconds elsewhere; nothing for what ends at once.

@@ -97,12 +97,6 @@ def main() -> None:
 @click.option("--calibration", type=FILE, metavar="FILE|FOLDER", help="Photographs, or arrays by input, of your own.")
 @click.option("--dynamic-batch", is_flag=True, help="Let the file take any batch, whatever the model was declared for.")
 @click.option("--save-images", type=FILE, metavar="FILE", help="Keep the images (.npz).")
-@click.option(
-    "--work-dir",
-    type=FILE,
-    metavar="FOLDER",
-    help="Where --tuning distil keeps how far it is; the same command goes on from there.",
-)
 @click.option("--budget", metavar="WHAT", help="size=0.5MB or bops=1.2G: each layer gets its own bits, --bits at most.")
 @click.option("--plan", type=FILE, metavar="FILE", help="A TOML file that pins bits of layers.")
 @click.option("--save-plan", type=FILE, metavar="FILE", help="Write the bits of all layers.")
@@ -286,6 +280,24 @@ def lint(model: Path, target: str | None, require: str | None, as_json: bool) ->
         more = f" and {len(short) - 5} more" if len(short) > 5 else ""
         echo(sentence(f"onnxdfq: --require {require} is not met by {what}{more}."), err=True)
         sys.exit(1)
+
+
+@main.command(cls=Command)
+@click.argument("folder", type=FILE)
+@AS_JSON
+def runs(folder: Path, as_json: bool) -> None:
+    """List what a folder of --work-dir keeps, the newest first; what is listed may be deleted."""
+    from onnxdfq.work.folder import kept_in
+
+    found = kept_in(folder)
+    if as_json:
+        echo_json({"kept": [asdict(one) for one in found]})
+        return
+    rows = [("stage", "model", "state", "bytes", "changed", "file")]
+    for one in found:
+        state = "done" if one.done else "on its way"
+        rows.append((one.stage, one.model, state, f"{one.bytes:,}", one.changed, one.file))
+    echo(table_text([tuple(map(printable, row)) for row in rows]))
 
 
 @main.command(cls=Command)

@@ -194,6 +194,12 @@ SYNTHESIS = together(
         help="What an input is fed where no data is given: image, normal:MEAN:STD, uniform:LOW:HIGH, or a number.",
     ),
     OP_LIBRARY,
+    click.option(
+        "--work-dir",
+        type=FILE,
+        metavar="FOLDER",
+        help="Where long stages keep what they found; the same command goes on from there. `onnxdfq runs` lists it.",
+    ),
     click.option("--recipe", type=FILE, metavar="FILE", help="A TOML file of settings; flags overrule it."),
     click.option("--device", metavar="NAME", help="auto, cpu or cuda.  [default: auto]"),
     click.option("--force", is_flag=True, help="Replace files that exist."),

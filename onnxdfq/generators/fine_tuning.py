@@ -14,12 +14,12 @@ from onnxdfq.generators.labels import label_loss
 from onnxdfq.generators.margins import generator_margins, student_margins
 from onnxdfq.generators.task import HELD_BACK_STEP, Batch, GeneratorTask
 from onnxdfq.progress import Progress
-from onnxdfq.training.checkpoint import Checkpoint
 from onnxdfq.training.distillation import Distillation, relative_error
 from onnxdfq.training.loop import Loop, Training, step_generator
 from onnxdfq.training.outputs import distilled_outputs
 from onnxdfq.training.rates import Rates
 from onnxdfq.training.student import Student
+from onnxdfq.work.checkpoint import Checkpoint
 from passes.quantize.plan import QuantPlan
 from passes.target.target import Target
 

@@ -18,8 +18,8 @@ from onnxdfq.progress import Progress
 from onnxdfq.synthesis.hyperparameters import batch_generators
 from onnxdfq.synthesis.input_range import InputRange
 from onnxdfq.synthesis.network import TappedNetwork
-from onnxdfq.training.checkpoint import Checkpoint
 from onnxdfq.training.loop import Group, Loop, Training, step_generator
+from onnxdfq.work.checkpoint import Checkpoint
 
 HELD_BACK_STEP = 2**40  # draws that no step takes
 

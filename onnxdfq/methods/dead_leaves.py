@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from onnxdfq.images.images import Images
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from onnxdfq.images.normalization import Normalization
     from onnxdfq.progress import Progress
+    from onnxdfq.work.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,7 @@ class DeadLeaves(Synthesis):
         normalization: Normalization | None = None,
         device: str = "cpu",
         progress: Progress | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> Images:
         """See `Synthesis.synthesize`; needs no BatchNormalization."""
         import torch
@@ -57,6 +60,7 @@ class DeadLeaves(Synthesis):
         from onnxdfq.synthesis.input_range import input_range
         from onnxdfq.synthesis.start import starting_images
         from onnxdfq.synthesis.stretched import Stretching
+        from onnxdfq.work.checkpoint import Parts
 
         IMAGES.check("count", count)
         scale, spec, fixed = input_range(model, normalization), main_input(model), batch_of(model)
@@ -65,16 +69,21 @@ class DeadLeaves(Synthesis):
         size = fixed or self.batch_size
         pixels = torch.empty(count, *spec.planes)
         generators = batch_generators(seed, -(-count // size))
-        tell = Steps(progress, len(generators) * (self.steps if stretching else 1))
+        whole = self.steps if stretching else 1
+        parts, tell = Parts(checkpoint), Steps(progress, len(generators) * whole)
+
+        def made(shape: tuple[int, ...], first: int, generator: torch.Generator) -> torch.Tensor:
+            images = starting_images(spec, shape, seed=seed, first=first, generator=generator).clamp(low, high)
+            if stretching:
+                return stretching(images, steps=self.steps, rate=self.rate, generator=generator, tell=tell)
+            tell("")
+            return images
+
         for number, (batch, generator) in enumerate(zip(torch.split(pixels, size), generators, strict=True)):
             # A model of one batch size needs full batches.
             shape = (fixed or len(batch), *batch.shape[1:])
-            start = starting_images(spec, shape, seed=seed, first=number * size, generator=generator)
-            images = start.clamp(low, high)
-            if stretching:
-                images = stretching(images, steps=self.steps, rate=self.rate, generator=generator, tell=tell)
-            else:
-                tell("")
+            images = parts(number, partial(made, shape, number * size, generator))
+            tell.reach((number + 1) * whole)
             batch.copy_(scale.to_model(images)[: len(batch)])
         found = delivered(spec, pixels.numpy())
         return Images(pixels=found, method=self.name, seed=seed, provenance=describe(self, None, scale))

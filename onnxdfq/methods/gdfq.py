@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from onnxdfq.generators.task import GeneratorLoss, GeneratorTask
     from onnxdfq.images.source import ImageSource
     from onnxdfq.recipe.recipe import Recipe
-    from onnxdfq.training.checkpoint import Checkpoint
+    from onnxdfq.work.checkpoint import Checkpoint
     from passes.quantize.plan import QuantPlan
     from passes.target.target import Target
 
@@ -200,9 +200,7 @@ class Gdfq(Method):
             run.tell(Note(text=training.stopped))
 
     def _checkpoint(self, name: str, run: Run, *parts: str) -> Checkpoint | None:
-        from onnxdfq.training.checkpoint import Checkpoint
-
-        return Checkpoint.of(run.work_dir, name, rests_on=(*parts, run.recipe.to_toml(), run.device, repr(self)))
+        return run.checkpoint(name, *parts, run.recipe.to_toml(), repr(self))
 
     def _images(self, task: GeneratorTask, count: int, run: Run) -> Images:
         from onnxdfq.synthesis.diversity import ALIKE, similarity, similarity_by_label

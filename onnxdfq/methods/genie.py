@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from onnxdfq.limits import BATCH, IMAGES, RATE, STEPS, Bounds, check_bounds
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from onnxdfq.images.images import Images
     from onnxdfq.images.normalization import Normalization
     from onnxdfq.progress import Progress
+    from onnxdfq.work.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,7 @@ class Genie(Synthesis):
         normalization: Normalization | None = None,
         device: str = "cpu",
         progress: Progress | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> Images:
         """See `Synthesis.synthesize`."""
         import torch
@@ -76,6 +79,7 @@ class Genie(Synthesis):
         from onnxdfq.synthesis.input_range import input_range
         from onnxdfq.synthesis.network import TappedNetwork
         from onnxdfq.synthesis.swing import Swing
+        from onnxdfq.work.checkpoint import Parts
 
         IMAGES.check("count", count)
         swing = Swing(model)
@@ -84,15 +88,20 @@ class Genie(Synthesis):
         )
         scale = input_range(model, normalization)
         sizes = network.batch_sizes(count, self.batch_size)
-        tell = Steps(progress, self.steps * len(sizes))
-        pixels = []
-        for size, random in zip(sizes, batch_generators(seed, len(sizes)), strict=True):
-            batch = Distilled(self, network, scale, size, random)
+        parts, tell = Parts(checkpoint), Steps(progress, self.steps * len(sizes))
+
+        def batch(size: int, random: torch.Generator) -> torch.Tensor:
+            found = Distilled(self, network, scale, size, random)
             for _ in range(self.steps):
                 if self.swing:
                     swing.draw(random)
-                tell(f"loss {batch.step():.4f}")
-            pixels.append(batch.images())
+                tell(f"loss {found.step():.4f}")
+            return found.images()
+
+        pixels = []
+        for number, (size, random) in enumerate(zip(sizes, batch_generators(seed, len(sizes)), strict=True)):
+            pixels.append(parts(number, partial(batch, size, random)))
+            tell.reach((number + 1) * self.steps)
         return Images(
             pixels=delivered(network.spec, torch.cat(pixels)[:count].numpy()),
             method=self.name,

@@ -26,11 +26,14 @@ from passes.graph.work import Work, work_per_sample
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+    from numpy.typing import NDArray
 
     from onnxdfq.calibration.calibration import Calibration
     from onnxdfq.calibration.observation import Observations
     from onnxdfq.images.normalization import Normalization
     from onnxdfq.progress import Progress
+    from onnxdfq.work.checkpoint import Checkpoint
+    from onnxdfq.work.folder import WorkFolder
     from passes.dfmpc.plan import QuantizedWeight
     from passes.moments.moments import Moments
     from passes.moments.spread import Spread
@@ -95,7 +98,7 @@ class Run:
     """What every stage may use and none may change.
 
     recipe: what was asked for. device: "cpu" or "cuda". own_images: whether the user gave images. zoo: models that
-    images are made by, none where the model itself makes them. work_dir: where long stages keep how far they are.
+    images are made by, none where the model itself makes them. work: where long stages keep how far they are.
     progress: makes the display of one long stage. tell: takes what is to be reported.
     """
 
@@ -103,9 +106,13 @@ class Run:
     device: str = "cpu"
     own_images: bool = False
     zoo: Sequence[Member] = ()
-    work_dir: Path | None = None
+    work: WorkFolder | None = None
     progress: Callable[[str], Progress | None] = lambda _: None
     tell: Callable[[Note | Measurement], None] = lambda _: None
+
+    def checkpoint(self, stage: str, *rests_on: str | NDArray[Any]) -> Checkpoint | None:
+        """Where a stage keeps what it finds; None where nothing is kept. rests_on: all that it follows from."""
+        return None if self.work is None else self.work.checkpoint(stage, *rests_on, self.device)
 
     @property
     def bits(self) -> Bits:
@@ -220,17 +227,31 @@ class Synthesis(Method):
         return work_per_sample(model.graph)
 
     def images(self, model: FloatModel, run: Run) -> ImageSource:
-        """Images by `synthesize`, made when first asked for."""
-        return FixedImages(
-            lambda count: self.synthesize(
+        """Images by `synthesize`, made when first asked for, or by an earlier run."""
+
+        def make(count: int, checkpoint: Checkpoint | None) -> Images:
+            return self.synthesize(
                 model.graph,
                 count=count,
                 seed=run.recipe.seed,
                 normalization=model.normalization,
                 device=run.device,
                 progress=run.progress("synthesizing images"),
+                checkpoint=checkpoint,
             )
-        )
+
+        return self.kept(make, model, run)
+
+    def kept(self, make: Callable[[int, Checkpoint | None], Images], model: FloatModel, run: Run) -> FixedImages:
+        """A source of what `make` gives, by a count and where the making goes on from; of an earlier run where one has
+        made the same."""
+        from onnxdfq.methods.kept_images import images_checkpoint, kept_images
+
+        def found(count: int) -> Images:
+            checkpoint = images_checkpoint(self, model, count, run)
+            return kept_images(checkpoint, lambda: make(count, checkpoint), lambda text: run.tell(Note(text=text)))
+
+        return FixedImages(found)
 
     @abstractmethod
     def synthesize(
@@ -242,11 +263,13 @@ class Synthesis(Method):
         normalization: Normalization | None = None,
         device: str = "cpu",
         progress: Progress | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> Images:
         """Make `count` images.
 
         Args:
             model: canonical and float, its BatchNormalizations in place; it is only read.
+            checkpoint: where it goes on from, and keeps how far it is.
 
         Raises:
             ShapeError, DataError; NoBatchNorm, UnsupportedOperator where the method inverts the network.

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from onnxdfq.images.normalization import Normalization
     from onnxdfq.progress import Progress
+    from onnxdfq.work.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +41,9 @@ class Noise(Synthesis):
         normalization: Normalization | None = None,
         device: str = "cpu",
         progress: Progress | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> Images:
-        """See `Synthesis.synthesize`; needs no BatchNormalization and no gradient."""
+        """See `Synthesis.synthesize`; needs no BatchNormalization and no gradient, and is too quick to be kept."""
         import torch
 
         from onnxdfq.model_file import main_input

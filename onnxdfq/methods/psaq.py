@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from onnxdfq.limits import BATCH, IMAGES, RATE, STEPS, WEIGHT, Bounds, check_bounds
@@ -17,9 +18,11 @@ if TYPE_CHECKING:
 
     from onnxdfq.images.images import Images
     from onnxdfq.images.normalization import Normalization
-    from onnxdfq.progress import Progress
+    from onnxdfq.progress import Progress, Steps
     from onnxdfq.synthesis.attention import AttendingNetwork
     from onnxdfq.synthesis.input_range import InputRange
+    from onnxdfq.synthesis.stretched import Stretching
+    from onnxdfq.work.checkpoint import Checkpoint
 
 BETAS = (0.5, 0.9)  # of Adam
 ROUNDS, WARM_UP = 2, 0.2  # each with a schedule of its own, of whose steps this share warms up
@@ -76,6 +79,7 @@ class Psaq(Synthesis):
         normalization: Normalization | None = None,
         device: str = "cpu",
         progress: Progress | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> Images:
         """See `Synthesis.synthesize`; needs attention, and no BatchNormalization.
 
@@ -91,6 +95,7 @@ class Psaq(Synthesis):
         from onnxdfq.synthesis.input_range import input_range
         from onnxdfq.synthesis.start import starting_images
         from onnxdfq.synthesis.stretched import Stretching
+        from onnxdfq.work.checkpoint import Parts
 
         IMAGES.check("count", count)
         network = AttendingNetwork(model, method=self.name, device=device)
@@ -99,19 +104,26 @@ class Psaq(Synthesis):
         size = network.batch or self.batch_size
         pixels = torch.empty(count, *spec.planes)
         generators = batch_generators(seed, -(-count // size))
-        tell = Steps(progress, len(generators) * (self.steps + self.stretching))
+        whole = self.steps + self.stretching
+        parts, tell = Parts(checkpoint), Steps(progress, len(generators) * whole)
         for number, (batch, generator) in enumerate(zip(torch.split(pixels, size), generators, strict=True)):
             # A model of one batch size needs full batches.
             shape = (network.batch or len(batch), *batch.shape[1:])
             start = starting_images(spec, shape, seed=seed, first=number * size, generator=generator)
-            images = self._search(network, scale, start, generator, tell)
-            images = stretching(images, steps=self.stretching, rate=STRETCHING_RATE, generator=generator, tell=tell)
+            images = parts(number, partial(self._search, network, scale, stretching, start, generator, tell))
+            tell.reach((number + 1) * whole)
             batch.copy_(scale.to_model(images)[: len(batch)])
         found = delivered(spec, pixels.numpy())
         return Images(pixels=found, method=self.name, seed=seed, provenance=describe(self, None, scale))
 
     def _search(
-        self, network: AttendingNetwork, scale: InputRange, start: Tensor, generator: torch.Generator, tell: Any
+        self,
+        network: AttendingNetwork,
+        scale: InputRange,
+        stretching: Stretching,
+        start: Tensor,
+        generator: torch.Generator,
+        tell: Steps,
     ) -> Tensor:
         """One batch (N, C, H, W) in standardised pixels, from its start to its end."""
         import torch
@@ -147,7 +159,8 @@ class Psaq(Synthesis):
             with torch.no_grad():
                 images.clamp_(low, high)
             tell(f"loss {float(loss.detach()):.4f}")
-        return images.detach().cpu()
+        found = images.detach().cpu()
+        return stretching(found, steps=self.stretching, rate=STRETCHING_RATE, generator=generator, tell=tell)
 
 
 def schedule(step: int, steps: int) -> tuple[int, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from onnxdfq.limits import BATCH, IMAGES, RATE, STEPS, check_bounds
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
 
     from onnxdfq.images.images import Images
     from onnxdfq.images.normalization import Normalization
-    from onnxdfq.progress import Progress
+    from onnxdfq.progress import Progress, Steps
     from onnxdfq.synthesis.input_range import InputRange
     from onnxdfq.synthesis.network import TappedNetwork
+    from onnxdfq.work.checkpoint import Checkpoint
 
 PATIENCE, DECAY, LEAST_RATE = 100, 0.1, 1e-4
 
@@ -58,45 +60,56 @@ class ZeroQ(Synthesis):
         normalization: Normalization | None = None,
         device: str = "cpu",
         progress: Progress | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> Images:
         """See `Synthesis.synthesize`."""
         import torch
 
         from onnxdfq.images.images import Images
+        from onnxdfq.progress import Steps
         from onnxdfq.synthesis.hyperparameters import batch_generators, delivered, describe
         from onnxdfq.synthesis.input_range import input_range
         from onnxdfq.synthesis.network import TappedNetwork
         from onnxdfq.synthesis.start import starting_images
+        from onnxdfq.work.checkpoint import Parts
 
         IMAGES.check("count", count)
         network = TappedNetwork(model, method="zeroq", device=device, precision=self.precision)
         scale = input_range(model, normalization)
         sizes = network.batch_sizes(count, self.batch_size)
         pixels = torch.empty(sum(sizes), *network.planes)
-        first = done = 0
-        for batch, generator in zip(torch.split(pixels, sizes), batch_generators(seed, len(sizes)), strict=True):
+        parts, tell = Parts(checkpoint), Steps(progress, self.steps * len(sizes))
+        first = 0
+        for number, (batch, generator) in enumerate(
+            zip(torch.split(pixels, sizes), batch_generators(seed, len(sizes)), strict=True)
+        ):
             start = starting_images(network.spec, tuple(batch.shape), seed=seed, first=first, generator=generator)
             first += len(batch)
-            images = start.to(network.device).requires_grad_()
-            optimizer = torch.optim.Adam([images], lr=self.rate)
-            schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
-                optimizer, factor=DECAY, patience=PATIENCE, min_lr=LEAST_RATE
-            )
-            for _ in range(self.steps):
-                loss = _loss(network, scale, images)
-                (images.grad,) = torch.autograd.grad(loss, images)
-                optimizer.step()
-                schedule.step(float(loss.detach()))
-                done += 1
-                if progress is not None:
-                    progress(done, self.steps * len(sizes), f"loss {float(loss.detach()):.4f}")
-            batch.copy_(scale.to_model(images.detach()))
+            batch.copy_(parts(number, partial(self._searched, network, scale, start, tell)))
+            tell.reach((number + 1) * self.steps)
         return Images(
             pixels=delivered(network.spec, pixels[:count].numpy()),
             method="zeroq",
             seed=seed,
             provenance=describe(self, network, scale),
         )
+
+    def _searched(self, network: TappedNetwork, scale: InputRange, start: Tensor, tell: Steps) -> Tensor:
+        """One batch (N, C, H, W) in the model's units."""
+        import torch
+
+        images = start.to(network.device).requires_grad_()
+        optimizer = torch.optim.Adam([images], lr=self.rate)
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            optimizer, factor=DECAY, patience=PATIENCE, min_lr=LEAST_RATE
+        )
+        for _ in range(self.steps):
+            loss = _loss(network, scale, images)
+            (images.grad,) = torch.autograd.grad(loss, images)
+            optimizer.step()
+            schedule.step(float(loss.detach()))
+            tell(f"loss {float(loss.detach()):.4f}")
+        return scale.to_model(images.detach())
 
 
 def _loss(network: TappedNetwork, scale: InputRange, images: Tensor) -> Tensor:

@@ -185,7 +185,8 @@ def _sentence(path: Path, ended: Ended) -> str:
         case "time":
             return (
                 f"{path} is refused: {doing} comes to no end in the time that a model of its size should need; look "
-                "for a Loop without end, and for functions that call each other."
+                "for a Loop without end, for functions that call each other, and for thousands of nodes with names of "
+                "hundreds of letters, which take ONNX Runtime minutes."
             )
         case _:
             return (

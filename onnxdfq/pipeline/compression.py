@@ -22,6 +22,7 @@ from onnxdfq.pipeline.result import Metrics, Result, TargetResult
 from onnxdfq.recipe.bits import Bits
 from onnxdfq.scratch import sweep_all
 from onnxdfq.training.outputs import class_scores, distilled_outputs
+from onnxdfq.work.folder import work_folder
 from passes.graph.attention import is_transformer
 from passes.graph.batch_norm import read_batch_norms
 
@@ -210,16 +211,17 @@ def recorded(request: Request) -> Iterator[tuple[Opening, Run, Record]]:
         opening.check()
         if request.method is not None:
             check_method(request, request.method)
-        run = Run(
-            recipe=request.recipe,
-            device=found_device(request.device),
-            own_images=request.calibration is not None,
-            zoo=request.zoo,
-            work_dir=request.work_dir,
-            progress=request.progress,
-            tell=record.take,
-        )
-        yield opening, run, record
+        with work_folder(request.work_dir, request.source.name, lambda text: record.take(Note(text=text))) as work:
+            run = Run(
+                recipe=request.recipe,
+                device=found_device(request.device),
+                own_images=request.calibration is not None,
+                zoo=request.zoo,
+                work=work,
+                progress=request.progress,
+                tell=record.take,
+            )
+            yield opening, run, record
     run.tell(Measurement(values={"seconds": round(time.monotonic() - started, 1), "peak_memory": peak_memory()}))
 
 

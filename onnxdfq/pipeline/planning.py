@@ -18,10 +18,10 @@ from onnxdfq.images.source import ImageSource
 from onnxdfq.methods.effort import limit_of, visits_within
 from onnxdfq.methods.method import FloatModel, Measurement, Method, Note, Run
 from onnxdfq.recipe.budget import Budget
-from onnxdfq.training.checkpoint import Checkpoint
 from onnxdfq.training.distilling import Distilling
 from onnxdfq.training.outputs import class_scores, distilled_outputs
 from onnxdfq.tuning import Tuning
+from onnxdfq.work.checkpoint import Checkpoint
 from passes.dfmpc.plan import QuantizedWeight
 from passes.graph.work import work_per_sample
 from passes.quantize.plan import QuantPlan, TensorQuant
@@ -174,6 +174,7 @@ def _tuned(case: Case, planning: Planning) -> Case:
             seed=run.recipe.seed,
             device=run.device,
             progress=run.progress("tuning"),
+            checkpoint=_checkpoint("tuning", tuning, case, images, planning),
         ),
     )
     run.tell(Measurement(values={"blocks_tuned": len(parts)}, target=case.target.name))
@@ -211,7 +212,7 @@ def _distilled(case: Case, planning: Planning) -> Case:
             seed=run.recipe.seed,
             device=run.device,
             progress=run.progress("distilling"),
-            checkpoint=_checkpoint(case, distilling, images, planning),
+            checkpoint=_checkpoint("distilling", distilling, case, images, planning),
         ),
     )
     run.tell(Measurement(values={"loss_curve": training.rows()}, target=case.target.name))
@@ -222,15 +223,12 @@ def _distilled(case: Case, planning: Planning) -> Case:
     return replace(case, plan=plan)
 
 
-def _checkpoint(case: Case, distilling: Distilling, images: Images, planning: Planning) -> Checkpoint | None:
-    """In the work folder, under a key of all that the training follows from."""
+def _checkpoint(stage: str, how: object, case: Case, images: Images, planning: Planning) -> Checkpoint | None:
+    """In the work folder, under a key of all that a stage follows from. how: its settings."""
     run = planning.run
-    settings = (case.plan.fingerprint, planning.model.digest, run.recipe.to_toml(), run.device, repr(distilling))
-    return Checkpoint.of(
-        run.work_dir,
-        f"distil.{case.target.name}",
-        rests_on=(*settings, images.pixels, *images.others.values()),
-    )
+    settings = (case.plan.fingerprint, planning.model.digest, run.recipe.to_toml(), repr(how))
+    limits = repr((case.target.pair_limit, case.target.pair_order))
+    return run.checkpoint(stage, *settings, limits, images.pixels, *images.others.values())
 
 
 def _decided(case: Case, planning: Planning, chosen: Mapping[str, TensorQuant]) -> Case:

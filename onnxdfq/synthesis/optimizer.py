@@ -1,6 +1,7 @@
 """The optimiser of images: Adam with a rectified rate and a small state, and the plateau schedule that goes with it."""
 
 import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float32
@@ -67,6 +68,17 @@ class FactoredRAdam:
             share = (self._rows / self._rows.mean(2, keepdim=True).clamp_min(TINY**2)).sqrt()
             images.addcdiv_(self._first.float(), (share * self._columns.sqrt()).clamp_min(TINY), value=-size)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """What it remembers."""
+        step = torch.tensor(self._step)
+        return {"first": self._first, "rows": self._rows, "columns": self._columns, "step": step}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Remember what `tensors` gave."""
+        for name in ("first", "rows", "columns"):
+            self.tensors()[name].copy_(tensors[name])
+        self._step = int(tensors["step"])
+
 
 class Plateau:
     """A learning rate that halves once the loss has not fallen by 1e-4 of itself for more than `patience` iterations.
@@ -93,3 +105,11 @@ class Plateau:
         if self._waited > self._patience:
             self.rate = max(self.rate / 2, LEAST_RATE)
             self._best, self._waited = math.inf, 0
+
+    def state(self) -> list[float]:
+        """Where it is: rate, best loss, iterations that brought nothing."""
+        return [self.rate, self._best, self._waited]
+
+    def restore(self, state: Sequence[float]) -> None:
+        """Go on from what `state` gave."""
+        self.rate, self._best, self._waited = state[0], state[1], int(state[2])

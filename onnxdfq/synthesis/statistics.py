@@ -6,7 +6,7 @@ against the spread (inputs of 0..255, bfloat16 activations). The layers lie side
 channels, so that a loss over 100 layers costs a handful of small operators.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -149,3 +149,12 @@ class Aggregate:
     def total(self) -> Float32[Tensor, "2 s"]:
         """Moments of the whole set."""
         return self._sum.float()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What it keeps."""
+        return {"batches": self._batches, "sum": self._sum}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Keep what `tensors` gave."""
+        self._batches.copy_(tensors["batches"])
+        self._sum.copy_(tensors["sum"])

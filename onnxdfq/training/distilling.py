@@ -12,7 +12,6 @@ from onnxdfq.engine import TorchGraph
 from onnxdfq.engine.precision import computing_in, resolve_precision
 from onnxdfq.images.samples import Samples, SamplesLike
 from onnxdfq.progress import Progress
-from onnxdfq.training.checkpoint import Checkpoint
 from onnxdfq.training.data import TrainingData
 from onnxdfq.training.distillation import Distillation
 from onnxdfq.training.loop import Loop, Training, step_generator
@@ -20,6 +19,7 @@ from onnxdfq.training.outputs import distilled_outputs
 from onnxdfq.training.rates import Rates
 from onnxdfq.training.student import Student
 from onnxdfq.tuning.blocks import find_blocks
+from onnxdfq.work.checkpoint import Checkpoint
 from passes.quantize.plan import QuantPlan
 from passes.target.target import Target
 

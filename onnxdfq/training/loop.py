@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from onnxdfq.progress import Progress
-from onnxdfq.training.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
+from onnxdfq.work.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
 
 Optimizer = Literal["adam", "sgd"]
 Schedule = Literal["cosine", "constant", "steps"]

@@ -17,9 +17,11 @@ from onnxdfq.tuning.activations import ActivationQuantizer
 from onnxdfq.tuning.block import BlockData, TunedBlock
 from onnxdfq.tuning.blocks import Block, find_blocks, find_layers
 from onnxdfq.tuning.cache import Cache
+from onnxdfq.tuning.course import Course, Settled
 from onnxdfq.tuning.prefix import NotByImage, Prefix
 from onnxdfq.tuning.quantized import QdqGraph
 from onnxdfq.tuning.reconstruction import Outcome, Reconstruction
+from onnxdfq.work.checkpoint import Checkpoint
 from passes.quantize.plan import QuantPlan, TensorQuant
 from passes.target.target import Target
 
@@ -87,6 +89,7 @@ class Tuning:
         seed: int = 0,
         device: str = "cpu",
         progress: Progress | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> tuple[QuantPlan, tuple[TunedPart, ...]]:
         """A better plan: blocks are tuned in graph order, each on what the tuned blocks before it make of the images,
         towards what the float network makes of them.
@@ -101,12 +104,14 @@ class Tuning:
             seed: Of batches and masks.
             device: Where the network runs.
             progress: Called after each block.
+            checkpoint: Where it goes on from, and keeps the blocks that are done.
 
         Returns:
             The tuned plan, and its blocks in graph order.
 
         Raises:
-            InputError: There are fewer images than a batch takes.
+            InputError: There are fewer images than a batch takes, or the checkpoint cannot be read.
+            OutputError: The checkpoint cannot be written.
         """
         self.check(len(pixels))
         blocks = [block for block in self._blocks(model) if set(block.weights) <= plan.weights.keys()]
@@ -121,6 +126,7 @@ class Tuning:
         generator = torch.Generator().manual_seed(seed)
         blocking = {node.name or "" for node in model.graph if not is_native(node)}  # no gradient passes them
         parts: list[TunedPart] = []
+        course = Course(checkpoint, generator)
         with Cache() as cache:
             floats, tuned = (Prefix(part, pixels, cache, where) for part in (reference or model, graph.model))
             waiting = deque(blocks)
@@ -143,7 +149,12 @@ class Tuning:
                     continue
                 tuned.keep(entry, data.entry)
                 floats.keep(block.exit, data.float_exit)
-                outcome = self._tune(graph, block, quantizers, data, generator)
+                settled = course.kept()
+                if settled is None:
+                    settled = self._tune(graph, block, quantizers, data, generator)
+                    course.add(settled, last=not waiting)
+                settled.write(graph, quantizers)
+                outcome = settled.outcome
                 parts.append(TunedPart(block=block, outcome=outcome))
                 logger.debug(
                     "%s %s, weights %s: error %.4g to %.4g in %d steps",
@@ -166,23 +177,20 @@ class Tuning:
         quantizers: dict[str, ActivationQuantizer],
         data: BlockData,
         generator: torch.Generator,
-    ) -> Outcome:
+    ) -> Settled:
         learn = self.learn_weight_scales
         roundings = {name: graph.rounding(name, learn_scale=learn) for name in block.weights}
         unit = TunedBlock(graph, block, roundings, quantizers, dtype=data.dtype).to(data.device)
         before = unit.search_scales(data, unit.hard_error(data))
         outcome = self.reconstruction.run(unit, data, before, generator)
         after = unit.search_scales(data, outcome.after)
-        if learn:
-            graph.write_weight_scales({name: rounding.channel_scales() for name, rounding in roundings.items()})
-        graph.write(
-            {name: rounding.integers() for name, rounding in roundings.items()},
-            {key: quantizer.scale for key, quantizer in unit.quantizers.items() if quantizer.tunable},
-            {layer: bias.detach().cpu().numpy() for layer, bias in unit.biases.items()},
+        return Settled(
+            integers={name: rounding.integers() for name, rounding in roundings.items()},
+            weight_scales={name: rounding.channel_scales() for name, rounding in roundings.items()} if learn else {},
+            log2_scales={key: quantizer.log2_scale.detach() for key, quantizer in unit.quantizers.items()},
+            biases={layer: bias.detach().cpu().numpy() for layer, bias in unit.biases.items()},
+            outcome=replace(outcome, after=after),
         )
-        for quantizer in unit.quantizers.values():
-            quantizer.freeze()
-        return replace(outcome, after=after)
 
     def _blocks(self, model: ir.Model) -> Sequence[Block]:
         return find_blocks(model) if self.by_block else find_layers(model)

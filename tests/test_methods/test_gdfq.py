@@ -13,8 +13,9 @@ from onnxdfq.methods import Gdfq, Method, Noise, configured
 from onnxdfq.methods.method import FloatModel
 from onnxdfq.recipe import Recipe
 from onnxdfq.synthesis import diversity
-from onnxdfq.training.checkpoint import Checkpoint
 from onnxdfq.training.loop import Loop
+from onnxdfq.work.checkpoint import Checkpoint
+from onnxdfq.work.folder import kept_in
 
 from ..graphs import DIGITS
 from ..slow import slow
@@ -79,7 +80,7 @@ def test_it_goes_on_where_it_was_broken_off(stage: str, tmp_path: Path, monkeypa
         patch.setattr(Loop, "_step", breaks)
         with pytest.raises(KeyboardInterrupt):
             compressed(tmp_path, work_dir=tmp_path / "work")
-    assert (tmp_path / "work" / f"gdfq.{stage}.safetensors").exists()
+    assert kept_in(tmp_path / "work")[0].stage == f"gdfq.{stage}"
     taken: list[int] = []
     monkeypatch.setattr(Loop, "_step", lambda self, *arguments: (taken.append(1), step(self, *arguments))[1])
     again = compressed(tmp_path, work_dir=tmp_path / "work").path

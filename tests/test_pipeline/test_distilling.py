@@ -11,9 +11,10 @@ import pytest
 import onnxdfq
 from onnxdfq.errors import OutputError
 from onnxdfq.training import distilling
-from onnxdfq.training.checkpoint import Checkpoint
 from onnxdfq.training.loop import Loop
 from onnxdfq.tuning import tuning
+from onnxdfq.work.checkpoint import Checkpoint
+from onnxdfq.work.folder import kept_in
 
 from ..graphs import DIGITS
 
@@ -57,7 +58,7 @@ def test_the_same_call_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: py
         patch.setattr(Loop, "_step", breaks)
         with pytest.raises(KeyboardInterrupt):
             compressed(tmp_path, work_dir=work)
-    assert [entry.name for entry in work.iterdir()] == ["distil.ort.safetensors"]
+    assert sorted(one.stage for one in kept_in(work)) == ["distilling", "tuning"]
     taken: list[int] = []
     monkeypatch.setattr(Loop, "_step", lambda self, *arguments: (taken.append(1), step(self, *arguments))[1])
     again = compressed(tmp_path, work_dir=work).path

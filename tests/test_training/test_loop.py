@@ -1,8 +1,6 @@
 """The loop: the best state stays, whatever happens."""
 
-import errno
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,9 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from onnxdfq.errors import InputError, OutputError
-from onnxdfq.training.checkpoint import Checkpoint
 from onnxdfq.training.loop import Group, Loop, Training, is_out_of_memory
+from onnxdfq.work.checkpoint import Checkpoint
 
 
 class Line(nn.Module):
@@ -159,36 +156,3 @@ def test_a_training_goes_on_where_it_was_broken_off(optimizer: str, at: int, tmp
     found = run(again, Checkpoint(path, "k", every=0), 100)
     assert again.a.item() == whole.a.item()
     assert found.rows() == wanted.rows()
-
-
-def test_a_checkpoint_of_another_training_is_not_taken(tmp_path: Path) -> None:
-    path = tmp_path / "training.safetensors"
-    Checkpoint(path, "one").save({"a": torch.ones(3)}, {"step": 1})
-    assert Checkpoint(path, "two").load() is None
-    saved = Checkpoint(path, "one").load()
-    assert saved is not None and saved.facts == {"step": 1} and torch.equal(saved.tensors["a"], torch.ones(3))
-
-
-@pytest.mark.parametrize("content", [b"", b"no checkpoint at all", b"\x08\0\0\0\0\0\0\0{}      "])
-def test_what_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "training.safetensors"
-    path.write_bytes(content)
-    with pytest.raises(InputError, match="is no checkpoint of onnxdfq"):
-        Checkpoint(path, "k").load()
-
-
-def test_a_disk_that_is_full_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "training.safetensors"
-    checkpoint = Checkpoint(path, "k")
-    checkpoint.save({"a": torch.ones(3)}, {"step": 1})
-
-    def full(*_: object) -> int:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OutputError, match="the disk is full; nothing was written") as refused:
-        checkpoint.save({"a": torch.zeros(3)}, {"step": 2})
-    assert refused.value.exit_code == 1
-    saved = checkpoint.load()
-    assert saved is not None and saved.facts == {"step": 1}
-    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from onnxdfq.images.images import Images
     from onnxdfq.images.normalization import Normalization
     from onnxdfq.progress import Progress
+    from onnxdfq.work.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +67,18 @@ class Dgh(Synthesis):
         normalization: Normalization | None = None,
         device: str = "cpu",
         progress: Progress | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> Images:
         """See `Synthesis.synthesize`."""
         from onnxdfq.methods.dgh.search import synthesize
 
         return synthesize(
-            self, model, count=count, seed=seed, normalization=normalization, device=device, progress=progress
+            self,
+            model,
+            count=count,
+            seed=seed,
+            normalization=normalization,
+            device=device,
+            progress=progress,
+            checkpoint=checkpoint,
         )

@@ -1,5 +1,7 @@
 """The search of DGH (arXiv 2410.22110, Algorithm 1)."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import onnx_ir as ir
 import torch
@@ -9,7 +11,7 @@ from onnxdfq.images.images import Images
 from onnxdfq.images.normalization import Normalization
 from onnxdfq.limits import IMAGES
 from onnxdfq.methods.dgh.dgh import Dgh
-from onnxdfq.progress import Progress
+from onnxdfq.progress import Progress, Steps
 from onnxdfq.synthesis import priors
 from onnxdfq.synthesis.hyperparameters import batch_generators, delivered, describe
 from onnxdfq.synthesis.input_range import InputRange, input_range
@@ -18,6 +20,7 @@ from onnxdfq.synthesis.network import TappedNetwork
 from onnxdfq.synthesis.optimizer import FactoredRAdam, Plateau
 from onnxdfq.synthesis.start import starting_images
 from onnxdfq.synthesis.statistics import Aggregate, centred_moments
+from onnxdfq.work.checkpoint import Checkpoint
 
 
 def synthesize(
@@ -29,6 +32,7 @@ def synthesize(
     normalization: Normalization | None,
     device: str,
     progress: Progress | None,
+    checkpoint: Checkpoint | None,
 ) -> Images:
     """See `Dgh.synthesize`."""
     IMAGES.check("count", count)
@@ -36,13 +40,19 @@ def synthesize(
     scale = input_range(model, normalization)
     search = _Search(method, network, scale, network.batch_sizes(count, method.batch_size), seed)
     order = torch.Generator().manual_seed(seed)
-    batches, done = len(search.sizes), 0
-    for _ in range(method.steps):
+    batches, rounds = len(search.sizes), 0
+    if checkpoint is not None and (saved := checkpoint.load()) is not None:
+        rounds = int(saved.facts["rounds"])
+        search.restore(saved.tensors, saved.facts["schedules"])
+        order.set_state(saved.tensors["order"])
+    tell = Steps(progress, method.steps * batches)
+    tell.reach(rounds * batches)
+    for number in range(rounds + 1, method.steps + 1):
         for batch in torch.randperm(batches, generator=order).tolist():
-            loss = search.visit(batch)
-            done += 1
-            if progress is not None:
-                progress(done, method.steps * batches, f"loss {loss:.4f}")
+            tell(f"loss {search.visit(batch):.4f}")
+        if checkpoint is not None and checkpoint.due:
+            tensors = search.tensors() | {"order": order.get_state()}
+            checkpoint.save(tensors, {"rounds": number, "schedules": search.schedules()})
     pixels = delivered(network.spec, search.deliver()[:count])
     return Images(pixels=pixels, method="dgh", seed=seed, provenance=describe(method, network, scale))
 
@@ -107,6 +117,28 @@ class _Search:
         self._optimizers[index].update(self._canvases[index], grad, schedule.rate)
         schedule.observe(float(loss.detach()))
         return float(statistics.detach())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that a visit changes, but for the schedules."""
+        found = {"canvases": self._block, **self._statistics.tensors()}
+        for index, (optimizer, generator) in enumerate(zip(self._optimizers, self._generators, strict=True)):
+            found |= {f"{index}/{name}": tensor for name, tensor in optimizer.tensors().items()}
+            found[f"{index}/random"] = generator.get_state()
+        return found
+
+    def schedules(self) -> list[list[float]]:
+        """Where the rates of all batches are."""
+        return [schedule.state() for schedule in self._schedules]
+
+    def restore(self, tensors: Mapping[str, Tensor], schedules: Sequence[Sequence[float]]) -> None:
+        """Go on from what `tensors` and `schedules` gave."""
+        self._block.copy_(tensors["canvases"])
+        self._statistics.restore(tensors)
+        for index, (optimizer, generator) in enumerate(zip(self._optimizers, self._generators, strict=True)):
+            optimizer.restore({name: tensors[f"{index}/{name}"] for name in optimizer.tensors()})
+            generator.set_state(tensors[f"{index}/random"])
+        for schedule, state in zip(self._schedules, schedules, strict=True):
+            schedule.restore(state)
 
     def deliver(self) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
         """The images in the model's units, (N, C, H, W). Ends the search.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from onnxdfq.images.source import FixedImages, ImageSource
+from onnxdfq.images.source import ImageSource
 from onnxdfq.limits import BATCH, IMAGES, RATE, SHARE, STEPS, WEIGHT, check_bounds
 from onnxdfq.methods.method import FloatModel, Need, Note, Run, Synthesis
 from onnxdfq.recipe.choices import PRECISIONS, STATISTICS_FORMS, Precision, StatisticsForm
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from onnxdfq.images.images import Images
     from onnxdfq.images.normalization import Normalization
     from onnxdfq.progress import Progress
+    from onnxdfq.work.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +78,7 @@ class DeepInversion(Synthesis):
     def images(self, model: FloatModel, run: Run) -> ImageSource:
         """Images by the zoo of the run, by the model itself where there is none; made when first asked for."""
 
-        def make(count: int) -> Images:
+        def make(count: int, checkpoint: Checkpoint | None) -> Images:
             return self._search(
                 model.graph,
                 self._zoo(model, run),
@@ -85,10 +86,11 @@ class DeepInversion(Synthesis):
                 seed=run.recipe.seed,
                 normalization=model.normalization,
                 progress=run.progress("synthesizing images"),
+                checkpoint=checkpoint,
                 tell=lambda text: run.tell(Note(text=text)),
             )
 
-        return FixedImages(make)
+        return self.kept(make, model, run)
 
     def synthesize(
         self,
@@ -99,12 +101,21 @@ class DeepInversion(Synthesis):
         normalization: Normalization | None = None,
         device: str = "cpu",
         progress: Progress | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> Images:
         """See `Synthesis.synthesize`; by the model itself."""
         from onnxdfq.generators.zoo import zoo_of_one
 
         zoo = zoo_of_one(model, normalization, name="the model", device=device, precision=self.precision)
-        return self._search(model, zoo, count=count, seed=seed, normalization=normalization, progress=progress)
+        return self._search(
+            model,
+            zoo,
+            count=count,
+            seed=seed,
+            normalization=normalization,
+            progress=progress,
+            checkpoint=checkpoint,
+        )
 
     def _zoo(self, model: FloatModel, run: Run) -> Zoo:
         from onnxdfq.generators.zoo import zoo_of, zoo_of_one
@@ -129,6 +140,7 @@ class DeepInversion(Synthesis):
         seed: int,
         normalization: Normalization | None,
         progress: Progress | None,
+        checkpoint: Checkpoint | None = None,
         tell: Callable[[str], None] = lambda _: None,
     ) -> Images:
         from onnxdfq.methods.mixmix.search import synthesize
@@ -151,5 +163,13 @@ class DeepInversion(Synthesis):
             several = "1 model, which makes" if len(zoo) == 1 else f"{len(zoo)} models, which all make"
             tell(f"The zoo has {several} each batch, and not {self.mixing().models}.")
         return synthesize(
-            self, zoo, found, spec, input_range(model, normalization), count=count, seed=seed, progress=progress
+            self,
+            zoo,
+            found,
+            spec,
+            input_range(model, normalization),
+            count=count,
+            seed=seed,
+            progress=progress,
+            checkpoint=checkpoint,
         )

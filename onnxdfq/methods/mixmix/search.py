@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from onnxdfq.synthesis.input_range import BRIGHTEST, DARKEST, PIXEL_MEAN, PIXEL_
 from onnxdfq.synthesis.priors import canvas_extra
 from onnxdfq.synthesis.start import LEAST_SIDE, starting_images
 from onnxdfq.synthesis.view import View
+from onnxdfq.work.checkpoint import Checkpoint, Parts
 
 WARM_UP = 0.05  # of a stage: 100 of DeepInversion's 2000 steps
 BETAS = 0.5, 0.9
@@ -39,6 +41,7 @@ def synthesize(
     count: int,
     seed: int,
     progress: Progress | None,
+    checkpoint: Checkpoint | None,
 ) -> Images:
     """Images of balanced labels.
 
@@ -51,15 +54,21 @@ def synthesize(
         count: How many.
         seed: What labels, models, boxes and starts are drawn from.
         progress: Called at each step.
+        checkpoint: Where batches that are done are kept.
     """
     sizes = [min(method.batch_size, count - start) for start in range(0, count, method.batch_size)]
-    tell = Steps(progress, method.steps * len(sizes))
+    parts, tell = Parts(checkpoint), Steps(progress, method.steps * len(sizes))
+
+    def run(drawn: list[int], asked: Tensor, start: Tensor, generator: torch.Generator) -> Tensor:
+        return _Batch(method, zoo.views(drawn), spec, scale, asked, generator).run(start, tell)
+
     batches, labels, first = [], [], 0
-    for size, generator in zip(sizes, batch_generators(seed, len(sizes)), strict=True):
-        views = zoo.views(sorted(torch.randperm(len(zoo), generator=generator)[: zoo.held].tolist()))
+    for number, (size, generator) in enumerate(zip(sizes, batch_generators(seed, len(sizes)), strict=True)):
+        drawn = sorted(torch.randperm(len(zoo), generator=generator)[: zoo.held].tolist())
         asked = _labels(size, found[0].classes, generator)
         start = starting_images(spec, (size, *spec.planes), seed=seed, first=first, generator=generator)
-        batches.append(_Batch(method, views, spec, scale, asked, generator).run(start, tell))
+        batches.append(parts(number, partial(run, drawn, asked, start, generator)))
+        tell.reach((number + 1) * method.steps)
         labels.append(asked)
         first += size
     standardised = torch.cat(batches)

@@ -1,0 +1,59 @@
+"""Images that an earlier run made of the same model with the same settings, from the work folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from onnxdfq.images.images import Images
+from onnxdfq.model_file import fillings, inputs
+from onnxdfq.model_file.untrusted import model_hash
+
+if TYPE_CHECKING:
+    from onnxdfq.methods.method import FloatModel, Method, Run
+    from onnxdfq.work.checkpoint import Checkpoint, Saved
+
+TABLES = ("pixels", "pictures", "labels")
+OTHERS = "other:"
+"""In front of an input's name."""
+
+
+def images_checkpoint(method: Method, model: FloatModel, count: int, run: Run) -> Checkpoint | None:
+    """Where images are kept; None without a work folder. They rest on the models that make them, on what these are fed,
+    on the method's settings, and on seed and count; not on bits, targets, or what else is done with them."""
+    if run.work is None:
+        return None
+    import torch
+
+    zoo = [f"{model_hash(member.path)} {member.normalize} {member.order}" for member in run.zoo]
+    fed = [f"{spec} {fillings(model.graph)[spec.name]}" for spec in inputs(model.graph)]
+    drawn = f"{count} {run.recipe.seed} {model.normalization}"
+    return run.checkpoint("images", model.digest, *zoo, *fed, repr(method), drawn, str(torch.__version__))
+
+
+def kept_images(checkpoint: Checkpoint | None, make: Callable[[], Images], tell: Callable[[str], None]) -> Images:
+    """The images that are kept, which is told, or else those that are made, which are kept then.
+
+    Raises:
+        InputError, OutputError: The checkpoint cannot be read, or written.
+    """
+    if checkpoint is None:
+        return make()
+    saved = checkpoint.load(done=True)
+    if saved is not None:
+        tell(f"The images are those of an earlier run, from {checkpoint.path}.")
+        return _from_saved(saved)
+    import torch
+
+    images = make()
+    arrays = {name: array for name in TABLES if (array := getattr(images, name)) is not None}
+    arrays |= {OTHERS + name: array for name, array in images.others.items()}
+    facts = {"method": images.method, "seed": images.seed, "provenance": images.provenance}
+    checkpoint.save({name: torch.from_numpy(array) for name, array in arrays.items()}, facts, done=True)
+    return images
+
+
+def _from_saved(saved: Saved) -> Images:
+    arrays = {name: tensor.numpy() for name, tensor in saved.tensors.items()}
+    others = {name.removeprefix(OTHERS): array for name, array in arrays.items() if name.startswith(OTHERS)}
+    return Images(**{name: arrays.get(name) for name in TABLES}, others=others, **saved.facts)  # type: ignore[arg-type]

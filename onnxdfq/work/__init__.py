@@ -1,0 +1,1 @@
+"""What outlives a run that is broken off: checkpoints of stages, in a folder."""

@@ -1,0 +1,121 @@
+"""A file from which a stage goes on where it was broken off: tensors and JSON, nothing pickled."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from onnxdfq.model_file.writing import atomic_write
+from onnxdfq.work.header import NAME, read_header
+
+EVERY_S = 120.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """What a checkpoint holds. tensors: by name, on the CPU. facts: what JSON can say."""
+
+    tensors: Mapping[str, Tensor]
+    facts: Mapping[str, Any]
+
+
+class Checkpoint:
+    """Where one stage keeps how far it is, or what it found.
+
+    Args:
+        path: Of the file; its folder is there.
+        key: Tells stages apart: what was saved under another key is not taken.
+        every: Seconds between two writings at least.
+        about: What people want to know of the file, by name.
+    """
+
+    def __init__(self, path: Path, key: str, *, every: float = EVERY_S, about: Mapping[str, str] | None = None) -> None:
+        self.path, self._key, self._every, self._about = path, key, every, dict(about or {})
+        self._last = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether the last one is old enough."""
+        return time.monotonic() - self._last >= self._every
+
+    def save(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], *, done: bool = False) -> None:
+        """Write beside, then rename. Raises OutputError, and leaves the last one, where the disk takes no more.
+
+        done: whether this is what the stage found, and not how far it is.
+        """
+        own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+        header = {"key": self._key, "done": done, "about": self._about, "facts": dict(facts)}
+        with atomic_write(self.path, force=True) as temporary:
+            temporary.write_bytes(save(own, metadata={NAME: json.dumps(header)}))
+        self._last = time.monotonic()
+
+    def load(self, *, done: bool = False) -> Saved | None:
+        """What was saved last; None where nothing was, or under another key, or of the other kind of `done`.
+
+        Raises:
+            InputError: The file is no checkpoint.
+        """
+        if not self.path.is_file():
+            return None
+        header = read_header(self.path)
+        if (header["key"], header["done"]) != (self._key, done):
+            return None
+        with safe_open(self.path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return Saved(tensors=tensors, facts=header["facts"])
+
+
+class Parts:
+    """Parts of a stage that are made one after another, each the same whether those before it were made here or not.
+
+    Args:
+        checkpoint: Where those that are done are kept; None keeps none.
+    """
+
+    def __init__(self, checkpoint: Checkpoint | None) -> None:
+        self._checkpoint = checkpoint
+        saved = None if checkpoint is None else checkpoint.load()
+        self._done = {} if saved is None else dict(saved.tensors)
+
+    def __call__(self, number: int, make: Callable[[], Tensor]) -> Tensor:
+        """The part of this number, as it was kept, or made."""
+        name = str(number)
+        if name not in self._done:
+            found = make()
+            if self._checkpoint is None:
+                return found
+            self._done[name] = found.detach().cpu()
+            if self._checkpoint.due:
+                self._checkpoint.save(self._done, {"parts": len(self._done)})
+        return self._done[name]
+
+    def __contains__(self, number: int) -> bool:
+        return str(number) in self._done
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What an optimizer remembers, by "PARAMETER.KEY"."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{place}.{key}": value
+        for place, entries in state.items()
+        for key, value in entries.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Gives it back what `optimizer_tensors` told."""
+    own = optimizer.state_dict()
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        place, key = name.split(".", 1)
+        state.setdefault(int(place), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": own["param_groups"]})
