@@ -14,6 +14,8 @@ came: list[int] = []
 """Those that came, the first first."""
 written: list[Path] = []
 """Files that have taken their places, which whoever tells of an interruption must not deny."""
+kept: set[Path] = set()
+"""Folders in which this run keeps how far it is."""
 
 
 def raise_ending() -> None:

@@ -71,6 +71,17 @@ def test_what_was_written_is_not_denied(tmp_path: Path) -> None:
     assert found.stderr == "onnxdfq: interrupted by SIGTERM; written by then: out.onnx.\n"
 
 
+def test_a_work_folder_is_told_of_and_is_no_result(tmp_path: Path) -> None:
+    save = "Checkpoint(Path('work.safetensors').resolve(), 'k').save({}, {})"
+    body = f"from pathlib import Path\nfrom onnxdfq.work.checkpoint import Checkpoint\n{save}\nend()"
+    with_folder = f"import os; os.chdir({str(tmp_path)!r})\n"
+    found = run(body, tmp_path, before=with_folder)
+    assert found.stderr == (
+        f"onnxdfq: interrupted by SIGTERM; nothing was written; {tmp_path} keeps how far it is, and the same command "
+        "goes on from there.\n"
+    )
+
+
 def test_while_the_command_line_is_imported(tmp_path: Path) -> None:
     """Before anything of it is there, and before its arguments are read."""
     (tmp_path / "click.py").write_text(

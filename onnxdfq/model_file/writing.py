@@ -77,7 +77,7 @@ def make_folder(path: Path) -> None:
 
 
 @contextmanager
-def atomic_write(path: Path, *, force: bool = False) -> Iterator[Path]:
+def atomic_write(path: Path, *, force: bool = False, told: bool = True) -> Iterator[Path]:
     """Yields a temporary path of the same name; the file there is renamed to `path` when the block ends.
 
     Any exception, KeyboardInterrupt included, removes the temporary file.
@@ -85,26 +85,28 @@ def atomic_write(path: Path, *, force: bool = False) -> Iterator[Path]:
     Args:
         path: Of the file to write.
         force: Whether an existing file may be replaced.
+        told: Whether it is a result, which an interruption tells of.
 
     Raises:
         OutputError: With exit code 2 as `check_writable` does, with 1 where the disk is full or fails.
     """
-    with staging(force=force) as staged, staged.file(path) as temporary:
+    with staging(force=force, told=told) as staged, staged.file(path) as temporary:
         yield temporary
 
 
 @contextmanager
-def staging(*, force: bool = False) -> Iterator["Staged"]:
+def staging(*, force: bool = False, told: bool = True) -> Iterator["Staged"]:
     """Files that are written aside: all take their places when the block ends, or none does.
 
     Args:
         force: Whether existing files may be replaced.
+        told: As for `atomic_write`.
 
     Raises:
         OutputError: One of them cannot take its place.
     """
     with ExitStack() as stack:
-        staged = Staged(stack, force=force)
+        staged = Staged(stack, force=force, told=told)
         yield staged
         staged.take_places()
 
@@ -115,11 +117,12 @@ class Staged:
     Args:
         stack: Removes the folders.
         force: Whether existing files may be replaced.
+        told: As for `atomic_write`.
     """
 
-    def __init__(self, stack: ExitStack, *, force: bool) -> None:
+    def __init__(self, stack: ExitStack, *, force: bool, told: bool) -> None:
         self._stack = stack
-        self._force = force
+        self._force, self._told = force, told
         self._folders: dict[Path, Path] = {}  # by the folder that they lie in
         self._files: dict[Path, Path] = {}  # by their places, in the order in which they take them
 
@@ -161,7 +164,8 @@ class Staged:
                     self._keep(place, undo)
                     file.replace(place)
             undo.pop_all()
-            written.extend(self._files)
+            if self._told:
+                written.extend(self._files)
 
     def _folder(self, place: Path) -> Path:
         if place not in self._folders:

@@ -13,6 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from onnxdfq.model_file.writing import atomic_write
+from onnxdfq.signals import kept
 from onnxdfq.work.header import NAME, read_header
 
 EVERY_S = 120.0
@@ -52,8 +53,9 @@ class Checkpoint:
         """
         own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
         header = {"key": self._key, "done": done, "about": self._about, "facts": dict(facts)}
-        with atomic_write(self.path, force=True) as temporary:
+        with atomic_write(self.path, force=True, told=False) as temporary:
             temporary.write_bytes(save(own, metadata={NAME: json.dumps(header)}))
+        kept.add(self.path.parent)
         self._last = time.monotonic()
 
     def load(self, *, done: bool = False) -> Saved | None:
