@@ -1,13 +1,14 @@
 """Images of several networks for one that is not among them: `python -m samples.mixing.run`, from the project's root.
 
-Numbers of images and steps may follow. Evaluation images are used for evaluation only.
+Names of groups, and of networks to compress, measure these alone and keep the other rows. Evaluation images are used
+for evaluation only.
 """
 
+import json
 import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
@@ -20,29 +21,48 @@ from samples.record import write_results
 
 RESULTS = Path(__file__).with_name("results.json")
 ZOO = ("resnet20_cifar10", "resnet56_cifar10", "resnet8_cifar10", "convmixer_cifar10")
-IMAGES, STEPS, BATCH = 256, 300, 64
+ABLATED = "resnet20_cifar10"
+IMAGES, STEPS, BATCH = 128, 200, 64
 BITS, SEED = "w4a4", 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Set:
-    """A set of images. made_by: names of networks; of several, MixMix mixes three."""
+    """A set of images. made_by: names of networks. models: that look at each batch; of one network DeepInversion makes
+    them. mix: whether images are mixed with one another."""
 
     made_by: tuple[str, ...]
+    models: int = 3
+    mix: bool = True
 
     @property
     def name(self) -> str:
-        return self.made_by[0] if len(self.made_by) == 1 else "mixmix of the others"
+        if len(self.made_by) == 1:
+            return self.made_by[0]
+        return f"mixmix of the others, {self.models} at once{'' if self.mix else ', not mixed'}"
+
+    @property
+    def method(self) -> DeepInversion:
+        if len(self.made_by) == 1:
+            return DeepInversion(steps=STEPS, batch_size=BATCH)
+        return Mixmix(steps=STEPS, batch_size=BATCH, models=self.models, mix=self.mix)
 
     def made_for(self, target: str) -> bool:
         """Whether a target is compressed on it: all by the sets of single networks, each by the zoo without it."""
         return len(self.made_by) == 1 or target not in self.made_by
 
 
-SETS = (
-    *(Set(made_by=(name,)) for name in ZOO),
-    *(Set(made_by=tuple(name for name in ZOO if name != left_out)) for left_out in ZOO),
-)
+def _others(left_out: str) -> tuple[str, ...]:
+    return tuple(name for name in ZOO if name != left_out)
+
+
+GROUPS = {
+    "single": tuple(Set(made_by=(name,)) for name in ZOO),
+    "mixmix": tuple(Set(made_by=_others(name)) for name in ZOO),
+    "ablation": tuple(
+        Set(made_by=_others(ABLATED), models=models, mix=mix) for models in (1, 2, 3) for mix in (True, False)
+    ),
+}
 
 
 def path_of(name: str) -> Path:
@@ -53,16 +73,15 @@ def member(name: str) -> onnxdfq.Member:
     return onnxdfq.Member(path=path_of(name), normalize=CASES[name].normalize)
 
 
-def make_images(images: Set, count: int, steps: int, path: Path) -> dict[str, Any]:
+def make_images(images: Set, path: Path) -> dict[str, Any]:
     """Write a set as bytes, and tell what each network of the zoo says of it: of labels, and without."""
-    kind = DeepInversion if len(images.made_by) == 1 else Mixmix
     made = onnxdfq.synthesize(
         path_of(images.made_by[0]),  # they are all of one size
         output=path,
-        method=kind(steps=steps, batch_size=BATCH),
+        method=images.method,
         zoo=[member(name) for name in images.made_by],
         normalize=CASES[images.made_by[0]].normalize,
-        images=count,
+        images=IMAGES,
         effort="paper",  # takes the steps as they are asked for
         seed=SEED,
         progress=TerminalProgress,
@@ -82,7 +101,7 @@ def make_images(images: Set, count: int, steps: int, path: Path) -> dict[str, An
     }
 
 
-def measure(target: str, images: Set, count: int, path: Path) -> Iterator[dict[str, Any]]:
+def measure(target: str, images: Set, path: Path) -> Iterator[dict[str, Any]]:
     """Compress a target on a set, and evaluate it on each of its test sets."""
     case = CASES[target]
     with tempfile.TemporaryDirectory() as folder:
@@ -91,7 +110,7 @@ def measure(target: str, images: Set, count: int, path: Path) -> Iterator[dict[s
             path_of(target),
             output=output,
             calibration=path,
-            images=count,
+            images=IMAGES,
             bits=BITS,
             tuning="brecq",
             normalize=case.normalize,
@@ -100,7 +119,7 @@ def measure(target: str, images: Set, count: int, path: Path) -> Iterator[dict[s
         )
         for found in accuracies(output, target, case):
             print(
-                f"{target:20} {images.name:22} {found['count']:6,} images: drop {found['drop_points']:6.2f}", flush=True
+                f"{target:20} {images.name:44} {found['count']:6,} images: drop {found['drop_points']:6.2f}", flush=True
             )
             yield {
                 "model": target,
@@ -118,26 +137,31 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Drops as the README shows them, and how well the zoo knows the images' labels."""
     lines = ["| network | images by | labels that the zoo knows | drop |", "|---|---|---|---|"]
     for row in rows:
-        by = "itself" if row["made_by"] == [row["model"]] or row["made_by"] == (row["model"],) else row["images"]
+        by = "itself" if row["made_by"] == [row["model"]] else row["images"]
         known = f"{100 * row['labels_mean']:.2f} ± {100 * row['labels_std']:.2f}"
         lines.append(f"| {row['model']} ({row['count']:,} images) | {by} | {known} | {row['drop_points']:.2f} |")
     return "\n".join(lines)
 
 
-def main(count: int = IMAGES, steps: int = STEPS, results: Path = RESULTS) -> None:
-    """All rows; written after each, so that a broken run leaves what it has."""
-    rows: list[dict[str, Any]] = []
+def main(names: list[str]) -> None:
+    """The rows that are asked for, or all; written after each, so that a broken run leaves what it has."""
+    known = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+    rows = {(row["model"], row["images"], row["evaluated_on"]): row for row in known}
+    targets = [name for name in ZOO if name in names] or list(ZOO)
+    asked = [one for group in GROUPS if group in names or not set(names) & set(GROUPS) for one in GROUPS[group]]
     with tempfile.TemporaryDirectory() as folder:
-        paths = {images: Path(folder) / f"{number}.npz" for number, images in enumerate(SETS)}
-        about = {images: make_images(images, count, steps, path) for images, path in paths.items()}
-        for target, images in product(ZOO, SETS):
-            if not images.made_for(target):
+        for number, images in enumerate(dict.fromkeys(asked)):
+            wanted = [target for target in targets if images.made_for(target)]
+            if not wanted:
                 continue
-            for row in measure(target, images, count, paths[images]):
-                rows.append(row | about[images] | {"count_images": count, "steps": steps})
-                write_results(results, rows)
-    print(table(rows))
+            path = Path(folder) / f"{number}.npz"
+            about = make_images(images, path)
+            for target in wanted:
+                for row in measure(target, images, path):
+                    rows[target, images.name, row["evaluated_on"]] = row | about
+                    write_results(RESULTS, list(rows.values()), images=IMAGES, steps=STEPS)
+    print(table(json.loads(RESULTS.read_text())["rows"]))
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:3]))
+    main(sys.argv[1:])
