@@ -7,15 +7,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from onnxdfq.images.images import Images
-from onnxdfq.limits import BATCH, IMAGES, RATE, STEPS, Bounds, check_bounds
-from onnxdfq.methods.method import Synthesis
+from onnxdfq.limits import BATCH, RATE, STEPS, Bounds, check_bounds
+from onnxdfq.methods.method import Making, Synthesis
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-
-    from onnxdfq.images.normalization import Normalization
-    from onnxdfq.progress import Progress
-    from onnxdfq.work.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,18 +36,8 @@ class DeadLeaves(Synthesis):
     def __post_init__(self) -> None:
         check_bounds(self)
 
-    def synthesize(
-        self,
-        model: ir.Model,
-        *,
-        count: int,
-        seed: int,
-        normalization: Normalization | None = None,
-        device: str = "cpu",
-        progress: Progress | None = None,
-        checkpoint: Checkpoint | None = None,
-    ) -> Images:
-        """See `Synthesis.synthesize`; needs no BatchNormalization."""
+    def make(self, model: ir.Model, making: Making) -> Images:
+        """See `Synthesis.make`; needs no BatchNormalization."""
         import torch
 
         from onnxdfq.model_file import batch_of, main_input
@@ -62,18 +48,17 @@ class DeadLeaves(Synthesis):
         from onnxdfq.synthesis.stretched import Stretching
         from onnxdfq.work.checkpoint import Parts
 
-        IMAGES.check("count", count)
-        scale, spec, fixed = input_range(model, normalization), main_input(model), batch_of(model)
+        scale, spec, fixed = input_range(model, making.normalization), main_input(model), batch_of(model)
         low, high = scale.limits(torch.device("cpu"))
-        stretching = Stretching(model, scale, device) if self.steps and spec.image is not None else None
+        stretching = Stretching(model, scale, making.device) if self.steps and spec.image is not None else None
         size = fixed or self.batch_size
-        pixels = torch.empty(count, *spec.planes)
-        generators = batch_generators(seed, -(-count // size))
+        pixels = torch.empty(making.count, *spec.planes)
+        generators = batch_generators(making.seed, -(-making.count // size))
         whole = self.steps if stretching else 1
-        parts, tell = Parts(checkpoint), Steps(progress, len(generators) * whole)
+        parts, tell = Parts(making.checkpoint), Steps(making.progress, len(generators) * whole)
 
         def made(shape: tuple[int, ...], first: int, generator: torch.Generator) -> torch.Tensor:
-            images = starting_images(spec, shape, seed=seed, first=first, generator=generator).clamp(low, high)
+            images = starting_images(spec, shape, seed=making.seed, first=first, generator=generator).clamp(low, high)
             if stretching:
                 return stretching(images, steps=self.steps, rate=self.rate, generator=generator, tell=tell)
             tell("")
@@ -86,4 +71,4 @@ class DeadLeaves(Synthesis):
             tell.reach((number + 1) * whole)
             batch.copy_(scale.to_model(images)[: len(batch)])
         found = delivered(spec, pixels.numpy())
-        return Images(pixels=found, method=self.name, seed=seed, provenance=describe(self, None, scale))
+        return Images(pixels=found, method=self.name, seed=making.seed, provenance=describe(self, None, scale))

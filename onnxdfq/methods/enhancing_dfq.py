@@ -32,7 +32,8 @@ class Edfq(Gdfq):
     Ours, where the paper is silent: levels are the activations before an image shrinks, at most 4 (of a transformer, at
     equal distances); projections of the mixer start as the identity, and labels pass no gradient; planar flows; a
     mixture has one label of at least one half and two others; features are pooled for classifiers and for SimLoss1;
-    SimLoss2 is relative to each level's energy, and clips are learned where scales are free (`--scheme free`).
+    SimLoss2 is relative to each level's energy, and clips are learned where scales are free. Its weight: ResNet-20 at
+    w3a3 gave 90 % of 1,024 DGH images the float network's answer with 10, 88 % with 1.
     """
 
     name: ClassVar[str] = "edfq"
@@ -46,7 +47,7 @@ class Edfq(Gdfq):
     features_mixer: bool = True
     flow_attention: bool = True
     likeness: Annotated[float, WEIGHT] = 4.0
-    features: Annotated[float, WEIGHT] = 1.0
+    features: Annotated[float, WEIGHT] = 10.0
 
     def _warmed_up(self, model: FloatModel, run: Run) -> GeneratorTask:
         import torch

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from onnxdfq.limits import BATCH, IMAGES, RATE, STEPS, Bounds, check_bounds
-from onnxdfq.methods.method import Need, Synthesis
+from onnxdfq.limits import BATCH, RATE, STEPS, Bounds, check_bounds
+from onnxdfq.methods.method import Making, Need, Synthesis
 from onnxdfq.recipe.choices import PRECISIONS, Precision
 from onnxdfq.recipe.names import one_of
 
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from onnxdfq.images.images import Images
-    from onnxdfq.images.normalization import Normalization
-    from onnxdfq.progress import Progress
-    from onnxdfq.work.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,18 +55,8 @@ class Genie(Synthesis):
         check_bounds(self)
         one_of("precision", self.precision, PRECISIONS, field="precision")
 
-    def synthesize(
-        self,
-        model: ir.Model,
-        *,
-        count: int,
-        seed: int,
-        normalization: Normalization | None = None,
-        device: str = "cpu",
-        progress: Progress | None = None,
-        checkpoint: Checkpoint | None = None,
-    ) -> Images:
-        """See `Synthesis.synthesize`."""
+    def make(self, model: ir.Model, making: Making) -> Images:
+        """See `Synthesis.make`."""
         import torch
 
         from onnxdfq.generators.per_batch import Distilled
@@ -81,14 +68,17 @@ class Genie(Synthesis):
         from onnxdfq.synthesis.swing import Swing
         from onnxdfq.work.checkpoint import Parts
 
-        IMAGES.check("count", count)
         swing = Swing(model)
         network = TappedNetwork(
-            swing.model, method=self.name, device=device, precision=self.precision, replacements=swing.replacements
+            swing.model,
+            method=self.name,
+            device=making.device,
+            precision=self.precision,
+            replacements=swing.replacements,
         )
-        scale = input_range(model, normalization)
-        sizes = network.batch_sizes(count, self.batch_size)
-        parts, tell = Parts(checkpoint), Steps(progress, self.steps * len(sizes))
+        scale = input_range(model, making.normalization)
+        sizes = network.batch_sizes(making.count, self.batch_size)
+        parts, tell = Parts(making.checkpoint), Steps(making.progress, self.steps * len(sizes))
 
         def batch(size: int, random: torch.Generator) -> torch.Tensor:
             found = Distilled(self, network, scale, size, random)
@@ -99,12 +89,12 @@ class Genie(Synthesis):
             return found.images()
 
         pixels = []
-        for number, (size, random) in enumerate(zip(sizes, batch_generators(seed, len(sizes)), strict=True)):
+        for number, (size, random) in enumerate(zip(sizes, batch_generators(making.seed, len(sizes)), strict=True)):
             pixels.append(parts(number, partial(batch, size, random)))
             tell.reach((number + 1) * self.steps)
         return Images(
-            pixels=delivered(network.spec, torch.cat(pixels)[:count].numpy()),
+            pixels=delivered(network.spec, torch.cat(pixels)[: making.count].numpy()),
             method=self.name,
-            seed=seed,
+            seed=making.seed,
             provenance=describe(self, network, scale),
         )

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from onnxdfq.errors import InputError
 from onnxdfq.images.images import Images
 from onnxdfq.images.source import FixedImages, ImageSource
+from onnxdfq.limits import IMAGES
 from onnxdfq.methods.effort import affordable, check_images, images_in_memory, limit_of
 from onnxdfq.recipe.bits import Bits
 from onnxdfq.recipe.recipe import Recipe
@@ -201,6 +202,22 @@ class Method:
         return plan
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Making:
+    """Images that are to be made. normalization: of the model's inputs, where it is told. checkpoint: where the making
+    goes on from, and keeps how far it is."""
+
+    count: int
+    seed: int
+    normalization: Normalization | None = None
+    device: str = "cpu"
+    progress: Progress | None = None
+    checkpoint: Checkpoint | None = None
+
+    def __post_init__(self) -> None:
+        IMAGES.check("count", self.count)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Synthesis(Method):
     """A method that makes a number of images and no more. A field `steps` counts the visits to each image."""
@@ -227,33 +244,28 @@ class Synthesis(Method):
         return work_per_sample(model.graph)
 
     def images(self, model: FloatModel, run: Run) -> ImageSource:
-        """Images by `synthesize`, made when first asked for, or by an earlier run."""
+        """Images by `make`, made when first asked for, or by an earlier run with a work folder."""
+        from onnxdfq.methods.kept_images import images_checkpoint, kept_images
 
-        def make(count: int, checkpoint: Checkpoint | None) -> Images:
-            return self.synthesize(
-                model.graph,
+        def found(count: int) -> Images:
+            making = Making(
                 count=count,
                 seed=run.recipe.seed,
                 normalization=model.normalization,
                 device=run.device,
                 progress=run.progress("synthesizing images"),
-                checkpoint=checkpoint,
+                checkpoint=images_checkpoint(self, model, count, run),
             )
-
-        return self.kept(make, model, run)
-
-    def kept(self, make: Callable[[int, Checkpoint | None], Images], model: FloatModel, run: Run) -> FixedImages:
-        """A source of what `make` gives, by a count and where the making goes on from; of an earlier run where one has
-        made the same."""
-        from onnxdfq.methods.kept_images import images_checkpoint, kept_images
-
-        def found(count: int) -> Images:
-            checkpoint = images_checkpoint(self, model, count, run)
-            return kept_images(checkpoint, lambda: make(count, checkpoint), lambda text: run.tell(Note(text=text)))
+            return kept_images(
+                making.checkpoint, lambda: self.for_run(model, making, run), lambda text: run.tell(Note(text=text))
+            )
 
         return FixedImages(found)
 
-    @abstractmethod
+    def for_run(self, model: FloatModel, making: Making, run: Run) -> Images:
+        """The images of a run; as `make`, where nothing else of the run counts."""
+        return self.make(model.graph, making)
+
     def synthesize(
         self,
         model: ir.Model,
@@ -263,13 +275,18 @@ class Synthesis(Method):
         normalization: Normalization | None = None,
         device: str = "cpu",
         progress: Progress | None = None,
-        checkpoint: Checkpoint | None = None,
     ) -> Images:
-        """Make `count` images.
+        """`make`, by what `Making` is made of."""
+        making = Making(count=count, seed=seed, normalization=normalization, device=device, progress=progress)
+        return self.make(model, making)
+
+    @abstractmethod
+    def make(self, model: ir.Model, making: Making) -> Images:
+        """Make images.
 
         Args:
             model: canonical and float, its BatchNormalizations in place; it is only read.
-            checkpoint: where it goes on from, and keeps how far it is.
+            making: how many, and how.
 
         Raises:
             ShapeError, DataError; NoBatchNorm, UnsupportedOperator where the method inverts the network.

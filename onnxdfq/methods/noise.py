@@ -6,15 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from onnxdfq.images.images import Images
-from onnxdfq.limits import BATCH, IMAGES, check_bounds
-from onnxdfq.methods.method import Synthesis
+from onnxdfq.limits import BATCH, check_bounds
+from onnxdfq.methods.method import Making, Synthesis
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-
-    from onnxdfq.images.normalization import Normalization
-    from onnxdfq.progress import Progress
-    from onnxdfq.work.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,35 +28,24 @@ class Noise(Synthesis):
     def __post_init__(self) -> None:
         check_bounds(self)
 
-    def synthesize(
-        self,
-        model: ir.Model,
-        *,
-        count: int,
-        seed: int,
-        normalization: Normalization | None = None,
-        device: str = "cpu",
-        progress: Progress | None = None,
-        checkpoint: Checkpoint | None = None,
-    ) -> Images:
-        """See `Synthesis.synthesize`; needs no BatchNormalization and no gradient, and is too quick to be kept."""
+    def make(self, model: ir.Model, making: Making) -> Images:
+        """See `Synthesis.make`; needs no BatchNormalization and no gradient, and is too quick to be kept."""
         import torch
 
         from onnxdfq.model_file import main_input
         from onnxdfq.synthesis.hyperparameters import batch_generators, delivered, describe
         from onnxdfq.synthesis.input_range import input_range
 
-        IMAGES.check("count", count)
-        scale = input_range(model, normalization)
+        scale = input_range(model, making.normalization)
         low, high = scale.limits(torch.device("cpu"))
         spec = main_input(model)
         shape = spec.planes
-        pixels = torch.empty(count, *shape)
-        generators = batch_generators(seed, -(-count // self.batch_size))
+        pixels = torch.empty(making.count, *shape)
+        generators = batch_generators(making.seed, -(-making.count // self.batch_size))
         for batch, generator in zip(torch.split(pixels, self.batch_size), generators, strict=True):
             standardised = torch.randn(self.batch_size, *shape, generator=generator)[: len(batch)]
             batch.copy_(scale.to_model(standardised.clamp(low, high)))
-        if progress is not None:
-            progress(1, 1, "")
+        if making.progress is not None:
+            making.progress(1, 1, "")
         found = delivered(spec, pixels.numpy())
-        return Images(pixels=found, method="noise", seed=seed, provenance=describe(self, None, scale))
+        return Images(pixels=found, method="noise", seed=making.seed, provenance=describe(self, None, scale))

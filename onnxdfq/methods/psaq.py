@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from onnxdfq.limits import BATCH, IMAGES, RATE, STEPS, WEIGHT, Bounds, check_bounds
-from onnxdfq.methods.method import Need, Synthesis
+from onnxdfq.limits import BATCH, RATE, STEPS, WEIGHT, Bounds, check_bounds
+from onnxdfq.methods.method import Making, Need, Synthesis
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -17,12 +17,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from onnxdfq.images.images import Images
-    from onnxdfq.images.normalization import Normalization
-    from onnxdfq.progress import Progress, Steps
+    from onnxdfq.progress import Steps
     from onnxdfq.synthesis.attention import AttendingNetwork
     from onnxdfq.synthesis.input_range import InputRange
     from onnxdfq.synthesis.stretched import Stretching
-    from onnxdfq.work.checkpoint import Checkpoint
 
 BETAS = (0.5, 0.9)  # of Adam
 ROUNDS, WARM_UP = 2, 0.2  # each with a schedule of its own, of whose steps this share warms up
@@ -70,18 +68,8 @@ class Psaq(Synthesis):
     def __post_init__(self) -> None:
         check_bounds(self)
 
-    def synthesize(
-        self,
-        model: ir.Model,
-        *,
-        count: int,
-        seed: int,
-        normalization: Normalization | None = None,
-        device: str = "cpu",
-        progress: Progress | None = None,
-        checkpoint: Checkpoint | None = None,
-    ) -> Images:
-        """See `Synthesis.synthesize`; needs attention, and no BatchNormalization.
+    def make(self, model: ir.Model, making: Making) -> Images:
+        """See `Synthesis.make`; needs attention, and no BatchNormalization.
 
         Raises:
             NoAttention: The model does not attend, or takes no picture.
@@ -97,24 +85,23 @@ class Psaq(Synthesis):
         from onnxdfq.synthesis.stretched import Stretching
         from onnxdfq.work.checkpoint import Parts
 
-        IMAGES.check("count", count)
-        network = AttendingNetwork(model, method=self.name, device=device)
-        scale, spec = input_range(model, normalization), network.spec
-        stretching = Stretching(model, scale, device)
+        network = AttendingNetwork(model, method=self.name, device=making.device)
+        scale, spec = input_range(model, making.normalization), network.spec
+        stretching = Stretching(model, scale, making.device)
         size = network.batch or self.batch_size
-        pixels = torch.empty(count, *spec.planes)
-        generators = batch_generators(seed, -(-count // size))
+        pixels = torch.empty(making.count, *spec.planes)
+        generators = batch_generators(making.seed, -(-making.count // size))
         whole = self.steps + self.stretching
-        parts, tell = Parts(checkpoint), Steps(progress, len(generators) * whole)
+        parts, tell = Parts(making.checkpoint), Steps(making.progress, len(generators) * whole)
         for number, (batch, generator) in enumerate(zip(torch.split(pixels, size), generators, strict=True)):
             # A model of one batch size needs full batches.
             shape = (network.batch or len(batch), *batch.shape[1:])
-            start = starting_images(spec, shape, seed=seed, first=number * size, generator=generator)
+            start = starting_images(spec, shape, seed=making.seed, first=number * size, generator=generator)
             images = parts(number, partial(self._search, network, scale, stretching, start, generator, tell))
             tell.reach((number + 1) * whole)
             batch.copy_(scale.to_model(images)[: len(batch)])
         found = delivered(spec, pixels.numpy())
-        return Images(pixels=found, method=self.name, seed=seed, provenance=describe(self, None, scale))
+        return Images(pixels=found, method=self.name, seed=making.seed, provenance=describe(self, None, scale))
 
     def _search(
         self,

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from onnxdfq.limits import BATCH, IMAGES, RATE, STEPS, check_bounds
-from onnxdfq.methods.method import Need, Synthesis
+from onnxdfq.limits import BATCH, RATE, STEPS, check_bounds
+from onnxdfq.methods.method import Making, Need, Synthesis
 from onnxdfq.recipe.choices import PRECISIONS, Precision
 from onnxdfq.recipe.names import one_of
 
@@ -17,11 +17,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from onnxdfq.images.images import Images
-    from onnxdfq.images.normalization import Normalization
-    from onnxdfq.progress import Progress, Steps
+    from onnxdfq.progress import Steps
     from onnxdfq.synthesis.input_range import InputRange
     from onnxdfq.synthesis.network import TappedNetwork
-    from onnxdfq.work.checkpoint import Checkpoint
 
 PATIENCE, DECAY, LEAST_RATE = 100, 0.1, 1e-4
 
@@ -51,18 +49,8 @@ class ZeroQ(Synthesis):
         check_bounds(self)
         one_of("precision", self.precision, PRECISIONS, field="precision")
 
-    def synthesize(
-        self,
-        model: ir.Model,
-        *,
-        count: int,
-        seed: int,
-        normalization: Normalization | None = None,
-        device: str = "cpu",
-        progress: Progress | None = None,
-        checkpoint: Checkpoint | None = None,
-    ) -> Images:
-        """See `Synthesis.synthesize`."""
+    def make(self, model: ir.Model, making: Making) -> Images:
+        """See `Synthesis.make`."""
         import torch
 
         from onnxdfq.images.images import Images
@@ -73,24 +61,25 @@ class ZeroQ(Synthesis):
         from onnxdfq.synthesis.start import starting_images
         from onnxdfq.work.checkpoint import Parts
 
-        IMAGES.check("count", count)
-        network = TappedNetwork(model, method="zeroq", device=device, precision=self.precision)
-        scale = input_range(model, normalization)
-        sizes = network.batch_sizes(count, self.batch_size)
+        network = TappedNetwork(model, method="zeroq", device=making.device, precision=self.precision)
+        scale = input_range(model, making.normalization)
+        sizes = network.batch_sizes(making.count, self.batch_size)
         pixels = torch.empty(sum(sizes), *network.planes)
-        parts, tell = Parts(checkpoint), Steps(progress, self.steps * len(sizes))
+        parts, tell = Parts(making.checkpoint), Steps(making.progress, self.steps * len(sizes))
         first = 0
         for number, (batch, generator) in enumerate(
-            zip(torch.split(pixels, sizes), batch_generators(seed, len(sizes)), strict=True)
+            zip(torch.split(pixels, sizes), batch_generators(making.seed, len(sizes)), strict=True)
         ):
-            start = starting_images(network.spec, tuple(batch.shape), seed=seed, first=first, generator=generator)
+            start = starting_images(
+                network.spec, tuple(batch.shape), seed=making.seed, first=first, generator=generator
+            )
             first += len(batch)
             batch.copy_(parts(number, partial(self._searched, network, scale, start, tell)))
             tell.reach((number + 1) * self.steps)
         return Images(
-            pixels=delivered(network.spec, pixels[:count].numpy()),
+            pixels=delivered(network.spec, pixels[: making.count].numpy()),
             method="zeroq",
-            seed=seed,
+            seed=making.seed,
             provenance=describe(self, network, scale),
         )
 

@@ -47,11 +47,11 @@ class Grey(Synthesis):
         assert len(images.fixed(3)) == 3 and next(images.batches(2, seed=0)).shape == (2, 1, 8, 8)
         return replace(plan, biases={name: 0 * bias for name, bias in plan.biases.items()})
 
-    def synthesize(self, model, *, count, seed, normalization=None, device="cpu", progress=None):
+    def make(self, model, making):
         """See Synthesis."""
-        random = np.random.default_rng(seed)
-        pixels = self.level * random.uniform(0.5, 1.5, (count, 1, 8, 8)).astype(np.float32)
-        return Images(pixels=pixels, method=self.name, seed=seed)
+        random = np.random.default_rng(making.seed)
+        pixels = self.level * random.uniform(0.5, 1.5, (making.count, 1, 8, 8)).astype(np.float32)
+        return Images(pixels=pixels, method=self.name, seed=making.seed)
 '''
 STRANGE_METADATA = """Metadata-Version: 2.1
 Name: strange

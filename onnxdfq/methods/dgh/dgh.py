@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from onnxdfq.limits import BATCH, RATE, STEPS, WEIGHT, check_bounds
-from onnxdfq.methods.method import Need, Synthesis
+from onnxdfq.methods.method import Making, Need, Synthesis
 from onnxdfq.recipe.choices import LOSS_FORMS, PRECISIONS, LossForm, Precision
 from onnxdfq.recipe.names import one_of
 
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from onnxdfq.images.images import Images
-    from onnxdfq.images.normalization import Normalization
-    from onnxdfq.progress import Progress
-    from onnxdfq.work.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,27 +55,8 @@ class Dgh(Synthesis):
         one_of("loss_form", self.loss_form, LOSS_FORMS, field="loss_form")
         one_of("precision", self.precision, PRECISIONS, field="precision")
 
-    def synthesize(
-        self,
-        model: ir.Model,
-        *,
-        count: int,
-        seed: int,
-        normalization: Normalization | None = None,
-        device: str = "cpu",
-        progress: Progress | None = None,
-        checkpoint: Checkpoint | None = None,
-    ) -> Images:
-        """See `Synthesis.synthesize`."""
+    def make(self, model: ir.Model, making: Making) -> Images:
+        """See `Synthesis.make`."""
         from onnxdfq.methods.dgh.search import synthesize
 
-        return synthesize(
-            self,
-            model,
-            count=count,
-            seed=seed,
-            normalization=normalization,
-            device=device,
-            progress=progress,
-            checkpoint=checkpoint,
-        )
+        return synthesize(self, model, making)

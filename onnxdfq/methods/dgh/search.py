@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from onnxdfq.images.images import Images
-from onnxdfq.images.normalization import Normalization
-from onnxdfq.limits import IMAGES
 from onnxdfq.methods.dgh.dgh import Dgh
-from onnxdfq.progress import Progress, Steps
+from onnxdfq.methods.method import Making
+from onnxdfq.progress import Steps
 from onnxdfq.synthesis import priors
 from onnxdfq.synthesis.hyperparameters import batch_generators, delivered, describe
 from onnxdfq.synthesis.input_range import InputRange, input_range
@@ -20,32 +19,22 @@ from onnxdfq.synthesis.network import TappedNetwork
 from onnxdfq.synthesis.optimizer import FactoredRAdam, Plateau
 from onnxdfq.synthesis.start import starting_images
 from onnxdfq.synthesis.statistics import Aggregate, centred_moments
-from onnxdfq.work.checkpoint import Checkpoint
 
 
-def synthesize(
-    method: Dgh,
-    model: ir.Model,
-    *,
-    count: int,
-    seed: int,
-    normalization: Normalization | None,
-    device: str,
-    progress: Progress | None,
-    checkpoint: Checkpoint | None,
-) -> Images:
-    """See `Dgh.synthesize`."""
-    IMAGES.check("count", count)
-    network = TappedNetwork(model, method="dgh", device=device, precision=method.precision)
-    scale = input_range(model, normalization)
-    search = _Search(method, network, scale, network.batch_sizes(count, method.batch_size), seed)
-    order = torch.Generator().manual_seed(seed)
+def synthesize(method: Dgh, model: ir.Model, making: Making) -> Images:
+    """See `Dgh.make`."""
+    network = TappedNetwork(model, method="dgh", device=making.device, precision=method.precision)
+    scale = input_range(model, making.normalization)
+    sizes = network.batch_sizes(making.count, method.batch_size)
+    search = _Search(method, network, scale, sizes, making.seed)
+    order = torch.Generator().manual_seed(making.seed)
     batches, rounds = len(search.sizes), 0
+    checkpoint = making.checkpoint
     if checkpoint is not None and (saved := checkpoint.load()) is not None:
         rounds = int(saved.facts["rounds"])
         search.restore(saved.tensors, saved.facts["schedules"])
         order.set_state(saved.tensors["order"])
-    tell = Steps(progress, method.steps * batches)
+    tell = Steps(making.progress, method.steps * batches)
     tell.reach(rounds * batches)
     for number in range(rounds + 1, method.steps + 1):
         for batch in torch.randperm(batches, generator=order).tolist():
@@ -53,8 +42,8 @@ def synthesize(
         if checkpoint is not None and checkpoint.due:
             tensors = search.tensors() | {"order": order.get_state()}
             checkpoint.save(tensors, {"rounds": number, "schedules": search.schedules()})
-    pixels = delivered(network.spec, search.deliver()[:count])
-    return Images(pixels=pixels, method="dgh", seed=seed, provenance=describe(method, network, scale))
+    pixels = delivered(network.spec, search.deliver()[: making.count])
+    return Images(pixels=pixels, method="dgh", seed=making.seed, provenance=describe(method, network, scale))
 
 
 class _Search:

@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from onnxdfq.images.source import ImageSource
-from onnxdfq.limits import BATCH, IMAGES, RATE, SHARE, STEPS, WEIGHT, check_bounds
-from onnxdfq.methods.method import FloatModel, Need, Note, Run, Synthesis
+from onnxdfq.limits import BATCH, RATE, SHARE, STEPS, WEIGHT, check_bounds
+from onnxdfq.methods.method import FloatModel, Making, Need, Note, Run, Synthesis
 from onnxdfq.recipe.choices import PRECISIONS, STATISTICS_FORMS, Precision, StatisticsForm
 from onnxdfq.recipe.names import one_of
 
@@ -17,9 +16,6 @@ if TYPE_CHECKING:
 
     from onnxdfq.generators.zoo import Zoo
     from onnxdfq.images.images import Images
-    from onnxdfq.images.normalization import Normalization
-    from onnxdfq.progress import Progress
-    from onnxdfq.work.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,47 +71,16 @@ class DeepInversion(Synthesis):
         """What is mixed: nothing."""
         return Mixing()
 
-    def images(self, model: FloatModel, run: Run) -> ImageSource:
-        """Images by the zoo of the run, by the model itself where there is none; made when first asked for."""
+    def for_run(self, model: FloatModel, making: Making, run: Run) -> Images:
+        """Images by the zoo of the run; by the model itself where there is none."""
+        return self._search(model.graph, self._zoo(model, run), making, lambda text: run.tell(Note(text=text)))
 
-        def make(count: int, checkpoint: Checkpoint | None) -> Images:
-            return self._search(
-                model.graph,
-                self._zoo(model, run),
-                count=count,
-                seed=run.recipe.seed,
-                normalization=model.normalization,
-                progress=run.progress("synthesizing images"),
-                checkpoint=checkpoint,
-                tell=lambda text: run.tell(Note(text=text)),
-            )
-
-        return self.kept(make, model, run)
-
-    def synthesize(
-        self,
-        model: ir.Model,
-        *,
-        count: int,
-        seed: int,
-        normalization: Normalization | None = None,
-        device: str = "cpu",
-        progress: Progress | None = None,
-        checkpoint: Checkpoint | None = None,
-    ) -> Images:
-        """See `Synthesis.synthesize`; by the model itself."""
+    def make(self, model: ir.Model, making: Making) -> Images:
+        """See `Synthesis.make`; by the model itself."""
         from onnxdfq.generators.zoo import zoo_of_one
 
-        zoo = zoo_of_one(model, normalization, name="the model", device=device, precision=self.precision)
-        return self._search(
-            model,
-            zoo,
-            count=count,
-            seed=seed,
-            normalization=normalization,
-            progress=progress,
-            checkpoint=checkpoint,
-        )
+        zoo = zoo_of_one(model, making.normalization, name="the model", device=making.device, precision=self.precision)
+        return self._search(model, zoo, making)
 
     def _zoo(self, model: FloatModel, run: Run) -> Zoo:
         from onnxdfq.generators.zoo import zoo_of, zoo_of_one
@@ -132,23 +97,13 @@ class DeepInversion(Synthesis):
         )
 
     def _search(
-        self,
-        model: ir.Model,
-        zoo: Zoo,
-        *,
-        count: int,
-        seed: int,
-        normalization: Normalization | None,
-        progress: Progress | None,
-        checkpoint: Checkpoint | None = None,
-        tell: Callable[[str], None] = lambda _: None,
+        self, model: ir.Model, zoo: Zoo, making: Making, tell: Callable[[str], None] = lambda _: None
     ) -> Images:
         from onnxdfq.methods.mixmix.search import synthesize
         from onnxdfq.model_file import main_input
         from onnxdfq.synthesis.input_range import ASSUMED, input_range
         from onnxdfq.synthesis.network import no_batch_norm
 
-        IMAGES.check("count", count)
         spec = main_input(model)
         found = zoo.checked(spec)
         folded = [one.name for one in found if one.folded]
@@ -162,14 +117,4 @@ class DeepInversion(Synthesis):
         if zoo.held < self.mixing().models:
             several = "1 model, which makes" if len(zoo) == 1 else f"{len(zoo)} models, which all make"
             tell(f"The zoo has {several} each batch, and not {self.mixing().models}.")
-        return synthesize(
-            self,
-            zoo,
-            found,
-            spec,
-            input_range(model, normalization),
-            count=count,
-            seed=seed,
-            progress=progress,
-            checkpoint=checkpoint,
-        )
+        return synthesize(self, zoo, found, spec, input_range(model, making.normalization), making)

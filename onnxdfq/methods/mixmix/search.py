@@ -14,17 +14,18 @@ from torch.nn import functional
 
 from onnxdfq.generators.zoo import Found, Zoo
 from onnxdfq.images.images import Images
+from onnxdfq.methods.method import Making
 from onnxdfq.methods.mixmix.deep_inversion import DeepInversion
 from onnxdfq.methods.mixmix.losses import Balance, label_loss, prior_loss, statistics_loss
 from onnxdfq.methods.mixmix.mixing import draw_box, mixed
 from onnxdfq.model_file import InputSpec
-from onnxdfq.progress import Progress, Steps
+from onnxdfq.progress import Steps
 from onnxdfq.synthesis.hyperparameters import batch_generators, delivered, describe
 from onnxdfq.synthesis.input_range import BRIGHTEST, DARKEST, PIXEL_MEAN, PIXEL_STD, InputRange
 from onnxdfq.synthesis.priors import canvas_extra
 from onnxdfq.synthesis.start import LEAST_SIDE, starting_images
 from onnxdfq.synthesis.view import View
-from onnxdfq.work.checkpoint import Checkpoint, Parts
+from onnxdfq.work.checkpoint import Parts
 
 WARM_UP = 0.05  # of a stage: 100 of DeepInversion's 2000 steps
 BETAS = 0.5, 0.9
@@ -32,16 +33,7 @@ BALANCE_RATE = 0.01  # of that of the images
 
 
 def synthesize(
-    method: DeepInversion,
-    zoo: Zoo,
-    found: Sequence[Found],
-    spec: InputSpec,
-    scale: InputRange,
-    *,
-    count: int,
-    seed: int,
-    progress: Progress | None,
-    checkpoint: Checkpoint | None,
+    method: DeepInversion, zoo: Zoo, found: Sequence[Found], spec: InputSpec, scale: InputRange, making: Making
 ) -> Images:
     """Images of balanced labels.
 
@@ -51,13 +43,11 @@ def synthesize(
         found: What is known of it.
         spec: Of the input that they are made for.
         scale: Of that input.
-        count: How many.
-        seed: What labels, models, boxes and starts are drawn from.
-        progress: Called at each step.
-        checkpoint: Where batches that are done are kept.
+        making: How many; from its seed labels, models, boxes and starts are drawn.
     """
+    count, seed = making.count, making.seed
     sizes = [min(method.batch_size, count - start) for start in range(0, count, method.batch_size)]
-    parts, tell = Parts(checkpoint), Steps(progress, method.steps * len(sizes))
+    parts, tell = Parts(making.checkpoint), Steps(making.progress, method.steps * len(sizes))
 
     def run(drawn: list[int], asked: Tensor, start: Tensor, generator: torch.Generator) -> Tensor:
         return _Batch(method, zoo.views(drawn), spec, scale, asked, generator).run(start, tell)

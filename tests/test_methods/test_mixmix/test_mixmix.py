@@ -20,7 +20,7 @@ from onnxdfq.generators.zoo import Zoo
 from onnxdfq.images.images import Images
 from onnxdfq.images.normalization import Normalization
 from onnxdfq.methods import DeepInversion, Mixmix, Noise
-from onnxdfq.methods.method import FloatModel
+from onnxdfq.methods.method import FloatModel, Making
 from onnxdfq.recipe import Recipe
 from onnxdfq.synthesis.quality import evaluate_images
 from passes.write.provenance import read_provenance
@@ -96,7 +96,7 @@ def test_same_seed_same_bytes_and_another_seed_others() -> None:
 
     def made(seed: int) -> Images:
         zoo = Zoo([partial(view_of, model) for model in models], 1)
-        return SHORT._search(models[0], zoo, count=10, seed=seed, normalization=NORMAL, progress=None)
+        return SHORT._search(models[0], zoo, Making(count=10, seed=seed, normalization=NORMAL))
 
     first, again, other = made(1), made(1), made(2)
     assert first.pixels.tobytes() == again.pixels.tobytes() and first.provenance == again.provenance
