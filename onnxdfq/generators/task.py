@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from onnxdfq.generators.labels import certainty_loss, label_loss
-from onnxdfq.generators.levels import pooled
 from onnxdfq.generators.memory import LabelMemory
 from onnxdfq.progress import Progress
 from onnxdfq.synthesis.hyperparameters import batch_generators
 from onnxdfq.synthesis.input_range import InputRange
 from onnxdfq.synthesis.network import TappedNetwork
 from onnxdfq.training.checkpoint import Checkpoint
+from onnxdfq.training.levels import pooled
 from onnxdfq.training.loop import Group, Loop, Training, step_generator
 
 HELD_BACK_STEP = 2**40  # draws that no step takes
