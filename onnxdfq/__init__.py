@@ -21,11 +21,13 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from onnxdfq.api import compress, evaluate, image_card, load, prune, synthesize
+    from onnxdfq.distillation import distill
     from onnxdfq.errors import DfqError, InputError, OutputError
     from onnxdfq.evaluation import Evaluation
     from onnxdfq.exporting import export
     from onnxdfq.images.images import Images
     from onnxdfq.methods import (
+        Dafl,
         DeadLeaves,
         DeepInversion,
         Dfmpc,
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
 # Imported on first use: `onnxdfq --help` must not wait for torch.
 _HOMES = {
     "Bits": "recipe.bits",
+    "Dafl": "methods",
     "DeadLeaves": "methods",
     "DeepInversion": "methods",
     "Dfmpc": "methods",
@@ -73,6 +76,7 @@ _HOMES = {
     "TargetResult": "pipeline.result",
     "ZeroQ": "methods",
     "compress": "api",
+    "distill": "distillation",
     "evaluate": "api",
     "export": "exporting",
     "image_card": "api",
@@ -86,6 +90,7 @@ _HOMES = {
 
 __all__ = [
     "Bits",
+    "Dafl",
     "DeadLeaves",
     "DeepInversion",
     "Dfmpc",
@@ -109,6 +114,7 @@ __all__ = [
     "TargetResult",
     "ZeroQ",
     "compress",
+    "distill",
     "evaluate",
     "export",
     "image_card",

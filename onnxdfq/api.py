@@ -244,6 +244,7 @@ def prune(
     pattern: str | None = None,
     multiple: int | None = None,
     repair: str | Sequence[str] | None = None,
+    train_steps: int | None = None,
     recipe: Recipe | None = None,
     method: str | Method | None = None,
     effort: Effort | None = None,
@@ -274,10 +275,10 @@ def prune(
         channels: the share of each layer's channels that is removed, those of the smallest filters.
         pattern: "2:4": two of four neighbouring weights along the input channels become zero. One of these three.
         multiple: of channels, of which each layer keeps one; 8 by default.
-        repair: "none", "moments" (means in closed form, no images), "least-squares" (on images), or several; by
-            default both.
+        repair: "none", "moments" (means in closed form, no images), "least-squares" (on images), "distillation" (on
+            images, towards the model that was pruned), or several; by default the first two. train_steps: of the last.
         recipe, method, effort, minutes, images, steps, batch_size, seed, normalize, settings, zoo, calibration: of the
-            images for least squares, as for `compress`.
+            images for the repair, as for `compress`.
         work_dir, input_shape, inputs, op_library, device, force, progress: as for `compress`.
 
     Raises:
@@ -289,6 +290,7 @@ def prune(
         pattern=pattern,
         multiple=MULTIPLE if multiple is None else multiple,
         repair=parse_repair(repair),
+        train_steps=train_steps,
     )
     settled, chosen = settled_recipe(
         recipe,
@@ -306,7 +308,7 @@ def prune(
     one_of("device", device or "auto", DEVICES, field="device")
     for field, given in (("calibration", calibration is not None), ("zoo", bool(zoo))):
         if given and not pruning.looks_at_images:
-            raise InputError("Only least squares looks at inputs: name it with --repair.", field=field)
+            raise InputError("Only least squares and distillation look at inputs: name one with --repair.", field=field)
     from onnxdfq.pipeline.pruning import PruneRequest, run_pruning
 
     with op_libraries(op_library), as_file(model) as path, members_of(zoo) as members:

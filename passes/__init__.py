@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from passes.write.set_opset import SetOpset
     from passes.write.shift_negative import ShiftNegative
     from passes.write.write_for_target import WriteForTarget
+    from passes.write.write_initializers import WriteInitializers
 
 PART_OF = "onnxdfq"  # by which onnxdfq tells its own package from a folder of the user's that has the same name
 
@@ -47,6 +48,7 @@ _HOMES = {
     "SplitChannels": "ocs",
     "ToQOperator": "write.qoperator",
     "WriteForTarget": "write.write_for_target",
+    "WriteInitializers": "write.write_initializers",
     "WriteProvenance": "write.provenance",
     "ZeroWeights": "prune.zero_weights",
 }
@@ -67,6 +69,7 @@ __all__ = [
     "SplitChannels",
     "ToQOperator",
     "WriteForTarget",
+    "WriteInitializers",
     "WriteProvenance",
     "ZeroWeights",
 ]

@@ -1,7 +1,6 @@
 """The command line: it parses, calls and prints. Whatever is heavy is imported inside the commands."""
 
 import gc
-import logging
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -9,9 +8,20 @@ from typing import Any
 
 import click
 
-from onnxdfq.cli.options import AS_JSON, FILE, OP_LIBRARY, QUIET, SYNTHESIS, WHOLE, Command, Group
+from onnxdfq.cli.distilling import distill
+from onnxdfq.cli.options import (
+    AS_JSON,
+    FILE,
+    OP_LIBRARY,
+    QUIET,
+    SECTIONS,
+    SYNTHESIS,
+    WHOLE,
+    Command,
+    Group,
+    prepared,
+)
 from onnxdfq.cli.printing import (
-    LogFormatter,
     card_text,
     echo,
     echo_json,
@@ -26,29 +36,6 @@ from onnxdfq.cli.printing import (
 from onnxdfq.progress import TerminalProgress, silent
 from onnxdfq.shown import sentence
 from passes.graph.text import printable
-
-SECTIONS = {
-    "What": ("method", "bits", "scheme", "tuning", "budget", "plan", "save_plan"),
-    "How": (
-        "effort",
-        "minutes",
-        "images",
-        "steps",
-        "batch_size",
-        "seed",
-        "settings",
-        "clipping",
-        "equalize",
-        "split_channels",
-        "shift_negative",
-        "device",
-        "recipe",
-    ),
-    "Targets": ("target",),
-    "Proof": ("require",),
-    "Data": ("normalize", "zoo", "calibration", "evaluate", "input_shape", "inputs", "op_library"),
-    "Output": ("output", "dynamic_batch", "save_images", "work_dir", "force", "as_json", "quiet", "verbose", "help"),
-}
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -113,7 +100,7 @@ def compress(model: Path, target: tuple[str, ...], require: str | None, as_json:
     from onnxdfq.report.requirement import read_requirement
 
     least = None if require is None else read_requirement(require)
-    result = run(model, target=target or None, **_prepared(given))
+    result = run(model, target=target or None, **prepared(given))
     several = {name: {"output": str(file.path), **file.metrics} for name, file in result.targets.items()}
     if as_json:
         targets = {"targets": several} if len(several) > 1 else {}
@@ -157,7 +144,7 @@ def synthesize(model: Path, as_json: bool, **given: Any) -> None:
     """Only make the images that compress would calibrate on."""
     from onnxdfq.api import synthesize as run
 
-    result = run(model, **_prepared(given))
+    result = run(model, **prepared(given))
     if as_json:
         echo_json({"output": str(result.path), "method": result.method, **result.metrics})
         return
@@ -170,7 +157,7 @@ def synthesize(model: Path, as_json: bool, **given: Any) -> None:
 
 @main.command(
     cls=Command,
-    sections={"What": ("sparsity", "channels", "pattern", "multiple", "repair")}
+    sections={"What": ("sparsity", "channels", "pattern", "multiple", "repair", "train_steps")}
     | {key: names for key, names in SECTIONS.items() if key not in ("What", "Targets", "Proof")}
     | {"How": ("method", *SECTIONS["How"])},
     example="onnxdfq prune model.onnx --channels 0.2 --normalize imagenet",
@@ -183,9 +170,10 @@ def synthesize(model: Path, as_json: bool, **given: Any) -> None:
 @click.option(
     "--repair",
     metavar="NAMES",
-    help="moments (means in closed form, no images), least-squares (on images), both between commas, or none.  "
-    "[default: moments,least-squares]",
+    help="moments (means in closed form, no images), least-squares (on images), distillation (on images, zeros stay), "
+    "several between commas, or none.  [default: moments,least-squares]",
 )
+@click.option("--train-steps", type=WHOLE, metavar="N", help="Of distillation; the effort says by default.")
 @click.option("-o", "--output", type=FILE, help="[default: MODEL.pruned.onnx beside the input]")
 @click.option("--calibration", type=FILE, metavar="FILE|FOLDER", help="Photographs, or arrays by input, of your own.")
 @SYNTHESIS
@@ -193,13 +181,16 @@ def prune(model: Path, as_json: bool, **given: Any) -> None:
     """Prune a float ONNX model without data; the result is a float model, which compress takes."""
     from onnxdfq.api import prune as run
 
-    result = run(model, **_prepared(given))
+    result = run(model, **prepared(given))
     if as_json:
         echo_json({"output": str(result.path), "method": result.method, **result.metrics, "notes": list(result.notes)})
         return
     echo_notes(result.notes)
     echo(summary(result.metrics))
     echo(written_text(result.path))
+
+
+main.add_command(distill)
 
 
 @main.command(cls=Command)
@@ -342,25 +333,6 @@ def targets(name: str | None, as_json: bool) -> None:
         echo_json(found)
     else:
         echo(inspection_text({key: str(value) for key, value in found.items()}))
-
-
-def _prepared(given: dict[str, Any]) -> dict[str, Any]:
-    """Options of the shell as arguments of the Python door."""
-    from onnxdfq.model_file import parse_fillings, parse_input_shapes
-    from onnxdfq.recipe.recipe import Recipe, parse_settings
-
-    quiet, verbose, recipe = given.pop("quiet"), given.pop("verbose"), given.pop("recipe")
-    if verbose:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(LogFormatter("%(name)s: %(message)s"))
-        logging.basicConfig(level=logging.DEBUG, handlers=[handler])
-    return given | {
-        "recipe": None if recipe is None else Recipe.load(recipe),
-        "settings": parse_settings(given["settings"]),
-        "input_shape": parse_input_shapes(given["input_shape"]),
-        "inputs": parse_fillings(given["inputs"]),
-        "progress": silent if quiet else TerminalProgress,
-    }
 
 
 if __name__ == "__main__":

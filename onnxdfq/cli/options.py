@@ -1,5 +1,7 @@
 """Options that commands share, the sections that their help shows them in, and faults in the words of the shell."""
 
+import logging
+import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -8,13 +10,36 @@ from typing import Any, TypeVar
 import click
 
 from onnxdfq.cli.interruption import tell_of_interruption
-from onnxdfq.cli.printing import echo
+from onnxdfq.cli.printing import LogFormatter, echo
 from onnxdfq.errors import DfqError
 from onnxdfq.limits import IMAGES, STEPS
+from onnxdfq.progress import TerminalProgress, silent
 from onnxdfq.shown import sentence, shortened
 from onnxdfq.signals import came, written
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+SECTIONS = {
+    "What": ("method", "bits", "scheme", "tuning", "budget", "plan", "save_plan"),
+    "How": (
+        "effort",
+        "minutes",
+        "images",
+        "steps",
+        "batch_size",
+        "seed",
+        "settings",
+        "clipping",
+        "equalize",
+        "split_channels",
+        "shift_negative",
+        "device",
+        "recipe",
+    ),
+    "Targets": ("target",),
+    "Proof": ("require",),
+    "Data": ("normalize", "zoo", "calibration", "evaluate", "input_shape", "inputs", "op_library"),
+    "Output": ("output", "dynamic_batch", "save_images", "work_dir", "force", "as_json", "quiet", "verbose", "help"),
+}
 FLAGS = {"settings": "--set", "output": "-o", "inputs": "--input"}
 """Fields whose flag is not simply their name."""
 
@@ -207,3 +232,22 @@ SYNTHESIS = together(
     QUIET,
     VERBOSE,
 )
+
+
+def prepared(given: dict[str, Any]) -> dict[str, Any]:
+    """Options of the shell as arguments of the Python door."""
+    from onnxdfq.model_file import parse_fillings, parse_input_shapes
+    from onnxdfq.recipe.recipe import Recipe, parse_settings
+
+    quiet, verbose, recipe = given.pop("quiet"), given.pop("verbose"), given.pop("recipe")
+    if verbose:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(LogFormatter("%(name)s: %(message)s"))
+        logging.basicConfig(level=logging.DEBUG, handlers=[handler])
+    return given | {
+        "recipe": None if recipe is None else Recipe.load(recipe),
+        "settings": parse_settings(given["settings"]),
+        "input_shape": parse_input_shapes(given["input_shape"]),
+        "inputs": parse_fillings(given["inputs"]),
+        "progress": silent if quiet else TerminalProgress,
+    }

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxdfq.errors import InputError, ModelFileError
+from onnxdfq.images.shards import shard_files
 from onnxdfq.methods.method import Method, Need
 from onnxdfq.model_file import check_writable
 from onnxdfq.model_file.writing import check_folder
@@ -130,11 +131,15 @@ def check_paths(request: Request) -> None:
     for member in request.zoo:
         check_ordinary(member.path, kind=ModelFileError)
     data = {"the calibration data": request.calibration, "the labelled data": request.evaluation}
-    given = {"the model itself": request.source}
-    given |= {what: Path(path) for what, path in data.items() if isinstance(path, str | Path)}
-    for what, source in given.items():
-        if what != "the model itself" and not stat.S_ISDIR(look_at(source, missing=NOTHING_THERE).st_mode):
+    for file in request.read.values():
+        check_ordinary(file, kind=ModelFileError)
+    given = {what: Path(path) for what, path in data.items() if isinstance(path, str | Path)}
+    if not isinstance(request.calibration, str | Path):
+        given |= {f"the calibration data ({n})": file for n, file in enumerate(shard_files(request.calibration), 1)}
+    for source in given.values():
+        if not stat.S_ISDIR(look_at(source, missing=NOTHING_THERE).st_mode):
             check_ordinary(source)
+    given |= {"the model itself": request.source, **request.read}
     if request.work_dir is not None:
         check_folder(request.work_dir)
     given |= {f"a model of the zoo ({number})": member.path for number, member in enumerate(request.zoo, 1)}

@@ -34,7 +34,7 @@ def run_compression(request: Request) -> Result:
         from onnxdfq.pipeline.bodies import observe_bodies
         from onnxdfq.pipeline.comparing import compare
         from onnxdfq.pipeline.floats import tell_of_floats
-        from onnxdfq.pipeline.images import make_images
+        from onnxdfq.pipeline.images import make_images, own_shards
         from onnxdfq.pipeline.loading import load
         from onnxdfq.pipeline.planning import Planning, plan_all
         from onnxdfq.pipeline.rewriting import rewritten
@@ -46,6 +46,8 @@ def run_compression(request: Request) -> Result:
         method, run = fitted(settled_method(request, model, run), model, run)
         own, source, judging = make_images(model, method, request, run)
         images = None if source is None else source.fixed(run.image_count)
+        distilling = distilling_of(request, method)
+        streamed = None if distilling is None else own_shards(model, request)
         # decide
         model = rewritten(model, method, source, request, run)
         observations = method.observe(model, source, request.targets, calibration_of(request), run)
@@ -56,9 +58,10 @@ def run_compression(request: Request) -> Result:
             observations=observations,
             source=own,
             images=images,
+            shards=None if streamed is None else streamed[0],
             settled={} if model.settled is None else model.settled(model.graph),
             tuning=tuning_of(request, method),
-            distilling=distilling_of(request, method),
+            distilling=distilling,
             run=run,
         )
         plans = plan_all(planning, request.targets, calibration_of(request))

@@ -14,6 +14,7 @@ from onnxdfq.calibration.calibration import Calibration
 from onnxdfq.calibration.observation import Observations
 from onnxdfq.errors import InputError
 from onnxdfq.images.images import Images
+from onnxdfq.images.shards import Shards
 from onnxdfq.images.source import ImageSource
 from onnxdfq.methods.effort import limit_of, visits_within
 from onnxdfq.methods.method import FloatModel, Measurement, Method, Note, Run
@@ -37,8 +38,10 @@ class Planning:
     """What all targets decide by.
 
     model: folded. method: has the last word on each plan. source: where the method's images come from, or the user's
-    own. images: those that were made. Both are None where no image is looked at. settled: by initializer, weights that
-    are decided already. tuning: None where nothing is tuned. distilling: None where the whole graph is not trained.
+    own. images: those that were made. Both are None where no image is looked at. shards: all samples of the user's
+    own, where they lie in several files: what trains reads these, and no other stage does. settled: by initializer,
+    weights that are decided already. tuning: None where nothing is tuned. distilling: None where the whole graph is not
+    trained.
     """
 
     model: FloatModel
@@ -46,6 +49,7 @@ class Planning:
     observations: Observations
     source: ImageSource | None
     images: Images | None
+    shards: Shards | None
     settled: Mapping[str, QuantizedWeight]
     tuning: Tuning | None
     distilling: Distilling | None
@@ -206,7 +210,7 @@ def _distilled(case: Case, planning: Planning) -> Case:
             planning.model.graph,
             case.plan,
             case.target,
-            images.samples,
+            planning.shards or images.samples,
             reference=planning.model.teacher,
             learn_scales=run.recipe.scales == "free",
             seed=run.recipe.seed,
@@ -225,10 +229,11 @@ def _distilled(case: Case, planning: Planning) -> Case:
 
 def _checkpoint(stage: str, how: object, case: Case, images: Images, planning: Planning) -> Checkpoint | None:
     """In the work folder, under a key of all that a stage follows from. how: its settings."""
-    run = planning.run
+    run, shards = planning.run, planning.shards
     settings = (case.plan.fingerprint, planning.model.digest, run.recipe.to_toml(), repr(how))
     limits = repr((case.target.pair_limit, case.target.pair_order))
-    return run.checkpoint(stage, *settings, limits, images.pixels, *images.others.values())
+    data = (images.pixels, *images.others.values()) if shards is None else (shards.digest(),)
+    return run.checkpoint(stage, *settings, limits, *data)
 
 
 def _decided(case: Case, planning: Planning, chosen: Mapping[str, TensorQuant]) -> Case:

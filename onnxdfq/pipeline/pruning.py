@@ -12,6 +12,7 @@ import onnx_ir as ir
 from onnxdfq.errors import InputError, OutputError
 from onnxdfq.methods.method import FloatModel, Measurement, Method, Note, Run
 from onnxdfq.pipeline.compression import fitted, recorded, settled_method
+from onnxdfq.pipeline.distillation import repair
 from onnxdfq.pipeline.request import Request
 from onnxdfq.pipeline.result import Result
 from onnxdfq.recipe.pruning import Pruning
@@ -39,7 +40,7 @@ class PruneRequest(Request):
 
     pruning: Pruning
     output: Path
-    wants_images_for = "--repair least-squares"
+    wants_images_for = "--repair on images"
 
     @property
     def models(self) -> tuple[Path, ...]:
@@ -67,8 +68,10 @@ def run_pruning(request: PruneRequest) -> Result:
             judging = judging_images(model, None, request, run)
         before = model.graph.clone()
         carry_out(model.graph, plan, request, run)
-        if images is not None:
+        if images is not None and "least-squares" in request.pruning.repair:
             _fit(model, before, plan, images, run)
+        if images is not None and "distillation" in request.pruning.repair:
+            repair(model, before, images, request, request.pruning.train_steps, run)
         _measure_sizes(request, before, model.graph, run)
         _write_origin(model, method, images, request, run)
         with staging(force=request.force) as staged:

@@ -62,6 +62,11 @@ class Request:
         return tuple(output.path for output in self.outputs if output.path is not None)
 
     @property
+    def read(self) -> Mapping[str, Path]:
+        """Other model files that are read, by what they are."""
+        return {}
+
+    @property
     def targets(self) -> tuple[Target, ...]:
         """Those of the outputs."""
         return tuple(output.target for output in self.outputs)
