@@ -140,6 +140,7 @@ def compress(
         width = (
             settled.bits.replace("/", "-") if budget is None and settled.budget is None and plan is None else "mixed"
         )
+        width = "float" if all(one.format == "float" for one in targets) else width
         stem = path.parent / f"{path.stem}.{width}.onnx" if output is None else Path(output)
         request = Request(
             source=path,

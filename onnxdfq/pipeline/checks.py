@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from onnxdfq.errors import InputError, ModelFileError
 from onnxdfq.methods.method import Method, Need
 from onnxdfq.model_file import check_writable
-from onnxdfq.model_file.writing import check_folder
+from onnxdfq.model_file.writing import check_folder, check_replaceable
 from onnxdfq.paths import check_ordinary, look_at
 from onnxdfq.pipeline.request import Request
 from onnxdfq.recipe.bits import WEIGHT_BITS, Bits
@@ -127,6 +127,10 @@ def check_paths(request: Request) -> None:
     outputs = [("-o", path) for path in request.models]
     if request.save_plan is not None:
         outputs += [("--save-plan", request.plan_path(output)) for output in request.outputs]
+    for output in request.handed:
+        archive, array, folder = output.handed
+        outputs += [("-o", archive), ("-o", array)]
+        check_replaceable(folder, force=request.force)
     for member in request.zoo:
         check_ordinary(member.path, kind=ModelFileError)
     data = {"the calibration data": request.calibration, "the labelled data": request.evaluation}
@@ -162,6 +166,7 @@ def _refuse_what_needs_images(request: Request, method: Method) -> None:
         "--budget": recipe.budget is not None,
         "--save-images": request.save_images is not None,
         request.wants_images_for: not request.outputs,
+        "--target images": bool(request.handed),
         f"--tuning {recipe.tuning}": recipe.tuning not in (None, "none"),
     }
     for option, given in wanted.items():

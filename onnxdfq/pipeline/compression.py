@@ -33,6 +33,7 @@ def run_compression(request: Request) -> Result:
         from onnxdfq.pipeline.bodies import observe_bodies
         from onnxdfq.pipeline.comparing import compare
         from onnxdfq.pipeline.floats import tell_of_floats
+        from onnxdfq.pipeline.handing import tell_what_next
         from onnxdfq.pipeline.images import make_images
         from onnxdfq.pipeline.loading import load
         from onnxdfq.pipeline.planning import Planning, plan_all
@@ -71,7 +72,10 @@ def run_compression(request: Request) -> Result:
             judge(request, model, plans, judging[-1] if judging else images, record.of, run)
             findings = {t.name: lint(written[t.name], t) for t in request.targets}
             for output in request.outputs:
+                if output in request.handed:
+                    continue
                 tell_of_floats(output, findings[output.target.name], run)
+            tell_what_next(request.outputs, run)
     targets = {
         output.target.name: TargetResult(
             model=written[output.target.name],

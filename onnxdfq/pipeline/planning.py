@@ -81,11 +81,12 @@ def plan_all(planning: Planning, targets: Sequence[Target], calibration: Calibra
             integers={name: weight.integers for name, weight in planning.settled.items()},
         )
         return {target.name: settled for target in targets}
-    cases = [Case(target=target, calibration=calibration) for target in targets]
+    cases = [Case(target=target, calibration=calibration) for target in targets if target.format != "float"]
     for stage in (widths, decided, chosen_by_outputs):
         cases = [stage(case, planning) for case in cases]
     _tell_of_tails(cases, planning)
-    plans = {case.target.name: refined(case, planning).plan for case in cases}
+    plans = {target.name: FLOAT_PLAN for target in targets if target.format == "float"}
+    plans |= {case.target.name: refined(case, planning).plan for case in cases}
     for plan in plans.values():
         if (name := plan.not_finite()) is not None:
             raise InputError(

@@ -24,6 +24,13 @@ class Output:
     target: Target
     path: Path | None
 
+    @property
+    def handed(self) -> tuple[Path, Path, Path]:
+        """Where the images lie that a target of format "float" has beside its model: archive, array and folder."""
+        assert self.path is not None
+        stem = self.path.parent / self.path.stem
+        return Path(f"{stem}.npz"), Path(f"{stem}.npy"), Path(f"{stem}.pictures")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -65,6 +72,11 @@ class Request:
     def targets(self) -> tuple[Target, ...]:
         """Those of the outputs."""
         return tuple(output.target for output in self.outputs)
+
+    @property
+    def handed(self) -> tuple[Output, ...]:
+        """The outputs that have images beside the model."""
+        return tuple(output for output in self.outputs if output.path is not None and output.target.format == "float")
 
     @property
     def folders(self) -> set[Path]:

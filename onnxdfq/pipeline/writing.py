@@ -15,6 +15,7 @@ from onnxdfq.model_file.writing import Staged
 from onnxdfq.pipeline.bodies import ObservedBody, with_quantized_bodies
 from onnxdfq.pipeline.checks import calibration_of
 from onnxdfq.pipeline.finite import check_tensors
+from onnxdfq.pipeline.handing import stage_handed
 from onnxdfq.pipeline.request import Request
 from onnxdfq.recipe.bits import bits_of_plan, layer_bits_toml
 from passes.graph.editing import drop_unused_initializers
@@ -48,7 +49,7 @@ def write(
     entries = {
         "version": version("onnxdfq"),
         "method": method.name if images is None else images.method,
-        "bits": recipe.bits,
+        "bits": "float" if target.format == "float" else recipe.bits,
         "scheme": recipe.scheme,
         "seed": str(recipe.seed),
         "images": str(0 if images is None else len(images)),
@@ -97,5 +98,7 @@ def stage_all(
                 temporary.write_text(layer_bits_toml(bits, comment=PLAN_COMMENT), encoding="utf-8")
         assert output.path is not None
         check_tensors(output, written[name], model.graph)
+        if output in request.handed and images is not None:
+            stage_handed(output, model, images, staged, run)
         stage_model(written[name], output.path, staged, inner_shapes=output.target.inner_shapes)
         run.tell(Measurement(values={"bytes": staged.where(output.path).stat().st_size}, target=name))

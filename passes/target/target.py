@@ -13,7 +13,8 @@ class Target:
 
     title: the runtime's name for people. verified: tests hold the rules against the runtime itself; where false, they
         rest on `sources` (documents) alone, and whoever writes for the target says so.
-    format: Quantize/Dequantize around float operators, or QLinear operators.
+    format: Quantize/Dequantize around float operators, QLinear operators, or the float network and the images beside
+        it, for tools that quantize by themselves.
     opset, ir_version: the newest that the runtime reads. A newer model is converted; an older one keeps its own unless
         its containers need more.
     static_shapes: the batch is written as 1, and sizes that the model left open as those it was worked on with.
@@ -45,6 +46,8 @@ class Target:
     batch_norm: what becomes of a BatchNormalization that no layer can take in: a "convolution" of one tap per channel,
         a "convolution unless summed" or within such a function, or "kept", where the runtime computes it along with the
         layer before.
+    note: what to do next with the file, a sentence; {model} stands for its name, {stem} for that without its suffix,
+        {archive} and {array} for the images, where the target has some.
     operators: operator → what the target makes of it.
     """
 
@@ -52,7 +55,7 @@ class Target:
     title: str
     verified: bool
     sources: tuple[str, ...]
-    format: Literal["qdq", "qoperator"]
+    format: Literal["qdq", "qoperator", "float"]
     opset: int
     ir_version: int
     static_shapes: bool
@@ -75,6 +78,7 @@ class Target:
     fused_functions: bool
     fused_sums: bool
     batch_norm: Literal["convolution", "convolution unless summed", "kept"]
+    note: str = ""
     operators: Mapping[str, OperatorRule] = field(default_factory=dict)
 
     def weight_container(self, bits: int) -> str:
