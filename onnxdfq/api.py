@@ -18,9 +18,9 @@ from onnxdfq.model_file.runtime import op_libraries
 from onnxdfq.pipeline.arguments import as_file, chosen_targets, members_of, settled_recipe, target_names
 from onnxdfq.pipeline.request import Output, Request, for_target
 from onnxdfq.progress import ProgressFactory, silent
-from onnxdfq.recipe.bits import read_layer_bits
 from onnxdfq.recipe.choices import Clipping, Effort, Scheme
 from onnxdfq.recipe.names import one_of
+from onnxdfq.recipe.plan_file import PlanFile, read_plan
 from onnxdfq.recipe.pruning import MULTIPLE, Pruning, parse_repair
 from onnxdfq.recipe.recipe import Recipe, Settings
 from passes.target.target import Target
@@ -58,6 +58,7 @@ def compress(
     equalize: bool | None = None,
     split_channels: float | None = None,
     budget: str | None = None,
+    keep_float: str | Sequence[str] | None = None,
     settings: Settings | None = None,
     zoo: ZooLike = None,
     calibration: Any = None,
@@ -97,7 +98,10 @@ def compress(
             float32 (N, C, H, W), a mapping of arrays by input name, a dataset of images or (image, label) pairs, or an
             iterable of batches.
         evaluate: labelled images to measure accuracy on, in any of these forms.
-        plan: a TOML file that pins the bits of single layers; save_plan: where to write those of all layers.
+        plan: a TOML file that pins bits of layers, grids of tensors and what stays float, or a file of AIMET's
+            encodings or ONNX Runtime's TensorQuantOverrides; save_plan: where to write what was decided, by its suffix
+            as .toml, .encodings or .json.
+        keep_float: what stays float: names, globs, "type:Softmax", "before:VALUE", "after:VALUE".
         save_images: where to keep the images (.npz). input_shape: by input, sizes that the file leaves open.
         work_dir: a folder where distillation keeps how far it is; the same call goes on from there.
         inputs: by input, what it is fed where no data is given: "normal:0:1", "uniform:0:255", "image", or a number.
@@ -128,10 +132,11 @@ def compress(
         equalize=equalize,
         split_channels=split_channels,
         budget=budget,
+        keep_float=(keep_float,) if isinstance(keep_float, str) else keep_float or None,
         settings=settings,
     )
     targets = chosen_targets(target, settled)
-    pins = {} if plan is None else read_layer_bits(Path(plan))
+    decided = PlanFile() if plan is None else read_plan(Path(plan))
     one_of("device", device or "auto", DEVICES, field="device")
     from onnxdfq.pipeline.compression import run_compression
 
@@ -158,7 +163,7 @@ def compress(
             inputs=inputs or {},
             dynamic_batch=dynamic_batch,
             save_images=None if save_images is None else Path(save_images),
-            pins=pins,
+            plan=decided,
             save_plan=None if save_plan is None else Path(save_plan),
             work_dir=None if work_dir is None else Path(work_dir),
             force=force,

@@ -28,7 +28,7 @@ from onnxdfq.shown import sentence
 from passes.graph.text import printable
 
 SECTIONS = {
-    "What": ("method", "bits", "scheme", "tuning", "budget", "plan", "save_plan"),
+    "What": ("method", "bits", "scheme", "tuning", "budget", "keep_float", "plan", "save_plan"),
     "How": (
         "effort",
         "minutes",
@@ -104,47 +104,65 @@ def main() -> None:
     help="Where --tuning distil keeps how far it is; the same command goes on from there.",
 )
 @click.option("--budget", metavar="WHAT", help="size=0.5MB or bops=1.2G: each layer gets its own bits, --bits at most.")
-@click.option("--plan", type=FILE, metavar="FILE", help="A TOML file that pins bits of layers.")
-@click.option("--save-plan", type=FILE, metavar="FILE", help="Write the bits of all layers.")
+@click.option(
+    "--keep-float",
+    multiple=True,
+    metavar="PATTERN",
+    help="What stays float: a name, a glob, type:Softmax, before:VALUE or after:VALUE; may be repeated.",
+)
+@click.option(
+    "--plan",
+    type=FILE,
+    metavar="FILE",
+    help="Bits of layers, grids of tensors and what stays float: .toml, or AIMET's or ONNX Runtime's file.",
+)
+@click.option(
+    "--save-plan", type=FILE, metavar="FILE", help="Write what was decided: .toml, .encodings (AIMET) or .json (ORT)."
+)
 @click.option("--evaluate", type=FILE, metavar="DATA", help="Labelled images to measure on.")
 @click.option(
     "--require",
-    metavar="sqnr=DB",
-    help="Exit with 1 where a file's signal to noise is less, on inputs held back; where those are too few, on what "
-    "calibrated.",
+    metavar="WHAT",
+    help="Exit with 1 unless met: sqnr=DB, the least signal to noise on inputs held back (where those are too few, on "
+    "what calibrated); or integer, integer:Conv,Gemm, exact, as for lint.",
 )
 def compress(model: Path, target: tuple[str, ...], require: str | None, as_json: bool, **given: Any) -> None:
     """Quantize a float ONNX model without data."""
     from onnxdfq.api import compress as run
-    from onnxdfq.report.requirement import read_requirement
+    from onnxdfq.report.requirement import asks_for_integers, check_integers, read_requirement
 
-    least = None if require is None else read_requirement(require)
+    least = None
+    if require is not None and asks_for_integers(require):
+        check_integers(require, given["keep_float"])
+    elif require is not None:
+        least, require = read_requirement(require), None
     result = run(model, target=target or None, **_prepared(given))
     several = {name: {"output": str(file.path), **file.metrics} for name, file in result.targets.items()}
     if as_json:
         targets = {"targets": several} if len(several) > 1 else {}
         head = {"output": str(result.path), "method": result.method}
         echo_json({**head, **result.metrics, **targets, "notes": list(result.notes)})
-        _exit_unless_met(least, several)
+        _exit_unless_met(least, require, result, several)
         return
     echo_notes(result.notes)
     if len(several) == 1:
         echo(summary(result.metrics))
         echo(written_text(result.path))
-        _exit_unless_met(least, several)
+        _exit_unless_met(least, require, result, several)
         return
     own = {key for file in result.targets.values() for key in file.metrics}
     echo(summary({key: value for key, value in result.metrics.items() if key not in own}))
     for name, file in result.targets.items():
         echo(f"\n{printable(name)}\n{summary(file.metrics)}\n{written_text(file.path)}")
-    _exit_unless_met(least, several)
+    _exit_unless_met(least, require, result, several)
 
 
-def _exit_unless_met(least: float | None, files: dict[str, dict[str, Any]]) -> None:
-    """Exit code 1 where a file is worse than `--require` allows; it is written all the same."""
-    from onnxdfq.report.requirement import unmet
+def _exit_unless_met(least: float | None, integers: str | None, result: Any, files: dict[str, dict[str, Any]]) -> None:
+    """Exit code 1 where a file is not as `--require` asks; it is written all the same."""
+    from onnxdfq.report.requirement import unmet, unmet_integers
 
     sentences = [] if least is None else unmet(least, files)
+    sentences += [] if integers is None else unmet_integers(integers, result)
     for text in map(sentence, sentences):
         echo(f"onnxdfq: {text}", err=True)
     if sentences:

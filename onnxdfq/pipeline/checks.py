@@ -36,6 +36,7 @@ def calibration_of(request: Request) -> Calibration:
         clipping=recipe.clipping,
         shift_negative=recipe.shift_negative,
         layer_bits=request.pins,
+        tensors=request.plan.tensors,
     )
 
 
@@ -51,8 +52,9 @@ def tuning_of(request: Request, method: Method) -> Tuning | None:
     return tuning_for(
         "brecq" if name == "distil" else name,
         weight_bits=min(asked) if recipe.budget is None else min(WEIGHT_BITS),
-        learn_scales=recipe.scales == "free",
-        learn_weight_scales=recipe.scales != "power-of-two",
+        # what the user decided is not learned anew
+        learn_scales=recipe.scales == "free" and not request.plan.tensors,
+        learn_weight_scales=recipe.scales != "power-of-two" and not request.plan.tensors,
         effort=recipe.effort,
     )
 
@@ -104,6 +106,12 @@ def check_method(request: Request, method: Method) -> None:
         calibration_of(request).check(target)
         if low is not None:
             replace(calibration_of(request), weight_bits=low).check(target)
+    if Need.TWO_WIDTHS in method.needs and (request.plan.tensors or request.keeps_float):
+        raise InputError(
+            f"{method.name} decides the weights and their grids, and which layers pay for which; leave --keep-float "
+            "and --plan with tensors out, or choose another --method.",
+            field="plan" if request.plan.tensors else "keep_float",
+        )
     if Need.TWO_WIDTHS in method.needs and any(pin.weight is not None for pin in request.pins.values()):
         raise InputError(
             f"{method.name} decides the weights and their bits; leave --plan with bits of weights out, or choose "

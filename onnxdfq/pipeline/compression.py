@@ -38,11 +38,13 @@ def run_compression(request: Request) -> Result:
         from onnxdfq.pipeline.loading import load
         from onnxdfq.pipeline.planning import Planning, plan_all
         from onnxdfq.pipeline.rewriting import rewritten
+        from onnxdfq.pipeline.steering import steered
         from onnxdfq.pipeline.verdict import judge
         from onnxdfq.pipeline.writing import stage_all, write
         from passes.lint.lint import lint
 
         model, original = load(request, opening, run)
+        request = steered(request, model, run)
         method, run = fitted(settled_method(request, model, run), model, run)
         own, source, judging = make_images(model, method, request, run)
         images = None if source is None else source.fixed(run.image_count)

@@ -81,7 +81,7 @@ def _tell_of_scale(output: Output, model: FloatModel, run: Run) -> None:
     mean, std = ([round(255 * number, 6) for number in part] for part in (normalization.mean, normalization.std))
     run.tell(
         Note(
-            text=f"The PNG files in {output.handed[2]} hold bytes, of which a tool that calibrates on them has to subtract "
-            f"{mean} and divide by {std}; the arrays are so already."
+            text=f"The PNG files in {output.handed[2]} hold bytes: a tool that calibrates on them has to subtract "
+            f"{mean} and divide by {std}. The arrays are so already."
         )
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from onnxdfq.methods.method import Method
 from onnxdfq.progress import ProgressFactory, silent
 from onnxdfq.recipe.bits import LayerBits
+from onnxdfq.recipe.plan_file import PlanFile
 from onnxdfq.recipe.recipe import Recipe
 from onnxdfq.recipe.zoo import Member
 
@@ -38,7 +39,7 @@ class Request:
 
     method: None leaves the choice to the model. calibration, evaluation: images of the user's own, as a path, an array
     or whatever `onnxdfq.images.dataset.load_data` reads. zoo: models that images are made by, where these are others
-    than the model. pins: bits of single layers, by node name. save_images,
+    than the model. plan: what is decided already for single layers and tensors. save_images,
     save_plan: files to write beside the models. work_dir: a folder where long stages keep how far they are, and go on
     from. input_shape: sizes that the file leaves open; inputs: what inputs are
     fed where no data is given. dynamic_batch: whether files take any batch, whatever the model was declared for.
@@ -51,7 +52,7 @@ class Request:
     calibration: Any = None
     evaluation: Any = None
     zoo: Sequence[Member] = ()
-    pins: Mapping[str, LayerBits] = field(default_factory=dict)
+    plan: PlanFile = field(default_factory=PlanFile)
     save_images: Path | None = None
     save_plan: Path | None = None
     work_dir: Path | None = None
@@ -62,6 +63,16 @@ class Request:
     force: bool = False
     progress: ProgressFactory = silent
     wants_images_for: ClassVar[str] = "synthesize"  # where no file for a target is written
+
+    @property
+    def keeps_float(self) -> tuple[str, ...]:
+        """Patterns of what stays float, of the recipe and of the plan."""
+        return (*self.recipe.keep_float, *self.plan.keep_float)
+
+    @property
+    def pins(self) -> Mapping[str, LayerBits]:
+        """Bits of single layers, by node name."""
+        return self.plan.layers
 
     @property
     def models(self) -> tuple[Path, ...]:

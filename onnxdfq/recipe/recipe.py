@@ -25,7 +25,8 @@ class Recipe:
     effort, whose work is bounded. minutes: another bound, in minutes of two ordinary cores. tuning: None means by
     method and bits. equalize, split_channels: edits of the float graph before numbers are decided. clipping: see
     `onnxdfq.calibration.thresholds`. normalize: None means not told (see `onnxdfq.images`). budget: "size=0.5MB" or
-    "bops=1.2G": each layer gets bits of its own, `bits` at most. settings: by method, values of its own fields; in a
+    "bops=1.2G": each layer gets bits of its own, `bits` at most. keep_float: patterns of what stays float (see
+    `passes.quantize.kept_float`). settings: by method, values of its own fields; in a
     file, a table by the method's name.
     """
 
@@ -42,6 +43,7 @@ class Recipe:
     normalize: str | None = None
     shift_negative: bool = False
     budget: str | None = None
+    keep_float: tuple[str, ...] = ()
     tuning: str | None = None
     equalize: bool = False
     clipping: Clipping = "mse"

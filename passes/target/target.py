@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from passes.target.kept_float import NOTHING_KEPT, KeptFloat
 from passes.target.operator_rule import OperatorRule
 
 
@@ -49,6 +50,7 @@ class Target:
     note: what to do next with the file, a sentence; {model} stands for its name, {stem} for that without its suffix,
         {archive} and {array} for the images, where the target has some.
     operators: operator → what the target makes of it.
+    kept_float: what of the graph at hand stays float, on request. No file of a target says so.
     """
 
     name: str
@@ -80,6 +82,13 @@ class Target:
     batch_norm: Literal["convolution", "convolution unless summed", "kept"]
     note: str = ""
     operators: Mapping[str, OperatorRule] = field(default_factory=dict)
+    kept_float: KeptFloat = NOTHING_KEPT
+
+    def activation_container(self, bits: int, *, signed: bool) -> str:
+        """The element type of an activation of so many bits; "none" where the target has no such grids."""
+        return (self.signed_activations if signed else self.unsigned_activations).replace(
+            "8", "8" if bits <= 8 else "16"
+        )
 
     def weight_container(self, bits: int) -> str:
         """The element type of a weight of so many bits. Raises ValueError where none holds them."""
