@@ -28,7 +28,7 @@ from passes.target.target import Target
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from onnxdfq.evaluation import Evaluation
+    from onnxdfq.evaluation import Evaluation, RuntimeDifference
     from onnxdfq.pipeline.arguments import ModelLike, ZooLike
     from onnxdfq.pipeline.result import Result
     from onnxdfq.synthesis.card import ImageCard
@@ -90,7 +90,8 @@ def compress(
             overrule both; batch_size: how many images are made at once.
         seed: same seed, same bytes. normalize: how the network's inputs were normalised.
         tuning: "none", "adaround", "brecq" or "distil". clipping: thresholds by "mse", "aciq" or "max".
-        shift_negative, equalize, split_channels: see `Recipe`. budget: "size=0.5MB" or "bops=1.2G".
+        shift_negative, equalize, split_channels: see `Recipe`. budget: "size=0.5MB", "bops=1.2G",
+            "drop=0.5", or drop and one of these between commas.
         settings: by method, values of its fields.
         zoo: models that images are made by, for a method that takes several: paths, models in memory, a
             `zoo.toml` (see `onnxdfq.recipe.zoo`) or `Member` objects; by default the model itself.
@@ -371,6 +372,31 @@ def evaluate(
         return found if note is None else replace(found, notes=(note,))
 
 
+def compare_runtimes(
+    model: ModelLike,
+    data: Any,
+    *,
+    runtime: str | Sequence[str] = ("ort", "openvino", "engine"),
+    normalize: str | None = None,
+    op_library: Sequence[Path | str] = (),
+    progress: ProgressFactory = silent,
+) -> tuple[RuntimeDifference, ...]:
+    """How far several runtimes' outputs lie from those of ONNX Runtime without optimisations, in steps of the output.
+
+    Args:
+        model, data, normalize, op_library: as for `evaluate`.
+        runtime: "ort", "ort-unoptimised", "openvino" and "engine" (onnxdfq's own); a string has them between commas.
+
+    Raises:
+        InputError: a runtime is none of these, or is not installed. ModelFileError, DataError: as `evaluate`.
+    """
+    names = [name.strip() for name in runtime.split(",")] if isinstance(runtime, str) else list(runtime)
+    from onnxdfq.evaluation.runtimes import compare_runtimes as run
+
+    with op_libraries(op_library), as_file(model) as path:
+        return run(path, data, names, normalize=normalize, progress=progress("comparing runtimes"))
+
+
 def image_card(images: Any, zoo: ZooLike, *, device: str | None = None) -> ImageCard:
     """What pictures are worth, without labels, by each of several models: share that it is sure of, distance of their
     statistics from those that it remembers, diversity, entropy of its mean answer.
@@ -407,4 +433,4 @@ def load(model: Path | str, *, input_shape: Mapping[str, Sequence[int]] | None =
     return graph
 
 
-__all__ = ["compress", "evaluate", "image_card", "load", "prune", "synthesize"]
+__all__ = ["compare_runtimes", "compress", "evaluate", "image_card", "load", "prune", "synthesize"]

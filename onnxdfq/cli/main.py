@@ -19,6 +19,7 @@ from onnxdfq.cli.printing import (
     findings_text,
     inspection_text,
     pairs_text,
+    runtimes_text,
     summary,
     table_text,
     written_text,
@@ -103,7 +104,12 @@ def main() -> None:
     metavar="FOLDER",
     help="Where --tuning distil keeps how far it is; the same command goes on from there.",
 )
-@click.option("--budget", metavar="WHAT", help="size=0.5MB or bops=1.2G: each layer gets its own bits, --bits at most.")
+@click.option(
+    "--budget",
+    metavar="WHAT",
+    help="size=0.5MB or bops=1.2G: each layer gets its own bits, --bits at most; drop=0.5: bits, or layers left float, "
+    "so that no more points of the float model's answers change; or size=0.5MB,drop=0.5.",
+)
 @click.option(
     "--keep-float",
     multiple=True,
@@ -231,16 +237,30 @@ def prune(model: Path, as_json: bool, **given: Any) -> None:
 @click.argument("data", type=FILE)
 @click.option("--against", type=FILE, metavar="FLOAT", help="The float model to compare with.")
 @click.option("--normalize", metavar="HOW", help="As for compress; a model that onnxdfq wrote remembers it.")
+@click.option(
+    "--runtime",
+    metavar="NAMES",
+    help="Compare runtimes instead: ort, ort-unoptimised, openvino and engine, between commas.",
+)
 @OP_LIBRARY
 @AS_JSON
 @QUIET
-def evaluate(model: Path, data: Path, as_json: bool, quiet: bool, **given: Any) -> None:
+def evaluate(model: Path, data: Path, runtime: str | None, as_json: bool, quiet: bool, **given: Any) -> None:
     """Measure a model on images, or on arrays by input: DATA is an .npz or .npy file, or a folder of class folders.
 
-    Accuracy where there are labels; with --against, closeness to the float model.
+    Accuracy where there are labels; with --against, closeness to the float model; with --runtime, how far runtimes are
+    from ONNX Runtime without optimisations, in steps of the output.
     """
+    from onnxdfq.api import compare_runtimes
     from onnxdfq.api import evaluate as run
 
+    if runtime is not None:
+        if given.pop("against") is not None:
+            raise click.UsageError("--runtime compares a file with itself; leave --against out.")
+        shown = silent if quiet else TerminalProgress
+        rows = compare_runtimes(model, data, runtime=runtime, progress=shown, **given)
+        echo_json({"runtimes": [asdict(row) for row in rows]}) if as_json else echo(runtimes_text(rows))
+        return
     found = run(model, data, progress=silent if quiet else TerminalProgress, **given)
     measured = asdict(found)
     notes = list(measured.pop("notes"))

@@ -51,7 +51,7 @@ def tuning_of(request: Request, method: Method) -> Tuning | None:
     name = method.default_tuning if recipe.tuning is None else recipe.tuning
     return tuning_for(
         "brecq" if name == "distil" else name,
-        weight_bits=min(asked) if recipe.budget is None else min(WEIGHT_BITS),
+        weight_bits=min(WEIGHT_BITS) if request.may_lower_bits else min(asked),
         # what the user decided is not learned anew
         learn_scales=recipe.scales == "free" and not request.plan.tensors,
         learn_weight_scales=recipe.scales != "power-of-two" and not request.plan.tensors,

@@ -32,9 +32,10 @@ def run_compression(request: Request) -> Result:
         from onnxdfq.model_file.writing import staging
         from onnxdfq.pipeline.bodies import observe_bodies
         from onnxdfq.pipeline.comparing import compare
+        from onnxdfq.pipeline.dropping import check_drop
         from onnxdfq.pipeline.floats import tell_of_floats
         from onnxdfq.pipeline.handing import tell_what_next
-        from onnxdfq.pipeline.images import make_images
+        from onnxdfq.pipeline.images import choosing_images, make_images
         from onnxdfq.pipeline.loading import load
         from onnxdfq.pipeline.planning import Planning, plan_all
         from onnxdfq.pipeline.rewriting import rewritten
@@ -48,6 +49,10 @@ def run_compression(request: Request) -> Result:
         method, run = fitted(settled_method(request, model, run), model, run)
         own, source, judging = make_images(model, method, request, run)
         images = None if source is None else source.fixed(run.image_count)
+        choosing = None
+        if request.budgets.drop is not None:
+            choosing, judging = choosing_images(model, judging, request, run)
+            check_drop(original, choosing)
         # decide
         model = rewritten(model, method, source, request, run)
         observations = method.observe(model, source, request.targets, calibration_of(request), run)
@@ -62,8 +67,12 @@ def run_compression(request: Request) -> Result:
             tuning=tuning_of(request, method),
             distilling=distilling_of(request, method),
             run=run,
+            budgets=request.budgets,
+            original=original,
+            choosing=choosing,
         )
-        plans = plan_all(planning, request.targets, calibration_of(request))
+        cases = plan_all(planning, request.targets, calibration_of(request))
+        plans, request = {name: case.plan for name, case in cases.items()}, request.aimed(cases)
         # then edit, and prove what was written before it takes its place
         written = {
             t.name: write(model, plans[t.name], t, method, images, bodies, request, run) for t in request.targets

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from onnxdfq.methods.method import Method
 from onnxdfq.progress import ProgressFactory, silent
 from onnxdfq.recipe.bits import LayerBits
+from onnxdfq.recipe.budget import Budgets
 from onnxdfq.recipe.plan_file import PlanFile
 from onnxdfq.recipe.recipe import Recipe
 from onnxdfq.recipe.zoo import Member
@@ -70,6 +71,19 @@ class Request:
         return (*self.recipe.keep_float, *self.plan.keep_float)
 
     @property
+    def budgets(self) -> Budgets:
+        """What the recipe's budget comes to."""
+        return Budgets() if self.recipe.budget is None else Budgets.parse(self.recipe.budget)
+
+    @property
+    def may_lower_bits(self) -> bool:
+        """Whether layers may get fewer bits than hold for all: a budget of answers gives some away only where that
+        makes a file smaller."""
+        return self.budgets.cost is not None or (
+            self.budgets.drop is not None and any(target.packs_weights for target in self.targets)
+        )
+
+    @property
     def pins(self) -> Mapping[str, LayerBits]:
         """Bits of single layers, by node name."""
         return self.plan.layers
@@ -95,6 +109,11 @@ class Request:
         places = [*self.models, self.save_images, self.save_plan]
         folders = {place.parent for place in places if place is not None}
         return folders if self.work_dir is None else {*folders, self.work_dir}
+
+    def aimed(self, cases: Mapping[str, Any]) -> Request:
+        """The same for the targets of these cases, by name, which may keep more in float."""
+        outputs = [replace(output, target=cases[output.target.name].target) for output in self.outputs]
+        return replace(self, outputs=outputs)
 
     def plan_path(self, output: Output) -> Path:
         """Where the bits of each layer are written for one target."""

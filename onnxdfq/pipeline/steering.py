@@ -11,7 +11,6 @@ from onnxdfq.pipeline.checks import calibration_of
 from onnxdfq.pipeline.request import Request
 from onnxdfq.pipeline.rewriting import fold_batch_norms
 from onnxdfq.recipe.bits import check_layers
-from onnxdfq.recipe.budget import Budget
 from onnxdfq.recipe.names import one_of
 from onnxdfq.recipe.plan_file import PlanFile
 from passes.quantize.kept_float import FORMS, NothingMatches, kept_float
@@ -43,8 +42,8 @@ def steered(request: Request, model: FloatModel, run: Run) -> Request:
         request = replace(request, plan=_known_tensors(request.plan, folded, points, run))
         if target.format != "float":
             calibration_of(request).check_tensors(folded, target)
-        if request.recipe.budget is not None:
-            check_budget(folded, calibration_of(request), target, Budget.parse(request.recipe.budget))
+        if request.budgets.cost is not None:
+            check_budget(folded, calibration_of(request), target, request.budgets.cost)
     return request
 
 

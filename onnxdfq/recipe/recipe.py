@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from onnxdfq.errors import InputError
 from onnxdfq.limits import BATCH, IMAGES, MINUTES, SEED, SHARE, STEPS, check_bounds
 from onnxdfq.recipe.bits import Bits
-from onnxdfq.recipe.budget import Budget
+from onnxdfq.recipe.budget import Budgets
 from onnxdfq.recipe.choices import CLIPPINGS, EFFORTS, SCHEMES, TUNINGS, Clipping, Effort, Scales, Scheme
 from onnxdfq.recipe.names import AUTO, method_names, one_of
 from onnxdfq.recipe.reading import checked_fields, parse_value, read_toml, toml_value
@@ -25,9 +25,10 @@ class Recipe:
     effort, whose work is bounded. minutes: another bound, in minutes of two ordinary cores. tuning: None means by
     method and bits. equalize, split_channels: edits of the float graph before numbers are decided. clipping: see
     `onnxdfq.calibration.thresholds`. normalize: None means not told (see `onnxdfq.images`). budget: "size=0.5MB" or
-    "bops=1.2G": each layer gets bits of its own, `bits` at most. keep_float: patterns of what stays float (see
-    `passes.quantize.kept_float`). settings: by method, values of its own fields; in a
-    file, a table by the method's name.
+    "bops=1.2G": each layer gets bits of its own, `bits` at most; "drop=0.5": bits, or layers that stay float, such that
+    no more points of the float model's classes change; or "size=0.5MB,drop=0.5". keep_float: patterns of what stays
+    float (see `passes.quantize.kept_float`). settings: by method, values of its own fields; in a file, a table by the
+    method's name.
     """
 
     method: str = AUTO
@@ -56,7 +57,7 @@ class Recipe:
         if not self.target:
             raise InputError("There is no target; name at least one.", field="target")
         if self.budget is not None:
-            Budget.parse(self.budget)
+            Budgets.parse(self.budget)
         if self.tuning is not None:
             one_of("tuning", self.tuning, TUNINGS, field="tuning")
         one_of("scheme", self.scheme, SCHEMES, field="scheme")

@@ -84,6 +84,11 @@ class Target:
     operators: Mapping[str, OperatorRule] = field(default_factory=dict)
     kept_float: KeptFloat = NOTHING_KEPT
 
+    @property
+    def packs_weights(self) -> bool:
+        """Whether weights of fewer bits take less room."""
+        return len({self.weight_container(bits) for bits in self.weight_bits}) > 1
+
     def activation_container(self, bits: int, *, signed: bool) -> str:
         """The element type of an activation of so many bits; "none" where the target has no such grids."""
         return (self.signed_activations if signed else self.unsigned_activations).replace(
