@@ -59,6 +59,8 @@ def compress(
     split_channels: float | None = None,
     budget: str | None = None,
     keep_float: str | Sequence[str] | None = None,
+    block: int | None = None,
+    rounding: str | None = None,
     settings: Settings | None = None,
     zoo: ZooLike = None,
     calibration: Any = None,
@@ -102,6 +104,8 @@ def compress(
         plan: a TOML file that pins bits of layers, grids of tensors and what stays float, or a file of AIMET's
             encodings or ONNX Runtime's TensorQuantOverrides; save_plan: where to write what was decided, by its suffix
             as .toml, .encodings or .json.
+        block: of weights beside float activations ("w4a32"), how many inputs of a layer share a scale; rounding:
+            theirs, "rtn" or "gptq".
         keep_float: what stays float: names, globs, "type:Softmax", "before:VALUE", "after:VALUE".
         save_images: where to keep the images (.npz). input_shape: by input, sizes that the file leaves open.
         work_dir: a folder where distillation keeps how far it is; the same call goes on from there.
@@ -133,13 +137,15 @@ def compress(
         equalize=equalize,
         split_channels=split_channels,
         budget=budget,
+        block=block,
+        rounding=rounding,
         keep_float=(keep_float,) if isinstance(keep_float, str) else keep_float or None,
         settings=settings,
     )
     targets = chosen_targets(target, settled)
     decided = PlanFile() if plan is None else read_plan(Path(plan))
     one_of("device", device or "auto", DEVICES, field="device")
-    from onnxdfq.pipeline.compression import run_compression
+    from onnxdfq.pipeline.compression import run_compression, run_weights_only
 
     with op_libraries(op_library), as_file(model) as path, members_of(zoo) as members:
         in_memory = not isinstance(model, str | Path)  # it then lies in a temporary folder, and so does the output
@@ -170,7 +176,7 @@ def compress(
             force=force,
             progress=progress,
         )
-        result = run_compression(request)
+        result = (run_compression if settled.block is None else run_weights_only)(request)
     return result.unwritten() if in_memory and output is None else result
 
 

@@ -29,7 +29,7 @@ from onnxdfq.shown import sentence
 from passes.graph.text import printable
 
 SECTIONS = {
-    "What": ("method", "bits", "scheme", "tuning", "budget", "keep_float", "plan", "save_plan"),
+    "What": ("method", "bits", "scheme", "tuning", "budget", "block", "rounding", "keep_float", "plan", "save_plan"),
     "How": (
         "effort",
         "minutes",
@@ -110,6 +110,8 @@ def main() -> None:
     help="size=0.5MB or bops=1.2G: each layer gets its own bits, --bits at most; drop=0.5: bits, or layers left float, "
     "so that no more points of the float model's answers change; or size=0.5MB,drop=0.5.",
 )
+@click.option("--block", type=WHOLE, metavar="N", help="Of w4a32 and w8a32: a scale for each N inputs.")
+@click.option("--rounding", metavar="NAME", help="Of these weights: rtn (to the nearest) or gptq.  [default: rtn]")
 @click.option(
     "--keep-float",
     multiple=True,

@@ -161,6 +161,7 @@ _LABELS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("bytes", "bytes, compressed", "{:,}".format),
     ("weight_bytes", "bytes of packed weights and scales", "{:,}".format),
     ("bit_operations", "bit operations per image", "{:,}".format),
+    ("layers_in_blocks", "layers with a scale for every block", str),
     ("drop", "points of answers that change", "{:.2f}".format),
     ("layers_float", "layers that stay float for that", str),
     ("nodes_integer", "nodes that compute on integers", str),

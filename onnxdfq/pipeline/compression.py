@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 
+from onnxdfq.errors import InputError
 from onnxdfq.images.dataset import shapes_of_data
 from onnxdfq.methods import choose_method
 from onnxdfq.methods.method import FloatModel, Measurement, Method, Need, Note, Run
@@ -102,6 +103,46 @@ def run_compression(request: Request) -> Result:
         model=first.model,
         path=first.path,
         method=method.name,
+        images=images,
+        metrics={**record.of(None), **first.metrics},
+        notes=tuple(record.notes),
+        targets=targets,
+    )
+
+
+def run_weights_only(request: Request) -> Result:
+    """Round weights alone, with a scale for every block, and write and measure a file for each target.
+
+    Raises DfqError."""
+    for target in request.targets:
+        if not target.weight_blocks:
+            raise InputError(
+                f"The target {target.name} ({target.title}) has no weights with a scale for every block; choose "
+                "another --target (ort), or leave --block out.",
+                field="block",
+            )
+    with recorded(request) as (opening, run, record):
+        from onnxdfq.pipeline.loading import load
+        from onnxdfq.pipeline.planning import FLOAT_PLAN
+        from onnxdfq.pipeline.weights_only import with_block_weights
+
+        model, original = load(request, opening, run)
+        written, images, findings = with_block_weights(model, original, request, run)
+    targets = {
+        output.target.name: TargetResult(
+            model=written[output.target.name],
+            plan=FLOAT_PLAN,
+            path=output.path,
+            metrics=record.of(output.target.name),
+            findings=findings[output.target.name],
+        )
+        for output in request.outputs
+    }
+    first = next(iter(targets.values()))
+    return Result(
+        model=first.model,
+        path=first.path,
+        method=request.recipe.rounding,
         images=images,
         metrics={**record.of(None), **first.metrics},
         notes=tuple(record.notes),

@@ -23,7 +23,8 @@ class Metrics(TypedDict, total=False):
 
     Of the whole run: images, bn_distance and confident (see `onnxdfq.synthesis.quality`), similarity_by_label (of a
     generator's images, see `onnxdfq.synthesis.diversity`), batch_norms_folded,
-    layers_equalized, biases_absorbed, layers_split, bytes_float, seconds, peak_memory (bytes, of the process); of a
+    layers_equalized, biases_absorbed, layers_split, layers_in_blocks (whose weights have a scale for every block),
+    bytes_float, seconds, peak_memory (bytes, of the process); of a
     pruning: layer_channels and layer_channels_removed (outputs of all layers), weights_float and weights (of layers,
     those that are not zero), macs_float and macs (multiplications per sample, zeros among them).
 
@@ -60,6 +61,7 @@ class Metrics(TypedDict, total=False):
     weight_bytes: int
     drop: float
     layers_float: int
+    layers_in_blocks: int
     bit_operations: int
     agreement_images: float | None
     sqnr_db_images: float | None

@@ -22,6 +22,7 @@ class Target:
     inner_shapes: the shapes of values inside are written. Viewers show them, loaders infer them anyway.
     weight_bits, activation_bits: the widths that the target takes; 32 is float.
     weight_containers: width → element type; a weight takes the narrowest that holds its bits.
+    weight_blocks: whether weights beside float activations may have a scale for every block of inputs.
     per_channel_weights: one scale per output channel, else one for the whole weight.
     narrow_weights: the least integer of a weight is left out, so that the grid is symmetric: [-127, 127].
     power_of_two: every scale, of weights and activations, has to be 2**k.
@@ -81,6 +82,7 @@ class Target:
     fused_sums: bool
     batch_norm: Literal["convolution", "convolution unless summed", "kept"]
     note: str = ""
+    weight_blocks: bool = False
     operators: Mapping[str, OperatorRule] = field(default_factory=dict)
     kept_float: KeptFloat = NOTHING_KEPT
 
