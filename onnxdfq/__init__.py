@@ -20,10 +20,10 @@ if getattr(passes, "PART_OF", None) != "onnxdfq":
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
-    from onnxdfq.api import compress, evaluate, image_card, load, prune, synthesize
+    from onnxdfq.api import compare_runtimes, compress, evaluate, image_card, load, prune, synthesize
     from onnxdfq.distillation import distill
     from onnxdfq.errors import DfqError, InputError, OutputError
-    from onnxdfq.evaluation import Evaluation
+    from onnxdfq.evaluation import Evaluation, RuntimeDifference
     from onnxdfq.exporting import export
     from onnxdfq.images.images import Images
     from onnxdfq.methods import (
@@ -73,8 +73,10 @@ _HOMES = {
     "Psaq": "methods",
     "Recipe": "recipe.recipe",
     "Result": "pipeline.result",
+    "RuntimeDifference": "evaluation.runtimes",
     "TargetResult": "pipeline.result",
     "ZeroQ": "methods",
+    "compare_runtimes": "api",
     "compress": "api",
     "distill": "distillation",
     "evaluate": "api",
@@ -111,8 +113,10 @@ __all__ = [
     "Psaq",
     "Recipe",
     "Result",
+    "RuntimeDifference",
     "TargetResult",
     "ZeroQ",
+    "compare_runtimes",
     "compress",
     "distill",
     "evaluate",

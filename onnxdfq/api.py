@@ -18,9 +18,9 @@ from onnxdfq.model_file.runtime import op_libraries
 from onnxdfq.pipeline.arguments import as_file, chosen_targets, members_of, settled_recipe, target_names
 from onnxdfq.pipeline.request import Output, Request, for_target
 from onnxdfq.progress import ProgressFactory, silent
-from onnxdfq.recipe.bits import read_layer_bits
 from onnxdfq.recipe.choices import Clipping, Effort, Scheme
 from onnxdfq.recipe.names import one_of
+from onnxdfq.recipe.plan_file import PlanFile, read_plan
 from onnxdfq.recipe.pruning import MULTIPLE, Pruning, parse_repair
 from onnxdfq.recipe.recipe import Recipe, Settings
 from passes.target.target import Target
@@ -28,7 +28,7 @@ from passes.target.target import Target
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from onnxdfq.evaluation import Evaluation
+    from onnxdfq.evaluation import Evaluation, RuntimeDifference
     from onnxdfq.pipeline.arguments import ModelLike, ZooLike
     from onnxdfq.pipeline.result import Result
     from onnxdfq.synthesis.card import ImageCard
@@ -58,6 +58,9 @@ def compress(
     equalize: bool | None = None,
     split_channels: float | None = None,
     budget: str | None = None,
+    keep_float: str | Sequence[str] | None = None,
+    block: int | None = None,
+    rounding: str | None = None,
     settings: Settings | None = None,
     zoo: ZooLike = None,
     calibration: Any = None,
@@ -89,7 +92,8 @@ def compress(
             overrule both; batch_size: how many images are made at once.
         seed: same seed, same bytes. normalize: how the network's inputs were normalised.
         tuning: "none", "adaround", "brecq" or "distil". clipping: thresholds by "mse", "aciq" or "max".
-        shift_negative, equalize, split_channels: see `Recipe`. budget: "size=0.5MB" or "bops=1.2G".
+        shift_negative, equalize, split_channels: see `Recipe`. budget: "size=0.5MB", "bops=1.2G",
+            "drop=0.5", or drop and one of these between commas.
         settings: by method, values of its fields.
         zoo: models that images are made by, for a method that takes several: paths, models in memory, a
             `zoo.toml` (see `onnxdfq.recipe.zoo`) or `Member` objects; by default the model itself.
@@ -97,7 +101,12 @@ def compress(
             float32 (N, C, H, W), a mapping of arrays by input name, a dataset of images or (image, label) pairs, or an
             iterable of batches.
         evaluate: labelled images to measure accuracy on, in any of these forms.
-        plan: a TOML file that pins the bits of single layers; save_plan: where to write those of all layers.
+        plan: a TOML file that pins bits of layers, grids of tensors and what stays float, or a file of AIMET's
+            encodings or ONNX Runtime's TensorQuantOverrides; save_plan: where to write what was decided, by its suffix
+            as .toml, .encodings or .json.
+        block: of weights beside float activations ("w4a32"), how many inputs of a layer share a scale; rounding:
+            theirs, "rtn" or "gptq".
+        keep_float: what stays float: names, globs, "type:Softmax", "before:VALUE", "after:VALUE".
         save_images: where to keep the images (.npz). input_shape: by input, sizes that the file leaves open.
         work_dir: a folder where long stages keep what they found; the same call goes on from there.
         inputs: by input, what it is fed where no data is given: "normal:0:1", "uniform:0:255", "image", or a number.
@@ -128,18 +137,22 @@ def compress(
         equalize=equalize,
         split_channels=split_channels,
         budget=budget,
+        block=block,
+        rounding=rounding,
+        keep_float=(keep_float,) if isinstance(keep_float, str) else keep_float or None,
         settings=settings,
     )
     targets = chosen_targets(target, settled)
-    pins = {} if plan is None else read_layer_bits(Path(plan))
+    decided = PlanFile() if plan is None else read_plan(Path(plan))
     one_of("device", device or "auto", DEVICES, field="device")
-    from onnxdfq.pipeline.compression import run_compression
+    from onnxdfq.pipeline.compression import run_compression, run_weights_only
 
     with op_libraries(op_library), as_file(model) as path, members_of(zoo) as members:
         in_memory = not isinstance(model, str | Path)  # it then lies in a temporary folder, and so does the output
         width = (
             settled.bits.replace("/", "-") if budget is None and settled.budget is None and plan is None else "mixed"
         )
+        width = "float" if all(one.format == "float" for one in targets) else width
         stem = path.parent / f"{path.stem}.{width}.onnx" if output is None else Path(output)
         request = Request(
             source=path,
@@ -157,13 +170,13 @@ def compress(
             inputs=inputs or {},
             dynamic_batch=dynamic_batch,
             save_images=None if save_images is None else Path(save_images),
-            pins=pins,
+            plan=decided,
             save_plan=None if save_plan is None else Path(save_plan),
             work_dir=None if work_dir is None else Path(work_dir),
             force=force,
             progress=progress,
         )
-        result = run_compression(request)
+        result = (run_compression if settled.block is None else run_weights_only)(request)
     return result.unwritten() if in_memory and output is None else result
 
 
@@ -371,6 +384,31 @@ def evaluate(
         return found if note is None else replace(found, notes=(note,))
 
 
+def compare_runtimes(
+    model: ModelLike,
+    data: Any,
+    *,
+    runtime: str | Sequence[str] = ("ort", "openvino", "engine"),
+    normalize: str | None = None,
+    op_library: Sequence[Path | str] = (),
+    progress: ProgressFactory = silent,
+) -> tuple[RuntimeDifference, ...]:
+    """How far several runtimes' outputs lie from those of ONNX Runtime without optimisations, in steps of the output.
+
+    Args:
+        model, data, normalize, op_library: as for `evaluate`.
+        runtime: "ort", "ort-unoptimised", "openvino" and "engine" (onnxdfq's own); a string has them between commas.
+
+    Raises:
+        InputError: a runtime is none of these, or is not installed. ModelFileError, DataError: as `evaluate`.
+    """
+    names = [name.strip() for name in runtime.split(",")] if isinstance(runtime, str) else list(runtime)
+    from onnxdfq.evaluation.runtimes import compare_runtimes as run
+
+    with op_libraries(op_library), as_file(model) as path:
+        return run(path, data, names, normalize=normalize, progress=progress("comparing runtimes"))
+
+
 def image_card(images: Any, zoo: ZooLike, *, device: str | None = None) -> ImageCard:
     """What pictures are worth, without labels, by each of several models: share that it is sure of, distance of their
     statistics from those that it remembers, diversity, entropy of its mean answer.
@@ -407,4 +445,4 @@ def load(model: Path | str, *, input_shape: Mapping[str, Sequence[int]] | None =
     return graph
 
 
-__all__ = ["compress", "evaluate", "image_card", "load", "prune", "synthesize"]
+__all__ = ["compare_runtimes", "compress", "evaluate", "image_card", "load", "prune", "synthesize"]

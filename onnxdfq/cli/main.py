@@ -29,6 +29,7 @@ from onnxdfq.cli.printing import (
     findings_text,
     inspection_text,
     pairs_text,
+    runtimes_text,
     summary,
     table_text,
     written_text,
@@ -84,48 +85,73 @@ def main() -> None:
 @click.option("--calibration", type=FILE, metavar="FILE|FOLDER", help="Photographs, or arrays by input, of your own.")
 @click.option("--dynamic-batch", is_flag=True, help="Let the file take any batch, whatever the model was declared for.")
 @click.option("--save-images", type=FILE, metavar="FILE", help="Keep the images (.npz).")
-@click.option("--budget", metavar="WHAT", help="size=0.5MB or bops=1.2G: each layer gets its own bits, --bits at most.")
-@click.option("--plan", type=FILE, metavar="FILE", help="A TOML file that pins bits of layers.")
-@click.option("--save-plan", type=FILE, metavar="FILE", help="Write the bits of all layers.")
+@click.option(
+    "--budget",
+    metavar="WHAT",
+    help="size=0.5MB or bops=1.2G: each layer gets its own bits, --bits at most; drop=0.5: bits, or layers left float, "
+    "so that no more points of the float model's answers change; or size=0.5MB,drop=0.5.",
+)
+@click.option("--block", type=WHOLE, metavar="N", help="Of w4a32 and w8a32: a scale for each N inputs.")
+@click.option("--rounding", metavar="NAME", help="Of these weights: rtn (to the nearest) or gptq.  [default: rtn]")
+@click.option(
+    "--keep-float",
+    multiple=True,
+    metavar="PATTERN",
+    help="What stays float: a name, a glob, type:Softmax, before:VALUE or after:VALUE; may be repeated.",
+)
+@click.option(
+    "--plan",
+    type=FILE,
+    metavar="FILE",
+    help="Bits of layers, grids of tensors and what stays float: .toml, or AIMET's or ONNX Runtime's file.",
+)
+@click.option(
+    "--save-plan", type=FILE, metavar="FILE", help="Write what was decided: .toml, .encodings (AIMET) or .json (ORT)."
+)
 @click.option("--evaluate", type=FILE, metavar="DATA", help="Labelled images to measure on.")
 @click.option(
     "--require",
-    metavar="sqnr=DB",
-    help="Exit with 1 where a file's signal to noise is less, on inputs held back; where those are too few, on what "
-    "calibrated.",
+    metavar="WHAT",
+    help="Exit with 1 unless met: sqnr=DB, the least signal to noise on inputs held back (where those are too few, on "
+    "what calibrated); or integer, integer:Conv,Gemm, exact, as for lint.",
 )
 def compress(model: Path, target: tuple[str, ...], require: str | None, as_json: bool, **given: Any) -> None:
     """Quantize a float ONNX model without data."""
     from onnxdfq.api import compress as run
-    from onnxdfq.report.requirement import read_requirement
+    from onnxdfq.report.requirement import asks_for_integers, check_integers, read_requirement
 
-    least = None if require is None else read_requirement(require)
+    least = None
+    if require is not None and asks_for_integers(require):
+        check_integers(require, given["keep_float"])
+    elif require is not None:
+        least, require = read_requirement(require), None
     result = run(model, target=target or None, **prepared(given))
     several = {name: {"output": str(file.path), **file.metrics} for name, file in result.targets.items()}
     if as_json:
         targets = {"targets": several} if len(several) > 1 else {}
         head = {"output": str(result.path), "method": result.method}
         echo_json({**head, **result.metrics, **targets, "notes": list(result.notes)})
-        _exit_unless_met(least, several)
+        _exit_unless_met(least, require, result, several)
         return
     echo_notes(result.notes)
     if len(several) == 1:
         echo(summary(result.metrics))
         echo(written_text(result.path))
-        _exit_unless_met(least, several)
+        _exit_unless_met(least, require, result, several)
         return
     own = {key for file in result.targets.values() for key in file.metrics}
     echo(summary({key: value for key, value in result.metrics.items() if key not in own}))
     for name, file in result.targets.items():
         echo(f"\n{printable(name)}\n{summary(file.metrics)}\n{written_text(file.path)}")
-    _exit_unless_met(least, several)
+    _exit_unless_met(least, require, result, several)
 
 
-def _exit_unless_met(least: float | None, files: dict[str, dict[str, Any]]) -> None:
-    """Exit code 1 where a file is worse than `--require` allows; it is written all the same."""
-    from onnxdfq.report.requirement import unmet
+def _exit_unless_met(least: float | None, integers: str | None, result: Any, files: dict[str, dict[str, Any]]) -> None:
+    """Exit code 1 where a file is not as `--require` asks; it is written all the same."""
+    from onnxdfq.report.requirement import unmet, unmet_integers
 
     sentences = [] if least is None else unmet(least, files)
+    sentences += [] if integers is None else unmet_integers(integers, result)
     for text in map(sentence, sentences):
         echo(f"onnxdfq: {text}", err=True)
     if sentences:
@@ -198,16 +224,30 @@ main.add_command(distill)
 @click.argument("data", type=FILE)
 @click.option("--against", type=FILE, metavar="FLOAT", help="The float model to compare with.")
 @click.option("--normalize", metavar="HOW", help="As for compress; a model that onnxdfq wrote remembers it.")
+@click.option(
+    "--runtime",
+    metavar="NAMES",
+    help="Compare runtimes instead: ort, ort-unoptimised, openvino and engine, between commas.",
+)
 @OP_LIBRARY
 @AS_JSON
 @QUIET
-def evaluate(model: Path, data: Path, as_json: bool, quiet: bool, **given: Any) -> None:
+def evaluate(model: Path, data: Path, runtime: str | None, as_json: bool, quiet: bool, **given: Any) -> None:
     """Measure a model on images, or on arrays by input: DATA is an .npz or .npy file, or a folder of class folders.
 
-    Accuracy where there are labels; with --against, closeness to the float model.
+    Accuracy where there are labels; with --against, closeness to the float model; with --runtime, how far runtimes are
+    from ONNX Runtime without optimisations, in steps of the output.
     """
+    from onnxdfq.api import compare_runtimes
     from onnxdfq.api import evaluate as run
 
+    if runtime is not None:
+        if given.pop("against") is not None:
+            raise click.UsageError("--runtime compares a file with itself; leave --against out.")
+        shown = silent if quiet else TerminalProgress
+        rows = compare_runtimes(model, data, runtime=runtime, progress=shown, **given)
+        echo_json({"runtimes": [asdict(row) for row in rows]}) if as_json else echo(runtimes_text(rows))
+        return
     found = run(model, data, progress=silent if quiet else TerminalProgress, **given)
     measured = asdict(found)
     notes = list(measured.pop("notes"))

@@ -19,7 +19,7 @@ from onnxdfq.signals import came, written
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 SECTIONS = {
-    "What": ("method", "bits", "scheme", "tuning", "budget", "plan", "save_plan"),
+    "What": ("method", "bits", "scheme", "tuning", "budget", "block", "rounding", "keep_float", "plan", "save_plan"),
     "How": (
         "effort",
         "minutes",

@@ -117,6 +117,15 @@ def table_text(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
+def runtimes_text(rows: Sequence[Any]) -> str:
+    """How far each runtime is from the plain reading of a file, one a line."""
+    table: list[Sequence[str]] = [("runtime", "greatest difference", "numbers half a step apart", "equal classes")]
+    for row in rows:
+        answers = "-" if row.answers is None else _percent(row.answers)
+        table.append((row.runtime, f"{row.steps:.2f} steps", _percent(row.share), answers))
+    return table_text(table)
+
+
 def card_text(card: Mapping[str, Any]) -> str:
     """What each model of a zoo says of images, one a line."""
     rows: list[Sequence[str]] = [("model", "distance", "above 0.9", "entropy")]
@@ -152,6 +161,9 @@ _LABELS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("bytes", "bytes, compressed", "{:,}".format),
     ("weight_bytes", "bytes of packed weights and scales", "{:,}".format),
     ("bit_operations", "bit operations per image", "{:,}".format),
+    ("layers_in_blocks", "layers with a scale for every block", str),
+    ("drop", "points of answers that change", "{:.2f}".format),
+    ("layers_float", "layers that stay float for that", str),
     ("nodes_integer", "nodes that compute on integers", str),
     ("nodes_float", "nodes that stay float", str),
     ("agreement_images", "same answer on what calibrated", _percent),

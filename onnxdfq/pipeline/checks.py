@@ -11,7 +11,7 @@ from onnxdfq.errors import InputError, ModelFileError
 from onnxdfq.images.shards import shard_files
 from onnxdfq.methods.method import Method, Need
 from onnxdfq.model_file import check_writable
-from onnxdfq.model_file.writing import check_folder
+from onnxdfq.model_file.writing import check_folder, check_replaceable
 from onnxdfq.paths import check_ordinary, look_at
 from onnxdfq.pipeline.request import Request
 from onnxdfq.recipe.bits import WEIGHT_BITS, Bits
@@ -37,6 +37,7 @@ def calibration_of(request: Request) -> Calibration:
         clipping=recipe.clipping,
         shift_negative=recipe.shift_negative,
         layer_bits=request.pins,
+        tensors=request.plan.tensors,
     )
 
 
@@ -51,9 +52,10 @@ def tuning_of(request: Request, method: Method) -> Tuning | None:
     name = method.default_tuning if recipe.tuning is None else recipe.tuning
     return tuning_for(
         "brecq" if name == "distil" else name,
-        weight_bits=min(asked) if recipe.budget is None else min(WEIGHT_BITS),
-        learn_scales=recipe.scales == "free",
-        learn_weight_scales=recipe.scales != "power-of-two",
+        weight_bits=min(WEIGHT_BITS) if request.may_lower_bits else min(asked),
+        # what the user decided is not learned anew
+        learn_scales=recipe.scales == "free" and not request.plan.tensors,
+        learn_weight_scales=recipe.scales != "power-of-two" and not request.plan.tensors,
         effort=recipe.effort,
     )
 
@@ -105,6 +107,12 @@ def check_method(request: Request, method: Method) -> None:
         calibration_of(request).check(target)
         if low is not None:
             replace(calibration_of(request), weight_bits=low).check(target)
+    if Need.TWO_WIDTHS in method.needs and (request.plan.tensors or request.keeps_float):
+        raise InputError(
+            f"{method.name} decides the weights and their grids, and which layers pay for which; leave --keep-float "
+            "and --plan with tensors out, or choose another --method.",
+            field="plan" if request.plan.tensors else "keep_float",
+        )
     if Need.TWO_WIDTHS in method.needs and any(pin.weight is not None for pin in request.pins.values()):
         raise InputError(
             f"{method.name} decides the weights and their bits; leave --plan with bits of weights out, or choose "
@@ -128,6 +136,10 @@ def check_paths(request: Request) -> None:
     outputs = [("-o", path) for path in request.models]
     if request.save_plan is not None:
         outputs += [("--save-plan", request.plan_path(output)) for output in request.outputs]
+    for output in request.handed:
+        archive, array, folder = output.handed
+        outputs += [("-o", archive), ("-o", array)]
+        check_replaceable(folder, force=request.force)
     for member in request.zoo:
         check_ordinary(member.path, kind=ModelFileError)
     data = {"the calibration data": request.calibration, "the labelled data": request.evaluation}
@@ -167,6 +179,7 @@ def _refuse_what_needs_images(request: Request, method: Method) -> None:
         "--budget": recipe.budget is not None,
         "--save-images": request.save_images is not None,
         request.wants_images_for: not request.outputs,
+        "--target images": bool(request.handed),
         f"--tuning {recipe.tuning}": recipe.tuning not in (None, "none"),
     }
     for option, given in wanted.items():

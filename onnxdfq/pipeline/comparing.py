@@ -76,7 +76,7 @@ def _session(output: Output, staged: Staged) -> Session:
 
 def _tell_of_runtime(output: Output, staged: Staged, session: Session, run: Run) -> None:
     assert output.path is not None
-    if not output.target.verified:
+    if not output.target.verified and output.target.format != "float":
         run.tell(
             Note(
                 text=f"The file for {output.target.title} was measured in ONNX Runtime and not run on that runtime: "

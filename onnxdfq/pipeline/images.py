@@ -60,6 +60,23 @@ def judging_images(model: FloatModel, spared: Images | None, request: Request, r
     return (judging,)
 
 
+def choosing_images(
+    model: FloatModel, judging: tuple[Images, ...], request: Request, run: Run
+) -> tuple[Images | None, tuple[Images, ...]]:
+    """Inputs that a budget of answers is held by, and others that files are judged by, which then decide nothing.
+
+    Of the user's own, those that were held back are halved; None where none were.
+    """
+    if request.calibration is not None:
+        if not judging or len(judging[0]) < 2:
+            return None, judging
+        half = len(judging[0]) // 2
+        return judging[0].taken(slice(half)), (judging[0].taken(slice(half, None)),)
+    count, seed = min(held_back.CHOOSING, images_in_memory(model.graph)), held_back.CHOOSING_SEED
+    found = _drawn(model, count, run.recipe.seed + seed) or held_back.made(model, run, count=count, seed=seed)
+    return completed(found, model, run), judging
+
+
 def _tell_of_range(model: FloatModel, run: Run) -> None:
     spec = main_input(model.graph)
     kind = "images" if spec.image is not None else "normal numbers"

@@ -26,4 +26,5 @@ Statistics = Literal["batch", "fixed"]
 SCHEMES, CLIPPINGS, EFFORTS, PRECISIONS = get_args(Scheme), get_args(Clipping), get_args(Effort), get_args(Precision)
 LOSS_FORMS, STATISTICS_FORMS = get_args(LossForm), get_args(StatisticsForm)
 OPTIMIZERS, STATISTICS = get_args(OptimizerName), get_args(Statistics)
+ROUNDINGS = ("rtn", "gptq")
 TUNINGS = ("none", "adaround", "brecq", "distil")
