@@ -20,7 +20,7 @@ if getattr(passes, "PART_OF", None) != "onnxdfq":
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
-    from onnxdfq.api import compress, evaluate, image_card, load, prune, synthesize
+    from onnxdfq.api import compress, diagnose, evaluate, image_card, load, prune, synthesize
     from onnxdfq.errors import DfqError, InputError, OutputError
     from onnxdfq.evaluation import Evaluation
     from onnxdfq.exporting import export
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from onnxdfq.recipe.bits import Bits
     from onnxdfq.recipe.recipe import Recipe
     from onnxdfq.recipe.zoo import Member
+    from onnxdfq.report.diagnosis.result import Diagnosis
     from onnxdfq.report.inspection import inspect
     from onnxdfq.report.linting import lint
     from onnxdfq.targets import load_target
@@ -56,6 +57,7 @@ _HOMES = {
     "Dfq": "methods",
     "DfqError": "errors",
     "Dgh": "methods",
+    "Diagnosis": "report.diagnosis.result",
     "Edfq": "methods",
     "Gdfq": "methods",
     "Evaluation": "evaluation.evaluation",
@@ -73,6 +75,7 @@ _HOMES = {
     "TargetResult": "pipeline.result",
     "ZeroQ": "methods",
     "compress": "api",
+    "diagnose": "api",
     "evaluate": "api",
     "export": "exporting",
     "image_card": "api",
@@ -92,6 +95,7 @@ __all__ = [
     "Dfq",
     "DfqError",
     "Dgh",
+    "Diagnosis",
     "Edfq",
     "Evaluation",
     "Gdfq",
@@ -109,6 +113,7 @@ __all__ = [
     "TargetResult",
     "ZeroQ",
     "compress",
+    "diagnose",
     "evaluate",
     "export",
     "image_card",

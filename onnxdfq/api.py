@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from onnxdfq.evaluation import Evaluation
     from onnxdfq.pipeline.arguments import ModelLike, ZooLike
     from onnxdfq.pipeline.result import Result
+    from onnxdfq.report.diagnosis.result import Diagnosis
     from onnxdfq.synthesis.card import ImageCard
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -365,6 +366,54 @@ def evaluate(
         return found if note is None else replace(found, notes=(note,))
 
 
+def diagnose(
+    model: ModelLike,
+    *,
+    against: ModelLike | None = None,
+    data: Any = None,
+    target: str | None = None,
+    normalize: str | None = None,
+    seed: int = 0,
+    op_library: Sequence[Path | str] = (),
+    device: str | None = None,
+    progress: ProgressFactory = silent,
+) -> Diagnosis:
+    """Which layer of a QDQ model hurts, why, and what to try; models of other tools, too.
+
+    Args:
+        model: a path, or a model in memory; quantized.
+        against: the float model. Without it, the quantized one with its quantizers taken out: then weights count as
+            exact.
+        data: inputs of the user's own, as for `compress`; made where there are none.
+        target: whose kernels to judge by; by default the one that the model was written for, else "ort".
+        normalize: how inputs are normalised; a model that onnxdfq wrote remembers it.
+        seed: what is made is drawn from it. op_library, device, progress: as for `compress`.
+
+    Raises:
+        InputError: the model is float, or no QDQ, or the float model is another network. DataError: the data does not
+            fit.
+    """
+    one_of("device", device or "auto", DEVICES, field="device")
+    from onnxdfq.pipeline.checks import found_device
+    from onnxdfq.report.diagnosis.diagnosis import diagnose as run
+
+    with (
+        op_libraries(op_library),
+        as_file(model) as path,
+        nullcontext() if against is None else as_file(against) as other,
+    ):
+        return run(
+            path,
+            against=other,
+            data=data,
+            target=target,
+            normalize=normalize,
+            seed=seed,
+            device=found_device(device or "auto"),
+            progress=progress,
+        )
+
+
 def image_card(images: Any, zoo: ZooLike, *, device: str | None = None) -> ImageCard:
     """What pictures are worth, without labels, by each of several models: share that it is sure of, distance of their
     statistics from those that it remembers, diversity, entropy of its mean answer.
@@ -401,4 +450,4 @@ def load(model: Path | str, *, input_shape: Mapping[str, Sequence[int]] | None =
     return graph
 
 
-__all__ = ["compress", "evaluate", "image_card", "load", "prune", "synthesize"]
+__all__ = ["compress", "diagnose", "evaluate", "image_card", "load", "prune", "synthesize"]
