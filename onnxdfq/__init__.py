@@ -20,7 +20,7 @@ if getattr(passes, "PART_OF", None) != "onnxdfq":
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
-    from onnxdfq.api import compress, diagnose, evaluate, image_card, load, prune, synthesize
+    from onnxdfq.api import compress, evaluate, load, prune, synthesize
     from onnxdfq.errors import DfqError, InputError, OutputError
     from onnxdfq.evaluation import Evaluation
     from onnxdfq.exporting import export
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from onnxdfq.recipe.bits import Bits
     from onnxdfq.recipe.recipe import Recipe
     from onnxdfq.recipe.zoo import Member
+    from onnxdfq.report.cards import image_card
+    from onnxdfq.report.diagnosing import diagnose
     from onnxdfq.report.diagnosis.result import Diagnosis
     from onnxdfq.report.inspection import inspect
     from onnxdfq.report.linting import lint
@@ -75,10 +77,10 @@ _HOMES = {
     "TargetResult": "pipeline.result",
     "ZeroQ": "methods",
     "compress": "api",
-    "diagnose": "api",
+    "diagnose": "report.diagnosing",
     "evaluate": "api",
     "export": "exporting",
-    "image_card": "api",
+    "image_card": "report.cards",
     "inspect": "report.inspection",
     "lint": "report.linting",
     "load": "api",

@@ -19,7 +19,7 @@ from onnxdfq.pipeline.arguments import as_file, chosen_targets, members_of, sett
 from onnxdfq.pipeline.request import Output, Request, for_target
 from onnxdfq.progress import ProgressFactory, silent
 from onnxdfq.recipe.bits import read_layer_bits
-from onnxdfq.recipe.choices import Clipping, Effort, Scheme
+from onnxdfq.recipe.choices import DEVICES, Clipping, Effort, Scheme
 from onnxdfq.recipe.names import one_of
 from onnxdfq.recipe.pruning import MULTIPLE, Pruning, parse_repair
 from onnxdfq.recipe.recipe import Recipe, Settings
@@ -31,10 +31,6 @@ if TYPE_CHECKING:
     from onnxdfq.evaluation import Evaluation
     from onnxdfq.pipeline.arguments import ModelLike, ZooLike
     from onnxdfq.pipeline.result import Result
-    from onnxdfq.report.diagnosis.result import Diagnosis
-    from onnxdfq.synthesis.card import ImageCard
-
-DEVICES = ("auto", "cpu", "cuda")
 
 
 def compress(
@@ -67,6 +63,7 @@ def compress(
     save_plan: Path | str | None = None,
     save_images: Path | str | None = None,
     work_dir: Path | str | None = None,
+    report: Path | str | None = None,
     input_shape: Mapping[str, Sequence[int]] | None = None,
     inputs: Mapping[str, str] | None = None,
     dynamic_batch: bool = False,
@@ -100,6 +97,8 @@ def compress(
         evaluate: labelled images to measure accuracy on, in any of these forms.
         plan: a TOML file that pins the bits of single layers; save_plan: where to write those of all layers.
         save_images: where to keep the images (.npz). input_shape: by input, sizes that the file leaves open.
+        report: where to tell of the run: verdict, images, every layer with its noise and its remedies, provenance. An
+            .html file gets the same as .json beside it, and a graph for Model Explorer as .me.json.
         work_dir: a folder where distillation keeps how far it is; the same call goes on from there.
         inputs: by input, what it is fed where no data is given: "normal:0:1", "uniform:0:255", "image", or a number.
         op_library: shared libraries with custom operators that the model holds; they are code that runs.
@@ -136,6 +135,10 @@ def compress(
     one_of("device", device or "auto", DEVICES, field="device")
     from onnxdfq.pipeline.compression import run_compression
 
+    if report is not None:
+        from onnxdfq.report.writing import check_report
+
+        check_report(Path(report), targets=tuple(one.name for one in targets), force=force)
     with op_libraries(op_library), as_file(model) as path, members_of(zoo) as members:
         in_memory = not isinstance(model, str | Path)  # it then lies in a temporary folder, and so does the output
         width = (
@@ -165,6 +168,10 @@ def compress(
             progress=progress,
         )
         result = run_compression(request)
+        if report is not None:
+            from onnxdfq.report.assembling import tell_of_compression
+
+            tell_of_compression(request, result, Path(report))
     return result.unwritten() if in_memory and output is None else result
 
 
@@ -366,75 +373,6 @@ def evaluate(
         return found if note is None else replace(found, notes=(note,))
 
 
-def diagnose(
-    model: ModelLike,
-    *,
-    against: ModelLike | None = None,
-    data: Any = None,
-    target: str | None = None,
-    normalize: str | None = None,
-    seed: int = 0,
-    op_library: Sequence[Path | str] = (),
-    device: str | None = None,
-    progress: ProgressFactory = silent,
-) -> Diagnosis:
-    """Which layer of a QDQ model hurts, why, and what to try; models of other tools, too.
-
-    Args:
-        model: a path, or a model in memory; quantized.
-        against: the float model. Without it, the quantized one with its quantizers taken out: then weights count as
-            exact.
-        data: inputs of the user's own, as for `compress`; made where there are none.
-        target: whose kernels to judge by; by default the one that the model was written for, else "ort".
-        normalize: how inputs are normalised; a model that onnxdfq wrote remembers it.
-        seed: what is made is drawn from it. op_library, device, progress: as for `compress`.
-
-    Raises:
-        InputError: the model is float, or no QDQ, or the float model is another network. DataError: the data does not
-            fit.
-    """
-    one_of("device", device or "auto", DEVICES, field="device")
-    from onnxdfq.pipeline.checks import found_device
-    from onnxdfq.report.diagnosis.diagnosis import diagnose as run
-
-    with (
-        op_libraries(op_library),
-        as_file(model) as path,
-        nullcontext() if against is None else as_file(against) as other,
-    ):
-        return run(
-            path,
-            against=other,
-            data=data,
-            target=target,
-            normalize=normalize,
-            seed=seed,
-            device=found_device(device or "auto"),
-            progress=progress,
-        )
-
-
-def image_card(images: Any, zoo: ZooLike, *, device: str | None = None) -> ImageCard:
-    """What pictures are worth, without labels, by each of several models: share that it is sure of, distance of their
-    statistics from those that it remembers, diversity, entropy of its mean answer.
-
-    Args:
-        images: of a synthesis for several models, an array uint8 (N, H, W, C), or the path of an .npz file of either.
-        zoo: models, as for `compress`; each resizes and normalises its own view.
-        device: "auto", "cpu" or "cuda".
-
-    Raises:
-        DataError: these are no pictures. InputError: there is no model, or one cannot look at them.
-    """
-    one_of("device", device or "auto", DEVICES, field="device")
-    from onnxdfq.pipeline.card import card_of_pictures, pictures_of
-    from onnxdfq.pipeline.checks import found_device
-
-    pictures = pictures_of(images)
-    with members_of(zoo) as members:
-        return card_of_pictures(pictures, members, device=found_device(device or "auto"))
-
-
 def load(model: Path | str, *, input_shape: Mapping[str, Sequence[int]] | None = None) -> ir.Model:
     """A float model as passes take it: checked, converted to a current opset, in canonical form, its
     BatchNormalizations in place.
@@ -450,4 +388,4 @@ def load(model: Path | str, *, input_shape: Mapping[str, Sequence[int]] | None =
     return graph
 
 
-__all__ = ["compress", "diagnose", "evaluate", "image_card", "load", "prune", "synthesize"]
+__all__ = ["compress", "evaluate", "load", "prune", "synthesize"]

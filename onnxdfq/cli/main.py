@@ -13,7 +13,6 @@ from onnxdfq.cli.options import AS_JSON, FILE, OP_LIBRARY, QUIET, SYNTHESIS, WHO
 from onnxdfq.cli.printing import (
     LogFormatter,
     card_text,
-    diagnosis_text,
     echo,
     echo_json,
     echo_notes,
@@ -24,6 +23,7 @@ from onnxdfq.cli.printing import (
     table_text,
     written_text,
 )
+from onnxdfq.cli.reporting import diagnose, exit_unless, report
 from onnxdfq.progress import TerminalProgress, silent
 from onnxdfq.shown import sentence
 from passes.graph.text import printable
@@ -46,7 +46,7 @@ SECTIONS = {
         "recipe",
     ),
     "Targets": ("target",),
-    "Proof": ("require",),
+    "Proof": ("require", "report"),
     "Data": ("normalize", "zoo", "calibration", "evaluate", "input_shape", "inputs", "op_library"),
     "Output": ("output", "dynamic_batch", "save_images", "work_dir", "force", "as_json", "quiet", "verbose", "help"),
 }
@@ -58,6 +58,10 @@ def main() -> None:
     """Data-free quantization of ONNX models: a float model in, an integer QDQ model out."""
     # Graphs are many small objects that live on: looking for garbage among them takes an eighth of a run.
     gc.set_threshold(50_000, 20, 100)
+
+
+main.add_command(diagnose)
+main.add_command(report)
 
 
 @main.command(
@@ -109,6 +113,12 @@ def main() -> None:
 @click.option("--save-plan", type=FILE, metavar="FILE", help="Write the bits of all layers.")
 @click.option("--evaluate", type=FILE, metavar="DATA", help="Labelled images to measure on.")
 @click.option(
+    "--report",
+    type=FILE,
+    metavar="FILE.html|FILE.json",
+    help="Tell of the run: verdict, images, layers with their noise and remedies, provenance.",
+)
+@click.option(
     "--require",
     metavar="sqnr=DB",
     help="Exit with 1 where a file's signal to noise is less, on inputs held back; where those are too few, on what "
@@ -145,15 +155,7 @@ def _exit_unless_met(least: float | None, files: dict[str, dict[str, Any]]) -> N
     """Exit code 1 where a file is worse than `--require` allows; it is written all the same."""
     from onnxdfq.report.requirement import unmet
 
-    _exit_unless([] if least is None else unmet(least, files))
-
-
-def _exit_unless(sentences: list[str]) -> None:
-    """Exit code 1 behind sentences about what was required, where there are any."""
-    for text in map(sentence, sentences):
-        echo(f"onnxdfq: {text}", err=True)
-    if sentences:
-        sys.exit(1)
+    exit_unless([] if least is None else unmet(least, files))
 
 
 @main.command(
@@ -237,47 +239,6 @@ def evaluate(model: Path, data: Path, as_json: bool, quiet: bool, **given: Any) 
         return
     echo_notes(notes)
     echo(summary(measured))
-
-
-@main.command(cls=Command, example="onnxdfq diagnose model.w8a8.onnx --against model.onnx")
-@click.argument("model", type=FILE)
-@click.option("--against", type=FILE, metavar="FLOAT", help="The float model.  [default: MODEL without its quantizers]")
-@click.option("--data", type=FILE, metavar="FILE|FOLDER", help="Inputs of your own.  [default: made]")
-@click.option(
-    "--target", metavar="NAME", help="Whose kernels to judge by.  [default: the one it was written for, or ort]"
-)
-@click.option("--require", metavar="sqnr=DB", help="Exit with 1 where the signal to noise of an output is less.")
-@click.option("-o", "--output", type=FILE, metavar="FILE.json", help="Write all figures.")
-@click.option("--normalize", metavar="HOW", help="As for compress; a model that onnxdfq wrote remembers it.")
-@click.option("--seed", type=WHOLE, metavar="S", default=0, help="What made inputs are drawn from.")
-@click.option("--device", metavar="NAME", help="auto, cpu or cuda.  [default: auto]")
-@click.option("--force", is_flag=True, help="Replace files that exist.")
-@OP_LIBRARY
-@AS_JSON
-@QUIET
-def diagnose(
-    model: Path, require: str | None, output: Path | None, force: bool, as_json: bool, quiet: bool, **given: Any
-) -> None:
-    """Tell which layer of a quantized model hurts, why, and what to try. Any Quantize/Dequantize file will do."""
-    from onnxdfq.api import diagnose as run
-    from onnxdfq.model_file import check_writable
-    from onnxdfq.report.json_file import plain, write_json
-    from onnxdfq.report.requirement import read_requirement, shortfall
-
-    least = None if require is None else read_requirement(require)
-    if output is not None:
-        check_writable(output, force=force)
-    found = run(model, progress=silent if quiet else TerminalProgress, **given)
-    if output is not None:
-        write_json(output, {"diagnosis": found}, force=force)
-    if as_json:
-        echo_json(plain(found))
-    else:
-        echo_notes(found.notes)
-        echo(diagnosis_text(found))
-        if output is not None:
-            echo(written_text(output))
-    _exit_unless([] if least is None else shortfall(least, found.file, found.sqnr_db))
 
 
 @main.command(cls=Command)

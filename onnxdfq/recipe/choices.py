@@ -22,3 +22,4 @@ units (DeepInversion), or as the divergence of two Gaussians (Knowledge Within).
 SCHEMES, CLIPPINGS, EFFORTS, PRECISIONS = get_args(Scheme), get_args(Clipping), get_args(Effort), get_args(Precision)
 LOSS_FORMS, STATISTICS_FORMS = get_args(LossForm), get_args(StatisticsForm)
 TUNINGS = ("none", "adaround", "brecq", "distil")
+DEVICES = ("auto", "cpu", "cuda")

@@ -1,4 +1,4 @@
-"""`Case`, what a cause is looked for in, and `Finding`, what it gives."""
+"""`Case`: what a cause is looked for in."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -7,27 +7,13 @@ import numpy as np
 
 from onnxdfq.report.diagnosis.evidence import Evidence
 from onnxdfq.report.diagnosis.layers import Layer
+from onnxdfq.report.diagnosis.result import Finding
 from onnxdfq.report.diagnosis.switches import Constant
 from passes.lint.lint import Finding as Kernel
 from passes.quantize.quantizers import Grid, QuantizedConstant, Quantizer
 
 CLEAR = 0.8  # of a tensor's noise that a remedy has to spare, before its cause is called known
 FACTORS = 2.0 ** (np.arange(-24, 25) / 2)  # of the scale; a factor of 2 alone spares 3/4 at most, and is a choice
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One cause of noise. kind: a word for scripts. layer, tensor: where. cause: a sentence; remedies: what to try.
-
-    harm: noise power over signal power at the outputs that the remedy would spare, about.
-    """
-
-    kind: str
-    layer: str
-    tensor: str
-    cause: str
-    remedies: tuple[str, ...]
-    harm: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from onnxdfq.report.diagnosis.case import Case, Finding
+from onnxdfq.report.diagnosis.case import Case
 from onnxdfq.report.diagnosis.causes import findings_of
 from onnxdfq.report.diagnosis.evidence import Evidence
 from onnxdfq.report.diagnosis.layers import Layer
 from onnxdfq.report.diagnosis.measuring import Measured
+from onnxdfq.report.diagnosis.result import Finding
 from onnxdfq.report.diagnosis.switches import Network
 from passes.graph.editing import is_op, name_of
 from passes.graph.operators import MOVEMENTS

@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from onnxdfq.report.diagnosis.case import CLEAR, FACTORS, Case, Finding, rescaled, shifted, squared_error
+from onnxdfq.report.diagnosis.case import CLEAR, FACTORS, Case, rescaled, shifted, squared_error
 from onnxdfq.report.diagnosis.evidence import Evidence
+from onnxdfq.report.diagnosis.result import Finding
 from onnxdfq.report.diagnosis.weight_causes import WEIGHT_CAUSES
 from passes.quantize.quantizers import Grid
 
@@ -234,7 +235,7 @@ def wider_activation(case: Case) -> Finding | None:
     bits = case.quantizer.grid.bits
     return case.found(
         "bits",
-        f"{case.share:.0%} of the noise comes from {case.tensor} at {bits} bits, whose threshold is as good as can be",
+        f"{case.share:.0%} of the noise comes from {case.tensor} at {bits} bits, and its grid fits its values",
         f"{'16' if bits == 8 else '8'} bits for this tensor (--plan), or {FLOAT_IT}",
     )
 

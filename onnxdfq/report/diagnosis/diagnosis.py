@@ -1,8 +1,12 @@
 """`diagnose`: the files and the samples of a diagnosis, and then `inquire`."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
+
+from onnxdfq.images.samples import Samples
 from onnxdfq.model_file import blaming
 from onnxdfq.progress import ProgressFactory, silent
 from onnxdfq.recipe.names import one_of, target_names
@@ -10,6 +14,17 @@ from onnxdfq.report.diagnosis.inquiry import inquire
 from onnxdfq.report.diagnosis.reading import network_of, read_original, read_quantized, samples_for
 from onnxdfq.report.diagnosis.result import Diagnosis
 from passes.write.provenance import read_provenance
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Diagnosed:
+    """A diagnosis, and what it rests on. model: the file; original: the float model, canonical, its
+    BatchNormalizations in place; None where there is none."""
+
+    diagnosis: Diagnosis
+    samples: Samples
+    model: ir.Model
+    original: ir.Model | None
 
 
 def diagnose(
@@ -22,7 +37,7 @@ def diagnose(
     seed: int = 0,
     device: str = "cpu",
     progress: ProgressFactory = silent,
-) -> Diagnosis:
+) -> Diagnosed:
     """What is wrong with a QDQ file, of this tool or another.
 
     Args:
@@ -56,7 +71,7 @@ def diagnose(
             progress=progress,
             tell=notes.append,
         )
-        return inquire(
+        diagnosis = inquire(
             quantized,
             folded,
             samples,
@@ -67,3 +82,4 @@ def diagnose(
             notes=notes,
             progress=progress,
         )
+    return Diagnosed(diagnosis=diagnosis, samples=samples, model=quantized.model, original=original)

@@ -1,6 +1,6 @@
 """What two runs of the network show of each quantizer: the numbers that it was given, and the noise behind it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -111,8 +111,3 @@ class _Sums:
 def decibel(noise: float, signal: float) -> float | None:
     """Signal over noise; None where there is none of either, or it is infinite."""
     return 10 * float(np.log10(signal / noise)) if 0 < noise < np.inf and 0 < signal < np.inf else None
-
-
-def magnitudes(evidence: Mapping[str, Evidence], names: Iterable[str]) -> dict[str, float]:
-    """Name → greatest magnitude, of those that were looked at."""
-    return {name: max(-evidence[name].least, evidence[name].greatest) for name in names if name in evidence}

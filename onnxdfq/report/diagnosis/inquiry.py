@@ -112,6 +112,8 @@ def inquire(
         against=against,
         by=quantized.by,
         target=rules.name,
+        nodes_integer=sum(kernel.verdict == "integer" for kernel in kernels.values()),
+        nodes_float=sum(kernel.verdict == "float" for kernel in kernels.values()),
         samples=len(samples),
         data=data,
         sqnr_db=compared.sqnr_db if compared.told else decibel(worst, 1.0),

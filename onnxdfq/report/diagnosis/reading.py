@@ -1,6 +1,6 @@
 """The files of a diagnosis, and what both networks are run on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,13 +94,21 @@ def network_of(quantized: Quantized) -> ir.Model:
     return model
 
 
-def read_original(path: Path) -> tuple[ir.Model, ir.Model]:
+def read_original(
+    path: Path,
+    *,
+    input_shape: Mapping[str, Sequence[int]] | None = None,
+    fed: Mapping[str, str] | None = None,
+) -> tuple[ir.Model, ir.Model]:
     """The float model, canonical: with its BatchNormalizations, and with these folded.
+
+    Args:
+        path, input_shape, fed: As `load_model` has them.
 
     Raises:
         InputError: It cannot be read, or is quantized.
     """
-    model = load_model(path)
+    model = load_model(path, input_shape=input_shape, fed=fed)
     Canonicalize()(model)
     folded = model.clone()
     FoldBatchNorm()(folded)

@@ -1,8 +1,21 @@
-"""What a diagnosis gives back."""
+"""What a diagnosis gives back. Nothing here loads torch: reports are read and shown without."""
 
 from dataclasses import dataclass
 
-from onnxdfq.report.diagnosis.case import Finding
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One cause of noise. kind: a word for scripts. layer, tensor: where. cause: a sentence; remedies: what to try.
+
+    harm: noise power over signal power at the outputs that the remedy would spare, about.
+    """
+
+    kind: str
+    layer: str
+    tensor: str
+    cause: str
+    remedies: tuple[str, ...]
+    harm: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +41,8 @@ class TensorReport:
     kind: str
     bits: int
     grid: tuple[float, float]
-    least: float
-    greatest: float
+    least: float | None
+    greatest: float | None
     own_db: float | None
     accumulated_db: float | None
     outputs_db: float | None
@@ -65,6 +78,8 @@ class Diagnosis:
     against: str
     by: str
     target: str
+    nodes_integer: int
+    nodes_float: int
     samples: int
     data: str
     sqnr_db: float | None

@@ -6,8 +6,9 @@ import numpy as np
 from jaxtyping import Float64
 from numpy.typing import NDArray
 
-from onnxdfq.report.diagnosis.case import CLEAR, FACTORS, Case, Finding
+from onnxdfq.report.diagnosis.case import CLEAR, FACTORS, Case
 from onnxdfq.report.diagnosis.matching import output_axis
+from onnxdfq.report.diagnosis.result import Finding
 
 Matrix = Float64[NDArray[np.float64], "c k"]
 
