@@ -20,7 +20,7 @@ if getattr(passes, "PART_OF", None) != "onnxdfq":
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
-    from onnxdfq.api import compare_runtimes, compress, evaluate, image_card, load, prune, synthesize
+    from onnxdfq.api import compare_runtimes, compress, evaluate, load, prune, synthesize
     from onnxdfq.distillation import distill
     from onnxdfq.errors import DfqError, InputError, OutputError
     from onnxdfq.evaluation import Evaluation, RuntimeDifference
@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     from onnxdfq.recipe.bits import Bits
     from onnxdfq.recipe.recipe import Recipe
     from onnxdfq.recipe.zoo import Member
+    from onnxdfq.report.cards import image_card
+    from onnxdfq.report.diagnosing import diagnose
+    from onnxdfq.report.diagnosis.result import Diagnosis
     from onnxdfq.report.inspection import inspect
     from onnxdfq.report.linting import lint
     from onnxdfq.targets import load_target
@@ -59,6 +62,7 @@ _HOMES = {
     "Dfq": "methods",
     "DfqError": "errors",
     "Dgh": "methods",
+    "Diagnosis": "report.diagnosis.result",
     "Edfq": "methods",
     "Gdfq": "methods",
     "Evaluation": "evaluation.evaluation",
@@ -78,10 +82,11 @@ _HOMES = {
     "ZeroQ": "methods",
     "compare_runtimes": "api",
     "compress": "api",
+    "diagnose": "report.diagnosing",
     "distill": "distillation",
     "evaluate": "api",
     "export": "exporting",
-    "image_card": "api",
+    "image_card": "report.cards",
     "inspect": "report.inspection",
     "lint": "report.linting",
     "load": "api",
@@ -99,6 +104,7 @@ __all__ = [
     "Dfq",
     "DfqError",
     "Dgh",
+    "Diagnosis",
     "Edfq",
     "Evaluation",
     "Gdfq",
@@ -118,6 +124,7 @@ __all__ = [
     "ZeroQ",
     "compare_runtimes",
     "compress",
+    "diagnose",
     "distill",
     "evaluate",
     "export",

@@ -18,7 +18,7 @@ from onnxdfq.model_file.runtime import op_libraries
 from onnxdfq.pipeline.arguments import as_file, chosen_targets, members_of, settled_recipe, target_names
 from onnxdfq.pipeline.request import Output, Request, for_target
 from onnxdfq.progress import ProgressFactory, silent
-from onnxdfq.recipe.choices import Clipping, Effort, Scheme
+from onnxdfq.recipe.choices import DEVICES, Clipping, Effort, Scheme
 from onnxdfq.recipe.names import one_of
 from onnxdfq.recipe.plan_file import PlanFile, read_plan
 from onnxdfq.recipe.pruning import MULTIPLE, Pruning, parse_repair
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from onnxdfq.evaluation import Evaluation, RuntimeDifference
     from onnxdfq.pipeline.arguments import ModelLike, ZooLike
     from onnxdfq.pipeline.result import Result
-    from onnxdfq.synthesis.card import ImageCard
-
-DEVICES = ("auto", "cpu", "cuda")
 
 
 def compress(
@@ -69,6 +66,7 @@ def compress(
     save_plan: Path | str | None = None,
     save_images: Path | str | None = None,
     work_dir: Path | str | None = None,
+    report: Path | str | None = None,
     input_shape: Mapping[str, Sequence[int]] | None = None,
     inputs: Mapping[str, str] | None = None,
     dynamic_batch: bool = False,
@@ -108,6 +106,8 @@ def compress(
             theirs, "rtn" or "gptq".
         keep_float: what stays float: names, globs, "type:Softmax", "before:VALUE", "after:VALUE".
         save_images: where to keep the images (.npz). input_shape: by input, sizes that the file leaves open.
+        report: where to tell of the run: verdict, images, every layer with its noise and its remedies, provenance. An
+            .html file gets the same as .json beside it, and a graph for Model Explorer as .me.json.
         work_dir: a folder where long stages keep what they found; the same call goes on from there.
         inputs: by input, what it is fed where no data is given: "normal:0:1", "uniform:0:255", "image", or a number.
         op_library: shared libraries with custom operators that the model holds; they are code that runs.
@@ -147,6 +147,10 @@ def compress(
     one_of("device", device or "auto", DEVICES, field="device")
     from onnxdfq.pipeline.compression import run_compression, run_weights_only
 
+    if report is not None:
+        from onnxdfq.report.writing import check_report
+
+        check_report(Path(report), targets=tuple(one.name for one in targets), force=force)
     with op_libraries(op_library), as_file(model) as path, members_of(zoo) as members:
         in_memory = not isinstance(model, str | Path)  # it then lies in a temporary folder, and so does the output
         width = (
@@ -177,6 +181,10 @@ def compress(
             progress=progress,
         )
         result = (run_compression if settled.block is None else run_weights_only)(request)
+        if report is not None:
+            from onnxdfq.report.assembling import tell_of_compression
+
+            tell_of_compression(request, result, Path(report))
     return result.unwritten() if in_memory and output is None else result
 
 
@@ -409,27 +417,6 @@ def compare_runtimes(
         return run(path, data, names, normalize=normalize, progress=progress("comparing runtimes"))
 
 
-def image_card(images: Any, zoo: ZooLike, *, device: str | None = None) -> ImageCard:
-    """What pictures are worth, without labels, by each of several models: share that it is sure of, distance of their
-    statistics from those that it remembers, diversity, entropy of its mean answer.
-
-    Args:
-        images: of a synthesis for several models, an array uint8 (N, H, W, C), or the path of an .npz file of either.
-        zoo: models, as for `compress`; each resizes and normalises its own view.
-        device: "auto", "cpu" or "cuda".
-
-    Raises:
-        DataError: these are no pictures. InputError: there is no model, or one cannot look at them.
-    """
-    one_of("device", device or "auto", DEVICES, field="device")
-    from onnxdfq.pipeline.card import card_of_pictures, pictures_of
-    from onnxdfq.pipeline.checks import found_device
-
-    pictures = pictures_of(images)
-    with members_of(zoo) as members:
-        return card_of_pictures(pictures, members, device=found_device(device or "auto"))
-
-
 def load(model: Path | str, *, input_shape: Mapping[str, Sequence[int]] | None = None) -> ir.Model:
     """A float model as passes take it: checked, converted to a current opset, in canonical form, its
     BatchNormalizations in place.
@@ -445,4 +432,4 @@ def load(model: Path | str, *, input_shape: Mapping[str, Sequence[int]] | None =
     return graph
 
 
-__all__ = ["compare_runtimes", "compress", "evaluate", "image_card", "load", "prune", "synthesize"]
+__all__ = ["compare_runtimes", "compress", "evaluate", "load", "prune", "synthesize"]

@@ -6,12 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxdfq.api import DEVICES
 from onnxdfq.methods.method import Method
 from onnxdfq.model_file.runtime import op_libraries
 from onnxdfq.pipeline.arguments import as_file, members_of, settled_recipe
 from onnxdfq.progress import ProgressFactory, silent
-from onnxdfq.recipe.choices import Effort, OptimizerName, Statistics
+from onnxdfq.recipe.choices import DEVICES, Effort, OptimizerName, Statistics
 from onnxdfq.recipe.distillation import KnowledgeDistillation
 from onnxdfq.recipe.names import one_of
 from onnxdfq.recipe.recipe import Recipe, Settings

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from passes.ocs import SplitChannels
     from passes.prune.remove_channels import RemoveChannels
     from passes.prune.zero_weights import ZeroWeights
+    from passes.quantize.take_out import TakeOutQuantizers
     from passes.write.batch_norm_to_conv import BatchNormToConv
     from passes.write.fix_batch import FixBatch
     from passes.write.insert_qdq import InsertQdq
@@ -46,6 +47,7 @@ _HOMES = {
     "SetOpset": "write.set_opset",
     "ShiftNegative": "write.shift_negative",
     "SplitChannels": "ocs",
+    "TakeOutQuantizers": "quantize.take_out",
     "ToQOperator": "write.qoperator",
     "WriteForTarget": "write.write_for_target",
     "WriteInitializers": "write.write_initializers",
@@ -67,6 +69,7 @@ __all__ = [
     "SetOpset",
     "ShiftNegative",
     "SplitChannels",
+    "TakeOutQuantizers",
     "ToQOperator",
     "WriteForTarget",
     "WriteInitializers",

@@ -34,6 +34,7 @@ from onnxdfq.cli.printing import (
     table_text,
     written_text,
 )
+from onnxdfq.cli.reporting import diagnose, exit_unless, report
 from onnxdfq.progress import TerminalProgress, silent
 from onnxdfq.shown import sentence
 from passes.graph.text import printable
@@ -45,6 +46,10 @@ def main() -> None:
     """Data-free quantization of ONNX models: a float model in, an integer QDQ model out."""
     # Graphs are many small objects that live on: looking for garbage among them takes an eighth of a run.
     gc.set_threshold(50_000, 20, 100)
+
+
+main.add_command(diagnose)
+main.add_command(report)
 
 
 @main.command(
@@ -110,6 +115,12 @@ def main() -> None:
 )
 @click.option("--evaluate", type=FILE, metavar="DATA", help="Labelled images to measure on.")
 @click.option(
+    "--report",
+    type=FILE,
+    metavar="FILE.html|FILE.json",
+    help="Tell of the run: verdict, images, layers with their noise and remedies, provenance.",
+)
+@click.option(
     "--require",
     metavar="WHAT",
     help="Exit with 1 unless met: sqnr=DB, the least signal to noise on inputs held back (where those are too few, on "
@@ -151,11 +162,7 @@ def _exit_unless_met(least: float | None, integers: str | None, result: Any, fil
     from onnxdfq.report.requirement import unmet, unmet_integers
 
     sentences = [] if least is None else unmet(least, files)
-    sentences += [] if integers is None else unmet_integers(integers, result)
-    for text in map(sentence, sentences):
-        echo(f"onnxdfq: {text}", err=True)
-    if sentences:
-        sys.exit(1)
+    exit_unless(sentences + ([] if integers is None else unmet_integers(integers, result)))
 
 
 @main.command(

@@ -36,7 +36,7 @@ SECTIONS = {
         "recipe",
     ),
     "Targets": ("target",),
-    "Proof": ("require",),
+    "Proof": ("require", "report"),
     "Data": ("normalize", "zoo", "calibration", "evaluate", "input_shape", "inputs", "op_library"),
     "Output": ("output", "dynamic_batch", "save_images", "work_dir", "force", "as_json", "quiet", "verbose", "help"),
 }

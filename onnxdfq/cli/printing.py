@@ -66,6 +66,34 @@ def findings_text(findings: Sequence[Any]) -> str:
     return "\n".join(lines) or "No node computes anything."
 
 
+WORST = 10  # layers that a terminal shows
+
+
+def diagnosis_text(found: Any) -> str:
+    """The verdict, the findings with their remedies, and the worst layers."""
+    level = "without any noise" if found.sqnr_db is None else f"{found.sqnr_db:.1f} dB"
+    against = f"against {found.against}" if found.against else "against itself without quantizers"
+    lines = [f"{sentence(found.file)}, quantized by {sentence(found.by)}: {level}, {sentence(against)}."]
+    lines.append(f"Measured on {found.samples} inputs ({found.data}); kernels of the target {found.target}.")
+    for place, finding in enumerate(found.findings, start=1):
+        lines.append(f"\n{place}. {_name(finding.layer)}: {sentence(finding.cause)} [{finding.kind}]")
+        lines.extend(f"   → {sentence(remedy)}" for remedy in finding.remedies)
+    if not found.findings:
+        lines.append("\nNothing stands out.")
+    rows = [("layer", "operator", "bits", "alone", "all but", "kernel")]
+    for layer in found.layers[:WORST]:
+        bits = "/".join("-" if width is None else str(width) for width in (layer.weight_bits, layer.activation_bits))
+        row = _name(layer.name), _name(layer.op_type), bits, _level(layer.alone_db), _level(layer.all_but_db)
+        rows.append((*row, layer.kernel or "-"))
+    more = len(found.layers) - WORST
+    lines.append(f"\n{table_text(rows)}" + (f"\n... and {more} layers more (--json)" if more > 0 else ""))
+    return "\n".join(lines)
+
+
+def _level(level: float | None) -> str:
+    return "-" if level is None else f"{level:.1f} dB"
+
+
 def pairs_text(found: Mapping[str, Any]) -> str:
     """Which layers get the low bits, and who pays for each."""
     lines = []

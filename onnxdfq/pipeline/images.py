@@ -50,10 +50,11 @@ def make_images(
 def judging_images(model: FloatModel, spared: Images | None, request: Request, run: Run) -> tuple[Images, ...]:
     """What files are judged by: what was spared of the user's own, else made here; none where no model is written."""
     if request.models and request.calibration is None:
-        spared = _drawn(model, held_back.COUNT, run.recipe.seed + held_back.SEED) or held_back.made(model, run)
-    if spared is None:
+        judging = held_back_or_drawn(model, run)
+    elif spared is None:
         return ()
-    judging = completed(spared, model, run)
+    else:
+        judging = completed(spared, model, run)
     if request.calibration is None and judging.provenance.get("input_range") == ASSUMED:
         _tell_of_range(model, run)
         return held_back.at_several_scales(judging, model)
@@ -75,6 +76,12 @@ def choosing_images(
     count, seed = min(held_back.CHOOSING, images_in_memory(model.graph)), held_back.CHOOSING_SEED
     found = _drawn(model, count, run.recipe.seed + seed) or held_back.made(model, run, count=count, seed=seed)
     return completed(found, model, run), judging
+
+
+def held_back_or_drawn(model: FloatModel, run: Run) -> Images:
+    """Inputs that decide nothing, for all inputs of the model: `held_back.made`, or integers where it takes these."""
+    found = _drawn(model, held_back.COUNT, run.recipe.seed + held_back.SEED) or held_back.made(model, run)
+    return completed(found, model, run)
 
 
 def _tell_of_range(model: FloatModel, run: Run) -> None:

@@ -77,6 +77,12 @@ def unmet(least: float, files: Mapping[str, Mapping[str, Any]]) -> list[str]:
     sentences = []
     for metrics in files.values():
         found = metrics.get("sqnr_db_held_back", metrics.get("sqnr_db_images"))
-        if found is not None and found < least:
-            sentences.append(f"--require sqnr={least:g} is not met by {metrics['output']}: it has {found:.1f} dB.")
+        sentences += shortfall(least, str(metrics["output"]), found)
     return sentences
+
+
+def shortfall(least: float, file: str, found: float | None) -> list[str]:
+    """A sentence where a file is worse. found: its signal-to-noise ratio in dB, None where there is no noise."""
+    if found is None or found >= least:
+        return []
+    return [f"--require sqnr={least:g} is not met by {file}: it has {found:.1f} dB."]
