@@ -41,6 +41,7 @@ class Frontier:
         self._nodes = {name_of(node): index for index, node in enumerate(model.graph)}
         self._stays = self._feeds.batch is not None or any(subgraphs(node) for node in model.graph)
         self._values: dict[str, Tensor] = {}
+        self._before: set[str] = set()  # what is computed already
         self._given = self._feeds.names  # of graph inputs and values, what the nodes behind are computed from
 
     @torch.no_grad()
@@ -48,18 +49,29 @@ class Frontier:
         """Up to this node, which itself is not computed."""
         if self._stays:
             return
-        names = self._crossing(self._nodes[node])
+        position = self._nodes[node]
+        names = self._crossing(position)
         new = [name for name in names if name not in self._given]
         found = self._computed(new)
         if found is not None:
             values = self._values | found
             self._values = {name: values[name] for name in names if name in values}
             self._given = tuple(names)
+            before = list(self._model.graph)[:position]
+            self._before = {name_of(value) for each in before for value in each.outputs}
 
-    def batches(self, names: Sequence[str]) -> Iterator[tuple[Tensor, ...]]:
-        """Values by name, batch by batch, in the order of the samples. Named are such as the frontier or nodes behind
-        it compute."""
-        graph = self._graph(names)
+    def is_behind(self, name: str) -> bool:
+        """Whether a value is one that the frontier, or nodes behind it, compute."""
+        return name in self._given or name not in self._before
+
+    def batches(self, names: Sequence[str], model: ir.Model | None = None) -> Iterator[tuple[Tensor, ...]]:
+        """Values by name, batch by batch, in the order of the samples.
+
+        Args:
+            names: of values for which `is_behind`.
+            model: one that computes them otherwise from the same values; by default the network itself.
+        """
+        graph = self._graph(names, model)
         for start in range(0, len(self._samples), self._size):
             yield graph(*self._inputs(graph, slice(start, start + self._size)))
 
@@ -87,8 +99,8 @@ class Frontier:
                 values[rows] = found.to(values)
         return dict(zip(names, kept, strict=True))
 
-    def _graph(self, names: Sequence[str]) -> TorchGraph:
-        return TorchGraph(self._model, inputs=self._given, outputs=names).to(self._device).eval()
+    def _graph(self, names: Sequence[str], model: ir.Model | None = None) -> TorchGraph:
+        return TorchGraph(model or self._model, inputs=self._given, outputs=names).to(self._device).eval()
 
     def _inputs(self, graph: TorchGraph, rows: slice) -> list[Tensor]:
         arrays = self._feeds.arrays(self._samples[rows])

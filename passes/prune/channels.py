@@ -131,10 +131,10 @@ def _none_empty(found: Traced, gone: frozenset[int], losses: Mapping[int, float]
 
 
 def _plan(found: Traced, groups: list[list[Layer]], fixed: Mapping[int, str], gone: frozenset[int]) -> ChannelPlan:
-    roots = found.classes.roots
+    roots, going = found.classes.roots, np.array(sorted(gone), np.int64)
 
     def stays(atoms: Int[NDArray[np.int64], "n"]) -> NDArray[np.bool_]:
-        return ~np.isin(roots(atoms), list(gone))
+        return ~np.isin(roots(atoms), going)
 
     values = {
         name_of(value): Kept(axis=axis.axis, channels=np.flatnonzero(kept), before=len(kept))
