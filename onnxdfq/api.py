@@ -18,6 +18,7 @@ from onnxdfq.model_file.runtime import op_libraries
 from onnxdfq.pipeline.arguments import as_file, chosen_targets, members_of, settled_recipe, target_names
 from onnxdfq.pipeline.request import Output, Request, for_target
 from onnxdfq.progress import ProgressFactory, silent
+from onnxdfq.recipe.budget import OF_CHANNELS, Budget
 from onnxdfq.recipe.choices import DEVICES, Clipping, Effort, Scheme
 from onnxdfq.recipe.names import one_of
 from onnxdfq.recipe.plan_file import PlanFile, read_plan
@@ -263,6 +264,7 @@ def prune(
     sparsity: float | None = None,
     channels: float | None = None,
     pattern: str | None = None,
+    budget: str | None = None,
     multiple: int | None = None,
     repair: str | Sequence[str] | None = None,
     train_steps: int | None = None,
@@ -293,8 +295,11 @@ def prune(
         output: where to write; by default `model.pruned.onnx` beside a model that is a path, and nowhere for one in
             memory.
         sparsity: the share of each layer's weights that becomes zero, those of least magnitude.
-        channels: the share of each layer's channels that is removed, those of the smallest filters.
-        pattern: "2:4": two of four neighbouring weights along the input channels become zero. One of these three.
+        channels: the share of each layer's channels that is removed, those whose readers lose least.
+        pattern: "2:4": two of four neighbouring weights along the input channels become zero.
+        budget: "size=0.5MB", "macs=20M" or "latency=5ms", or a share of the model's own, "macs=0.7": channels go where
+            they do least harm, by images, until the model costs no more. Latency is measured in ONNX Runtime, on this
+            machine. One of these four.
         multiple: of channels, of which each layer keeps one; 8 by default.
         repair: "none", "moments" (means in closed form, no images), "least-squares" (on images), "distillation" (on
             images, towards the model that was pruned), or several; by default the first two. train_steps: of the last.
@@ -309,6 +314,7 @@ def prune(
         sparsity=sparsity,
         channels=channels,
         pattern=pattern,
+        budget=None if budget is None else Budget.parse(budget, OF_CHANNELS, shares=True),
         multiple=MULTIPLE if multiple is None else multiple,
         repair=parse_repair(repair),
         train_steps=train_steps,
@@ -329,7 +335,9 @@ def prune(
     one_of("device", device or "auto", DEVICES, field="device")
     for field, given in (("calibration", calibration is not None), ("zoo", bool(zoo))):
         if given and not pruning.looks_at_images:
-            raise InputError("Only least squares and distillation look at inputs: name one with --repair.", field=field)
+            raise InputError(
+                "Only least squares, distillation and budgets look at inputs: name one with --repair.", field=field
+            )
     from onnxdfq.pipeline.pruning import PruneRequest, run_pruning
 
     with op_libraries(op_library), as_file(model) as path, members_of(zoo) as members:

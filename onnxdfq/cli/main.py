@@ -190,7 +190,7 @@ def synthesize(model: Path, as_json: bool, **given: Any) -> None:
 
 @main.command(
     cls=Command,
-    sections={"What": ("sparsity", "channels", "pattern", "multiple", "repair", "train_steps")}
+    sections={"What": ("sparsity", "channels", "pattern", "budget", "multiple", "repair", "train_steps")}
     | {key: names for key, names in SECTIONS.items() if key not in ("What", "Targets", "Proof")}
     | {"How": ("method", *SECTIONS["How"])},
     example="onnxdfq prune model.onnx --channels 0.2 --normalize imagenet",
@@ -199,6 +199,11 @@ def synthesize(model: Path, as_json: bool, **given: Any) -> None:
 @click.option("--sparsity", type=float, metavar="SHARE", help="Zero this share of each layer's weights, the smallest.")
 @click.option("--channels", type=float, metavar="SHARE", help="Remove this share of each layer's channels.")
 @click.option("--pattern", metavar="2:4", help="Zero two of four neighbouring weights along the input channels.")
+@click.option(
+    "--budget",
+    metavar="WHAT",
+    help="size=0.5MB, macs=20M or latency=5ms, or a share, macs=0.7: remove channels where that harms least.",
+)
 @click.option("--multiple", type=WHOLE, metavar="N", help="Each layer keeps a multiple of N channels.  [default: 8]")
 @click.option(
     "--repair",

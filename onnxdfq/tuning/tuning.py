@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 import torch
 
+from onnxdfq.engine.cache import Cache
 from onnxdfq.engine.operation import is_native
 from onnxdfq.engine.precision import resolve_precision
 from onnxdfq.errors import InputError
@@ -16,7 +17,6 @@ from onnxdfq.progress import Progress
 from onnxdfq.tuning.activations import ActivationQuantizer
 from onnxdfq.tuning.block import BlockData, TunedBlock
 from onnxdfq.tuning.blocks import Block, find_blocks, find_layers
-from onnxdfq.tuning.cache import Cache
 from onnxdfq.tuning.course import Course, Settled
 from onnxdfq.tuning.prefix import NotByImage, Prefix
 from onnxdfq.tuning.quantized import QdqGraph
