@@ -20,8 +20,7 @@ if getattr(passes, "PART_OF", None) != "onnxdfq":
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
-    from onnxdfq.api import compare_runtimes, compress, evaluate, load, prune, synthesize
-    from onnxdfq.distillation import distill
+    from onnxdfq.api import compare_runtimes, compress, distill, evaluate, load, prune, synthesize
     from onnxdfq.errors import DfqError, InputError, OutputError
     from onnxdfq.evaluation import Evaluation, RuntimeDifference
     from onnxdfq.exporting import export
@@ -83,7 +82,7 @@ _HOMES = {
     "compare_runtimes": "api",
     "compress": "api",
     "diagnose": "report.diagnosing",
-    "distill": "distillation",
+    "distill": "api",
     "evaluate": "api",
     "export": "exporting",
     "image_card": "report.cards",

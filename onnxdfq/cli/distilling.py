@@ -60,7 +60,7 @@ def distill(teacher: Path, student: Path, as_json: bool, **given: Any) -> None:
 
     The student may be fresh, pruned or any other with the teacher's inputs and outputs.
     """
-    from onnxdfq.distillation import distill as run
+    from onnxdfq.api import distill as run
 
     result = run(teacher, student, **prepared(given))
     if as_json:

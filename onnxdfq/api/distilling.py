@@ -1,4 +1,4 @@
-"""The Python door to distillation; the others are in `onnxdfq.api`."""
+"""Distillation of a float student: `distill`."""
 
 from __future__ import annotations
 
