@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from onnxdfq.engine import TorchGraph
 from onnxdfq.pruning.least_squares import fit_layers
+from onnxdfq.pruning.moments import give_back, lost_moments
 from onnxdfq.pruning.sums import add_batch, constant_weight, empty_sums
 from passes.graph.editing import FreshNames, constant_value, set_constant_input
 from passes.graph.filters import to_filters
@@ -116,6 +117,26 @@ def test_a_layer_makes_up_for_what_the_branch_beside_it_lost(build: Build, norm:
     assert error(pruned, model, other) > 1e-2
     fit_layers(pruned, model, plan, x, ridge=1e-9)
     assert error(pruned, model, other) < 1e-6
+
+
+def test_what_moments_repaired_is_not_repaired_again(build: Build) -> None:
+    model = build(
+        """(float[N,3,4,4] x) => (float[N,2,4,4] y) {
+        a = Conv (x, w) n = BatchNormalization (a, s, t, t, o) r = Relu (n) b = Conv (r, u)
+        q = BatchNormalization (b, s, t, t, o) z = Relu (q) y = Conv (z, k) }""",
+        w=rand(8, 3, 1, 1), u=rand(8, 8, 1, 1), k=rand(2, 8, 1, 1), s=rand(8) + 2, t=rand(8), o=np.ones(8, np.float32),
+    )  # fmt: skip
+    plan = choose_channels(model, ratio=0.5, multiple=1)
+    x, found = rand(32, 3, 4, 4), []
+    for repaired in (True, False):
+        pruned = model.clone()
+        if repaired:
+            give_back(pruned, lost_moments(pruned, plan))
+        RemoveChannels(plan)(pruned)
+        found.append(error(pruned, model, x))
+        fit_layers(pruned, model, plan, x)
+        found.append(error(pruned, model, x))
+    assert found[0] != found[2] and found[1] == pytest.approx(found[3], rel=1e-3)
 
 
 def test_layers_of_all_kinds_are_fitted(build: Build) -> None:
