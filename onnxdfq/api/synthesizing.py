@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from onnxdfq.errors import InputError
 from onnxdfq.methods.method import Method
 from onnxdfq.model_file.runtime import op_libraries
 from onnxdfq.pipeline.arguments import as_file, members_of, settled_recipe
@@ -24,6 +25,7 @@ def synthesize(
     model: ModelLike,
     *,
     output: Path | str | None = None,
+    files: int | None = None,
     recipe: Recipe | None = None,
     method: str | Method | None = None,
     effort: Effort | None = None,
@@ -47,9 +49,11 @@ def synthesize(
 
     Args:
         output: the .npz file to write; by default none.
+        files: as many files, each of so many images and of the next seed; `output` is their folder, and what trains
+            takes it as `calibration`.
 
     Returns:
-        The images, and as model the float network that they were made for, in canonical form.
+        The images (none of several files), and as model the float network that they were made for, in canonical form.
 
     Raises:
         InputError, OutputError: as `compress`.
@@ -71,18 +75,23 @@ def synthesize(
     from onnxdfq.pipeline.compression import run_synthesis
 
     with op_libraries(op_library), as_file(model) as path, members_of(zoo) as members:
-        return run_synthesis(
-            Request(
-                source=path,
-                recipe=settled,
-                method=chosen,
-                zoo=members,
-                device=device or "auto",
-                input_shape=input_shape or {},
-                inputs=inputs or {},
-                save_images=None if output is None else Path(output),
-                work_dir=None if work_dir is None else Path(work_dir),
-                force=force,
-                progress=progress,
-            )
+        request = Request(
+            source=path,
+            recipe=settled,
+            method=chosen,
+            zoo=members,
+            device=device or "auto",
+            input_shape=input_shape or {},
+            inputs=inputs or {},
+            save_images=None if output is None else Path(output),
+            work_dir=None if work_dir is None else Path(work_dir),
+            force=force,
+            progress=progress,
         )
+        if files is None:
+            return run_synthesis(request)
+        from onnxdfq.pipeline.sharding import run_synthesis_in_files
+
+        if output is None:
+            raise InputError("Several files need a folder; name it with -o.", field="files")
+        return run_synthesis_in_files(request, Path(output), files)

@@ -171,7 +171,8 @@ def _exit_unless_met(least: float | None, integers: str | None, result: Any, fil
     example="onnxdfq synthesize model.onnx --normalize imagenet -o images.npz",
 )
 @click.argument("model", type=FILE)
-@click.option("-o", "--output", type=FILE, required=True, help="The .npz file to write.")
+@click.option("-o", "--output", type=FILE, required=True, help="The .npz file, or folder of files, to write.")
+@click.option("--files", type=WHOLE, metavar="N", help="So many files, each of --images images and of the next seed.")
 @SYNTHESIS
 def synthesize(model: Path, as_json: bool, **given: Any) -> None:
     """Only make the images that compress would calibrate on."""

@@ -69,7 +69,7 @@ def run_distillation(request: DistillRequest) -> Result:
         from onnxdfq.training.matching import match
 
         model, session = load(request, opening, run)
-        student = open_student(request.student)
+        student = open_student(request.student, input_shape=request.input_shape)
         matching = match(model.graph, student.model, features=request.distillation.features > 0)
         _look_at(model, student, run)
         method, run = fitted(settled_method(request, model, run), model, _with_all_images(request, model, run))

@@ -1,6 +1,6 @@
 """A student's own file: what trains of it, and how what was trained comes back into it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,14 +53,18 @@ class StudentFile:
         return found
 
 
-def open_student(path: Path) -> StudentFile:
+def open_student(path: Path, *, input_shape: Mapping[str, Sequence[int]]) -> StudentFile:
     """Read a student, which runs in a process of its own as every model does.
+
+    Args:
+        path: Of its file.
+        input_shape: As for `Opening`.
 
     Raises:
         ModelFileError, AlreadyQuantized, UnsupportedOperator, ShapeError: as `load_model`.
         InputError: It is of another float type, or holds no weights that train.
     """
-    with Opening(path) as opening:
+    with Opening(path, input_shape=input_shape) as opening:
         opened = opening.opened()
     if (given := opened.model.metadata_props.get(CONVERTED)) is not None:
         raise InputError(f"{path} is of {given}, and a student trains in float32; convert it, or export it so.")

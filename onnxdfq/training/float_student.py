@@ -118,12 +118,9 @@ class FloatStudent(nn.Module):
         replacements = {
             norm.output: Replacement(source=norm.source, function=module) for norm, module in self._norms.items()
         }
-        frozen = TorchGraph(model, inputs=inputs, outputs=outputs, replacements=replacements)
-        train = allowed & {name for name, tensor in frozen.initializers.items() if tensor.is_floating_point()}
-        self._graph = TorchGraph(
-            model, inputs=inputs, outputs=outputs, replacements=replacements, trainable=train - own.keys()
-        )
-        self._trains = {name: self._graph.initializers[name] for name in sorted(train - own.keys())}
+        self._graph = TorchGraph(model, inputs=inputs, outputs=outputs, replacements=replacements)
+        read = self._graph.initializers
+        self._trains = {name: read[name].requires_grad_() for name in sorted(allowed & read.keys() - own.keys())}
         self._trains |= {name: parameter for name, parameter in own.items() if parameter.requires_grad}
         if not self._trains:
             raise InputError("it has no weights that train: none of its layers has any as an initializer.")

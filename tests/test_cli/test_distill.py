@@ -190,3 +190,19 @@ def test_another_normalization_is_refused(distill: Distill, student: Path, tmp_p
     onnx.helper.set_model_props(model, {"dfq.norm": "none"})
     onnx.save(model, tmp_path / "n.onnx")
     refused(distill(*FEW, student=tmp_path / "n.onnx"), "they have to see the same images", tmp_path)
+
+
+def test_images_in_files_are_those_of_their_seeds(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    given = {"method": "noise", "images": 4}
+    result = onnxdfq.synthesize(TEACHER, output=folder, files=2, seed=5, **given)  # type: ignore[arg-type]
+    assert result.metrics["images"] == 8 and result.path == folder
+    assert [file.name for file in sorted(folder.iterdir())] == ["00000.npz", "00001.npz"]
+    alone = onnxdfq.synthesize(TEACHER, seed=6, **given).images  # type: ignore[arg-type]
+    assert alone is not None
+    np.testing.assert_array_equal(np.load(folder / "00001.npz")["images"], alone.pixels)
+    with pytest.raises(onnxdfq.OutputError, match=r"00000\.npz exists"):
+        onnxdfq.synthesize(TEACHER, output=folder, files=2, **given)  # type: ignore[arg-type]
+    with pytest.raises(onnxdfq.InputError, match="files is 0; it must be at least 1"):
+        onnxdfq.synthesize(TEACHER, output=tmp_path / "other", files=0, **given)  # type: ignore[arg-type]
+    assert not (tmp_path / "other").exists()
