@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from onnxdfq.errors import InputError
 from onnxdfq.images.dataset import shapes_of_data
@@ -26,6 +27,13 @@ from onnxdfq.training.outputs import class_scores, distilled_outputs
 from onnxdfq.work.folder import work_folder
 from passes.graph.attention import is_transformer
 from passes.graph.batch_norm import read_batch_norms
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from onnxdfq.images.images import Images
+    from passes.lint.lint import Finding
+    from passes.quantize.plan import QuantPlan
 
 
 def run_compression(request: Request) -> Result:
@@ -92,26 +100,7 @@ def run_compression(request: Request) -> Result:
                     continue
                 tell_of_floats(output, findings[output.target.name], run)
             tell_what_next(request.outputs, run)
-    targets = {
-        output.target.name: TargetResult(
-            model=written[output.target.name],
-            plan=plans[output.target.name],
-            path=output.path,
-            metrics=record.of(output.target.name),
-            findings=findings[output.target.name],
-        )
-        for output in request.outputs
-    }
-    first = next(iter(targets.values()))
-    return Result(
-        model=first.model,
-        path=first.path,
-        method=method.name,
-        images=images,
-        metrics={**record.of(None), **first.metrics},
-        notes=tuple(record.notes),
-        targets=targets,
-    )
+    return _result(request, written, plans, method.name, images, findings, record)
 
 
 def run_weights_only(request: Request) -> Result:
@@ -132,10 +121,23 @@ def run_weights_only(request: Request) -> Result:
 
         model, original = load(request, opening, run)
         written, images, findings = with_block_weights(model, original, request, run)
+    plans = dict.fromkeys(written, FLOAT_PLAN)
+    return _result(request, written, plans, request.recipe.rounding, images, findings, record)
+
+
+def _result(
+    request: Request,
+    written: Mapping[str, ir.Model],
+    plans: Mapping[str, QuantPlan],
+    method: str,
+    images: Images | None,
+    findings: Mapping[str, tuple[Finding, ...]],
+    record: Record,
+) -> Result:
     targets = {
         output.target.name: TargetResult(
             model=written[output.target.name],
-            plan=FLOAT_PLAN,
+            plan=plans[output.target.name],
             path=output.path,
             metrics=record.of(output.target.name),
             findings=findings[output.target.name],
@@ -146,7 +148,7 @@ def run_weights_only(request: Request) -> Result:
     return Result(
         model=first.model,
         path=first.path,
-        method=request.recipe.rounding,
+        method=method,
         images=images,
         metrics={**record.of(None), **first.metrics},
         notes=tuple(record.notes),

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnxdfq.errors import InputError, OutputError
+from onnxdfq.errors import InputError
 from onnxdfq.limits import IMAGES
 from onnxdfq.methods.effort import images_in_memory, limit_of, visits_within
 from onnxdfq.methods.method import FloatModel, Measurement, Method, Note, Run
@@ -270,29 +270,12 @@ def _compare(
     judging: Sequence[Images],
     run: Run,
 ) -> None:
-    """The file itself against the teacher: on the images that trained, on those held back, of which the worst set
-    counts, and on the data to evaluate on."""
+    """The file itself against the teacher, and on the data to evaluate on."""
     from onnxdfq.evaluation import Session, evaluate, load_evaluation_data
-    from onnxdfq.images.dataset import Dataset
+    from onnxdfq.pipeline.comparing import compare_floats
 
     session = Session(staged.where(request.output), called=request.output)
-    for kind, sets in (("images", [images]), ("held_back", judging)):
-        progress = run.progress("comparing with the teacher")
-        found = [
-            evaluate(session, Dataset(images=one.pixels, others=one.others), against=teacher, progress=progress)
-            for one in sets
-        ]
-        if any(one.not_finite for one in found):
-            raise OutputError(
-                f"{request.output} was not written, because the trained student computes NaN or infinity where the "
-                "teacher does not; take a smaller --rate.",
-                exit_code=1,
-            )
-        for key in ("agreement", "sqnr_db") if found else ():
-            known = [value for one in found if (value := getattr(one, key)) is not None]
-            run.tell(Measurement(values={f"{key}_{kind}": min(known, default=None)}))
-    if judging:
-        run.tell(Measurement(values={"held_back": sum(map(len, judging))}))
+    compare_floats(session, teacher, images, judging, "take a smaller --rate", run)
     if request.evaluation is not None:
         data = load_evaluation_data(request.evaluation, teacher, request.recipe.normalize)
         one = evaluate(session, data, against=teacher, progress=run.progress("evaluating"))

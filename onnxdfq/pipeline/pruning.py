@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from onnxdfq.errors import OutputError
 from onnxdfq.methods.method import FloatModel, Measurement, Method, Note, Run
 from onnxdfq.pipeline.compression import fitted, recorded, settled_method
 from onnxdfq.pipeline.distillation import repair
@@ -166,29 +165,13 @@ def _compare(
     judging: Sequence[Images],
     run: Run,
 ) -> None:
-    """Against the file itself: on the images that decided, and on those held back, of which the worst set counts."""
-    from onnxdfq.evaluation import Session, evaluate
-    from onnxdfq.images.dataset import Dataset
+    """Against the file itself."""
+    from onnxdfq.evaluation import Session
+    from onnxdfq.pipeline.comparing import compare_floats
 
     session = Session(staged.where(request.output), called=request.output)
     if request.pruning.budget is not None and request.pruning.budget.kind == "latency":
         from onnxdfq.pipeline.pruning_budget import verify_latency
 
         verify_latency(request.pruning.budget, original, session, graph, run)
-    for kind, sets in (("images", [] if images is None else [images]), ("held_back", judging)):
-        progress = run.progress("comparing with the float model")
-        found = [
-            evaluate(session, Dataset(images=one.pixels, others=one.others), against=original, progress=progress)
-            for one in sets
-        ]
-        if any(one.not_finite for one in found):
-            raise OutputError(
-                f"{request.output} was not written, because it computes NaN or infinity where the float model does "
-                "not; prune less, or leave --repair out.",
-                exit_code=1,
-            )
-        for key in ("agreement", "sqnr_db") if found else ():
-            known = [value for one in found if (value := getattr(one, key)) is not None]
-            run.tell(Measurement(values={f"{key}_{kind}": min(known, default=None)}))
-    if judging:
-        run.tell(Measurement(values={"held_back": sum(map(len, judging))}))
+    compare_floats(session, original, images, judging, "prune less, or leave --repair out", run)
