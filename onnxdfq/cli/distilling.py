@@ -48,12 +48,6 @@ TRAINING = (
 @click.option("--augmented/--plain", default=None, help="Mirror, move and mix images, or not.  [default: augmented]")
 @click.option("--calibration", type=FILE, metavar="FILE|FOLDER", help="Images of your own, also as .npz in a folder.")
 @click.option("--evaluate", type=FILE, metavar="DATA", help="Labelled images to measure on.")
-@click.option(
-    "--work-dir",
-    type=FILE,
-    metavar="FOLDER",
-    help="Where training keeps how far it is; the same command goes on from there.",
-)
 @SYNTHESIS
 def distill(teacher: Path, student: Path, as_json: bool, **given: Any) -> None:
     """Train a float student, given as ONNX, against a teacher without data.
