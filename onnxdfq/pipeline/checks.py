@@ -46,7 +46,7 @@ def tuning_of(request: Request, method: Method) -> Tuning | None:
     from onnxdfq.tuning import tuning_for  # loads torch, as above
 
     recipe = request.recipe
-    if not looks_at_images(request, method):
+    if not looks_at_images(request, method) or recipe.block is not None:
         return None
     asked = [Bits.parse(recipe.bits).weight, *(pin.weight for pin in request.pins.values() if pin.weight is not None)]
     name = method.default_tuning if recipe.tuning is None else recipe.tuning

@@ -75,6 +75,11 @@ class Recipe:
                 "--bits w4a32 or w8a32.",
                 field="block",
             )
+        if self.block is not None and self.tuning not in (None, "none"):
+            raise InputError(
+                f"--tuning {self.tuning} has no form for blocks; leave it out, or ask for --rounding gptq.",
+                field="tuning",
+            )
 
     @property
     def scales(self) -> Scales:

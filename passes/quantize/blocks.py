@@ -134,7 +134,7 @@ def _scales(groups: Float32[NDArray[np.float32], "b r n"], bits: int) -> Float32
         error = np.square(_nearest(groups, scales[:, None], bits) * scales[:, None] - groups).sum(axis=1)
         chosen = np.where(error < least, scales, chosen)
         least = np.minimum(least, error)
-    return np.maximum(chosen, np.finfo(np.float32).tiny).astype(np.float32)
+    return np.asarray(np.maximum(chosen, np.finfo(np.float32).tiny), np.float32)
 
 
 def _nearest(

@@ -86,7 +86,7 @@ def main() -> None:
     for name, data, normalize in MODELS:
         rows += rows_of(name, data, normalize)
         print(table(rows), flush=True)
-    write_results(RESULTS, rows, images=IMAGES)
+        write_results(RESULTS, rows, images=IMAGES)
 
 
 if __name__ == "__main__":

@@ -26,13 +26,14 @@ def compress(output: Path, **settings: Any) -> Result:
     return onnxdfq.compress(MODEL, output=output, **(SETTINGS | settings))
 
 
+@pytest.mark.slow
 def test_layers_get_what_they_need(tmp_path: Path) -> None:
     plain = compress(tmp_path / "p.onnx", bits="w3a3")
     result = compress(tmp_path / "q.onnx", bits="w3a3", budget="drop=3.5", save_plan=tmp_path / "plan.toml")
     assert result.metrics["drop"] <= 3.5
     assert result.metrics["agreement_held_back"] > plain.metrics["agreement_held_back"]  # type: ignore[operator]
     plan = read_plan(tmp_path / "plan.toml")
-    assert {bits.activation for bits in plan.layers.values()} > {16} or plan.keep_float
+    assert 16 in {bits.activation for bits in plan.layers.values()} or plan.keep_float
     assert len([name for name in plan.keep_float if "Conv" in name or "Gemm" in name]) == result.metrics["layers_float"]
     (note,) = (note for note in result.notes if note.startswith("--budget drop"))
     assert "on 64 inputs that decide nothing else, each worth 1.56" in note
@@ -41,13 +42,13 @@ def test_layers_get_what_they_need(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_where_no_bits_are_wide_enough_layers_stay_float(tmp_path: Path) -> None:
     settings = {"bits": "w2a2", "target": "openvino"}
-    result = compress(tmp_path / "q.onnx", budget="drop=5", save_plan=tmp_path / "p.toml", **settings)
+    result = compress(tmp_path / "q.onnx", budget="drop=12", save_plan=tmp_path / "p.toml", **settings)
     assert (
         0
         < result.metrics["layers_float"]
         == len([n for n in read_plan(tmp_path / "p.toml").keep_float if "Conv" in n or "Gemm" in n])
     )
-    assert result.metrics["drop"] <= 5
+    assert result.metrics["drop"] <= 12
     again = compress(tmp_path / "r.onnx", plan=tmp_path / "p.toml", **settings)
     assert again.metrics["agreement_held_back"] == result.metrics["agreement_held_back"]
 

@@ -34,8 +34,12 @@ def test_a_transformer_without_batch_normalization(rounding: str, source: Path, 
     [
         ({"bits": "w4a8", "block": 32}, "beside float activations, and --bits w4a8 asks for others"),
         ({"bits": "w4a32", "block": 8}, "block is 8; it must be at least 16"),
+        ({"bits": "w4a32", "block": 32, "tuning": "brecq"}, "has no form for blocks"),
         ({"bits": "w4a32", "block": 32, "rounding": "gptqq"}, "Did you mean 'gptq'"),
-        ({"bits": "w4a32", "block": 32, "target": "tensorrt"}, "w4a32|no weights with a scale for every block"),
+        (
+            {"bits": "w4a32", "block": 32, "target": "tensorrt"},
+            "takes weights of 8|no weights with a scale for every block",
+        ),
     ],
 )
 def test_refusals(settings: dict[str, Any], message: str, source: Path, tmp_path: Path) -> None:
