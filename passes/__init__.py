@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from passes.dfq.absorb_bias import AbsorbHighBias
     from passes.dfq.equalize import EqualizeChannels
     from passes.dfq.lift_clips import LiftClips
+    from passes.graph.strided import MarkStrided
     from passes.ocs import SplitChannels
     from passes.prune.remove_channels import RemoveChannels
     from passes.prune.zero_weights import ZeroWeights
     from passes.quantize.take_out import TakeOutQuantizers
     from passes.write.batch_norm_to_conv import BatchNormToConv
+    from passes.write.block_weights import BlockWeights
     from passes.write.fix_batch import FixBatch
     from passes.write.insert_qdq import InsertQdq
     from passes.write.provenance import WriteProvenance
@@ -36,6 +38,7 @@ PART_OF = "onnxdfq"  # by which onnxdfq tells its own package from a folder of t
 _HOMES = {
     "AbsorbHighBias": "dfq.absorb_bias",
     "BatchNormToConv": "write.batch_norm_to_conv",
+    "BlockWeights": "write.block_weights",
     "Canonicalize": "canonical.canonicalize",
     "CompensateWeights": "dfmpc.plan",
     "EqualizeChannels": "dfq.equalize",
@@ -43,6 +46,7 @@ _HOMES = {
     "FoldBatchNorm": "canonical.fold_batch_norm",
     "InsertQdq": "write.insert_qdq",
     "LiftClips": "dfq.lift_clips",
+    "MarkStrided": "graph.strided",
     "RemoveChannels": "prune.remove_channels",
     "SetOpset": "write.set_opset",
     "ShiftNegative": "write.shift_negative",
@@ -58,6 +62,7 @@ _HOMES = {
 __all__ = [
     "AbsorbHighBias",
     "BatchNormToConv",
+    "BlockWeights",
     "Canonicalize",
     "CompensateWeights",
     "EqualizeChannels",
@@ -65,6 +70,7 @@ __all__ = [
     "FoldBatchNorm",
     "InsertQdq",
     "LiftClips",
+    "MarkStrided",
     "RemoveChannels",
     "SetOpset",
     "ShiftNegative",

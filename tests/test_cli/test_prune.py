@@ -140,7 +140,7 @@ def test_a_pattern_leaves_the_first_layer(prune: Prune, tmp_path: Path) -> None:
         (("--sparsity", 0.5, "--repair", "none,moments"), "none stands alone"),
         (
             ("--sparsity", 0.5, "--repair", "none", "--calibration", DIGITS / "digits_test.npz"),
-            "Only least squares and budgets",
+            "Only least squares, distillation and budgets",
         ),
         (("--sparsity", 0.9999, "--repair", "none"), "leaves no weight in"),
         (("--channels", 0.99, "--repair", "none"), "leaves no channel of"),

@@ -103,8 +103,7 @@ class Switched:
             name: values[name] if name in values else torch.from_numpy(arrays[name]).to(self._device)
             for name in self._graph.input_names
         }
-        with torch.no_grad():
-            yield from self._graph.stream(*tensors.values())
+        yield from self._graph.stream(*tensors.values())  # nothing in it trains
 
     def run(self, values: Values, on: Set[str]) -> Values:
         """All outputs by name; see `stream`."""
