@@ -43,7 +43,7 @@ def test_losses_by_formula() -> None:
         "activation": -batch.features[-1].detach().abs().mean(),
     }
     for name, number in wanted.items():
-        assert float(task.copy(**{name: 3.0}).loss(batch)) == pytest.approx(3 * float(number), rel=1e-4), name
+        assert float(task.copy(**{name: 3.0}).loss(batch).detach()) == pytest.approx(3 * float(number), rel=1e-4), name
 
 
 def test_mixed_images_have_shares_of_both_labels() -> None:
