@@ -104,17 +104,24 @@ class Command(click.Command):
         self.sections = sections or {}
         self.example = example
 
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the sections, then the example."""
+    def records(self, ctx: click.Context) -> dict[str, list[tuple[str, str]]]:
+        """By section, of each option in it how it is given and what it means."""
         shown = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
         options = {"help" if "--help" in param.opts else param.name: param for param in shown}
         placed = {name for names in self.sections.values() for name in names}
         others = [name for name in options if name not in placed]
+        found: dict[str, list[tuple[str, str]]] = {}
         for title, names in {**self.sections, "Other" if self.sections else "Options": others}.items():
             rows = [options[name].get_help_record(ctx) for name in names if name in options]
             if rows:
-                with formatter.section(title):
-                    formatter.write_dl([row for row in rows if row is not None])
+                found[title] = [row for row in rows if row is not None]
+        return found
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the sections, then the example."""
+        for title, rows in self.records(ctx).items():
+            with formatter.section(title):
+                formatter.write_dl(rows)
         if self.example:
             with formatter.section("Example"):
                 formatter.write_text(self.example)

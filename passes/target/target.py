@@ -14,6 +14,7 @@ class Target:
 
     title: the runtime's name for people. verified: tests hold the rules against the runtime itself; where false, they
         rest on `sources` (documents) alone, and whoever writes for the target says so.
+    sources: what the rules rest on: documents, or what was run.
     format: Quantize/Dequantize around float operators, QLinear operators, or the float network and the images beside
         it, for tools that quantize by themselves.
     opset, ir_version: the newest that the runtime reads. A newer model is converted; an older one keeps its own unless
