@@ -127,5 +127,7 @@ class Request:
 
 
 def for_target(path: Path, target: str) -> Path:
-    """`model.w8a8.onnx` → `model.w8a8.ort.onnx`."""
-    return path.parent / f"{path.stem}.{target}{path.suffix}" if path.name else path
+    """`model.w8a8.onnx` → `model.w8a8.ort.onnx`; a folder stays, for who checks paths to refuse it."""
+    if path.is_dir() or not path.name:
+        return path
+    return path.parent / f"{path.stem}.{target}{path.suffix}"
