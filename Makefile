@@ -5,7 +5,7 @@ N ?= 10000
 SEED ?= 0
 INSTALLED := .venv/installed
 
-.PHONY: demo test test-slow fuzz bench lint clean
+.PHONY: demo test test-slow fuzz bench docs lint clean
 
 demo: $(INSTALLED)
 	$(BIN)/python samples/digits/demo.py
@@ -15,7 +15,7 @@ test: $(INSTALLED) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
 
 test-slow: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group notebook
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group notebook --group docs
 	$(BIN)/python -m pytest -m slow
 
 # Mutated models, data and arguments, each in a fork with limits; a fault is counted by its cause.
@@ -24,6 +24,11 @@ fuzz: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m pytest -m benchmark -s
+
+# The pages in docs/, and those that are generated from commands, methods, targets and docstrings: build/docs/index.html.
+docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build --strict
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -20,12 +20,13 @@ if getattr(passes, "PART_OF", None) != "onnxdfq":
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
-    from onnxdfq.api import compress, evaluate, image_card, load, prune, synthesize
+    from onnxdfq.api import compare_runtimes, compress, distill, evaluate, load, prune, synthesize
     from onnxdfq.errors import DfqError, InputError, OutputError
-    from onnxdfq.evaluation import Evaluation
+    from onnxdfq.evaluation import Evaluation, RuntimeDifference
     from onnxdfq.exporting import export
     from onnxdfq.images.images import Images
     from onnxdfq.methods import (
+        Dafl,
         DeadLeaves,
         DeepInversion,
         Dfmpc,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         Dgh,
         Edfq,
         Gdfq,
+        Genie,
         Method,
         Mixmix,
         Noise,
@@ -43,6 +45,9 @@ if TYPE_CHECKING:
     from onnxdfq.recipe.bits import Bits
     from onnxdfq.recipe.recipe import Recipe
     from onnxdfq.recipe.zoo import Member
+    from onnxdfq.report.cards import image_card
+    from onnxdfq.report.diagnosing import diagnose
+    from onnxdfq.report.diagnosis.result import Diagnosis
     from onnxdfq.report.inspection import inspect
     from onnxdfq.report.linting import lint
     from onnxdfq.targets import load_target
@@ -50,14 +55,17 @@ if TYPE_CHECKING:
 # Imported on first use: `onnxdfq --help` must not wait for torch.
 _HOMES = {
     "Bits": "recipe.bits",
+    "Dafl": "methods",
     "DeadLeaves": "methods",
     "DeepInversion": "methods",
     "Dfmpc": "methods",
     "Dfq": "methods",
     "DfqError": "errors",
     "Dgh": "methods",
+    "Diagnosis": "report.diagnosis.result",
     "Edfq": "methods",
     "Gdfq": "methods",
+    "Genie": "methods",
     "Evaluation": "evaluation.evaluation",
     "Images": "images.images",
     "InputError": "errors",
@@ -70,12 +78,16 @@ _HOMES = {
     "Psaq": "methods",
     "Recipe": "recipe.recipe",
     "Result": "pipeline.result",
+    "RuntimeDifference": "evaluation.runtimes",
     "TargetResult": "pipeline.result",
     "ZeroQ": "methods",
+    "compare_runtimes": "api",
     "compress": "api",
+    "diagnose": "report.diagnosing",
+    "distill": "api",
     "evaluate": "api",
     "export": "exporting",
-    "image_card": "api",
+    "image_card": "report.cards",
     "inspect": "report.inspection",
     "lint": "report.linting",
     "load": "api",
@@ -86,15 +98,18 @@ _HOMES = {
 
 __all__ = [
     "Bits",
+    "Dafl",
     "DeadLeaves",
     "DeepInversion",
     "Dfmpc",
     "Dfq",
     "DfqError",
     "Dgh",
+    "Diagnosis",
     "Edfq",
     "Evaluation",
     "Gdfq",
+    "Genie",
     "Images",
     "InputError",
     "Member",
@@ -106,9 +121,13 @@ __all__ = [
     "Psaq",
     "Recipe",
     "Result",
+    "RuntimeDifference",
     "TargetResult",
     "ZeroQ",
+    "compare_runtimes",
     "compress",
+    "diagnose",
+    "distill",
     "evaluate",
     "export",
     "image_card",

@@ -16,10 +16,13 @@ if TYPE_CHECKING:
     from passes.dfq.absorb_bias import AbsorbHighBias
     from passes.dfq.equalize import EqualizeChannels
     from passes.dfq.lift_clips import LiftClips
+    from passes.graph.strided import MarkStrided
     from passes.ocs import SplitChannels
     from passes.prune.remove_channels import RemoveChannels
     from passes.prune.zero_weights import ZeroWeights
+    from passes.quantize.take_out import TakeOutQuantizers
     from passes.write.batch_norm_to_conv import BatchNormToConv
+    from passes.write.block_weights import BlockWeights
     from passes.write.fix_batch import FixBatch
     from passes.write.insert_qdq import InsertQdq
     from passes.write.provenance import WriteProvenance
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from passes.write.set_opset import SetOpset
     from passes.write.shift_negative import ShiftNegative
     from passes.write.write_for_target import WriteForTarget
+    from passes.write.write_initializers import WriteInitializers
 
 PART_OF = "onnxdfq"  # by which onnxdfq tells its own package from a folder of the user's that has the same name
 
@@ -34,6 +38,7 @@ PART_OF = "onnxdfq"  # by which onnxdfq tells its own package from a folder of t
 _HOMES = {
     "AbsorbHighBias": "dfq.absorb_bias",
     "BatchNormToConv": "write.batch_norm_to_conv",
+    "BlockWeights": "write.block_weights",
     "Canonicalize": "canonical.canonicalize",
     "CompensateWeights": "dfmpc.plan",
     "EqualizeChannels": "dfq.equalize",
@@ -41,12 +46,15 @@ _HOMES = {
     "FoldBatchNorm": "canonical.fold_batch_norm",
     "InsertQdq": "write.insert_qdq",
     "LiftClips": "dfq.lift_clips",
+    "MarkStrided": "graph.strided",
     "RemoveChannels": "prune.remove_channels",
     "SetOpset": "write.set_opset",
     "ShiftNegative": "write.shift_negative",
     "SplitChannels": "ocs",
+    "TakeOutQuantizers": "quantize.take_out",
     "ToQOperator": "write.qoperator",
     "WriteForTarget": "write.write_for_target",
+    "WriteInitializers": "write.write_initializers",
     "WriteProvenance": "write.provenance",
     "ZeroWeights": "prune.zero_weights",
 }
@@ -54,6 +62,7 @@ _HOMES = {
 __all__ = [
     "AbsorbHighBias",
     "BatchNormToConv",
+    "BlockWeights",
     "Canonicalize",
     "CompensateWeights",
     "EqualizeChannels",
@@ -61,12 +70,15 @@ __all__ = [
     "FoldBatchNorm",
     "InsertQdq",
     "LiftClips",
+    "MarkStrided",
     "RemoveChannels",
     "SetOpset",
     "ShiftNegative",
     "SplitChannels",
+    "TakeOutQuantizers",
     "ToQOperator",
     "WriteForTarget",
+    "WriteInitializers",
     "WriteProvenance",
     "ZeroWeights",
 ]

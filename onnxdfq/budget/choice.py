@@ -95,29 +95,71 @@ def choose_bits(
     Raises:
         InputError: The budget is below the least that is possible; or as `Calibration.decide` does for pins.
     """
+    return bit_choices(
+        model, pixels, observations, calibration, target, budget, device=device, progress=progress
+    ).within(budget.limit)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BitChoices:
+    """What widths each layer may take and what they lose, measured once, for as many budgets as are tried."""
+
+    layers: tuple[Layer, ...]
+    groups: list[_Group]
+    options: list[list[_Option]]
+
+    @property
+    def least(self) -> float:
+        """The least cost, in the unit of the budget that they were measured for."""
+        return sum(min(option.cost for option in options) for options in self.options)
+
+    @property
+    def most(self) -> float:
+        """The cost of the widest."""
+        return sum(max(option.cost for option in options) for options in self.options)
+
+    def within(self, limit: float) -> MixedBits:
+        """The widths with the least summed loss whose cost is within `limit`, which is `least` or more."""
+        places = least_loss([[(option.cost, option.loss) for option in options] for options in self.options], limit)
+        assert places is not None
+        picked = [options[index] for options, index in zip(self.options, places, strict=True)]
+        weights = {
+            layer.node: bits
+            for group, option in zip(self.groups, picked, strict=True)
+            for layer, bits in zip(group.layers, option.weights, strict=True)
+        }
+        activations = {group.source: option.activation for group, option in zip(self.groups, picked, strict=True)}
+        stated = {source: None if bits == FLOAT_BITS else bits for source, bits in activations.items()}
+        for layer in self.layers:
+            logger.debug("%s: weight of %d bits, input of %s", layer.node, weights[layer.node], stated[layer.source])
+        return MixedBits(
+            layers={
+                layer.node: LayerBits(weight=weights[layer.node], activation=stated[layer.source])
+                for layer in self.layers
+            },
+            size=size_bits(self.layers, weights) / 8,
+            bops=bit_operations(self.layers, weights, activations),
+            loss=sum(option.loss for option in picked),
+        )
+
+
+def bit_choices(
+    model: ir.Model,
+    pixels: SamplesLike,
+    observations: Observations,
+    calibration: Calibration,
+    target: Target,
+    budget: Budget,
+    *,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> BitChoices:
+    """What `choose_bits` chooses among; arguments and refusals are its own."""
     layers, groups = _read(model, calibration, target, budget)
     batch_size = batch_of(model) or calibration.batch_size
     pixels = pixels[: max(IMAGES, batch_size)]
     sensitivity = _measure(model, pixels, observations, calibration, target, groups, batch_size, device, progress)
-    options = [_options(group, sensitivity, budget) for group in groups]
-    places = least_loss([[(option.cost, option.loss) for option in choices] for choices in options], budget.limit)
-    assert places is not None  # the least is within the budget
-    picked = [choices[index] for choices, index in zip(options, places, strict=True)]
-    weights = {
-        layer.node: bits
-        for group, option in zip(groups, picked, strict=True)
-        for layer, bits in zip(group.layers, option.weights, strict=True)
-    }
-    activations = {group.source: option.activation for group, option in zip(groups, picked, strict=True)}
-    stated = {source: None if bits == FLOAT_BITS else bits for source, bits in activations.items()}
-    for layer in layers:
-        logger.debug("%s: weight of %d bits, input of %s", layer.node, weights[layer.node], activations[layer.source])
-    return MixedBits(
-        layers={layer.node: LayerBits(weight=weights[layer.node], activation=stated[layer.source]) for layer in layers},
-        size=size_bits(layers, weights) / 8,
-        bops=bit_operations(layers, weights, activations),
-        loss=sum(option.loss for option in picked),
-    )
+    return BitChoices(layers=layers, groups=groups, options=[_options(group, sensitivity, budget) for group in groups])
 
 
 def check_budget(model: ir.Model, calibration: Calibration, target: Target, budget: Budget) -> None:

@@ -9,6 +9,7 @@ from onnxdfq.calibration.histogram import Histogram
 from onnxdfq.calibration.shift_negative import NEGATIVE_TAILS, best_zero_point
 from onnxdfq.calibration.thresholds import activation_threshold, squared_error
 from onnxdfq.recipe.choices import Clipping, Scales
+from onnxdfq.recipe.tensors import TensorPin
 from passes.graph.operators import KNOWN_RANGE
 from passes.quantize.grid import covering_power_of_two, integer_range
 from passes.quantize.plan import TensorQuant
@@ -58,6 +59,14 @@ class ActivationGrids:
         below = bounds is not None and -np.inf < bounds[0] < 0
         if self.zero_points and self.clipping == "mse" and (below or (bounds is None and _is_skewed(producer))):
             quant = best_zero_point(histogram, quant, self.scheme) or quant
+        if bounds is not None and self.target.small_ranges == "clip":
+            quant = replace(quant, clip=_on_integers(bounds, quant))
+        return quant
+
+    def pinned(self, pin: TensorPin, producer: ir.Node | None, bits: int) -> TensorQuant:
+        """The grid that somebody decided. bits: where the pin says none."""
+        bounds = None if producer is None else _fused_clip(producer, self.fusion)
+        quant = pin.quant(bits, axis=None)
         if bounds is not None and self.target.small_ranges == "clip":
             quant = replace(quant, clip=_on_integers(bounds, quant))
         return quant

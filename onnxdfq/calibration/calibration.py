@@ -11,6 +11,7 @@ from torch import Tensor
 from onnxdfq.calibration.activations import BOUNDARY_BITS, ActivationGrids
 from onnxdfq.calibration.biases import BiasCorrection, layers_with_bias, with_biases, with_short_biases
 from onnxdfq.calibration.observation import Observations, observe, observe_runs
+from onnxdfq.calibration.pins import check_pinned_activation, check_pinned_weight
 from onnxdfq.calibration.shift_negative import find_shifts, with_shifts
 from onnxdfq.calibration.weights import CONSTANT_BITS, constant_quant, log_coarser, weight_quant
 from onnxdfq.errors import InputError
@@ -19,6 +20,7 @@ from onnxdfq.model_file import batch_of
 from onnxdfq.progress import Progress, Steps
 from onnxdfq.recipe.bits import FLOAT_BITS, LayerBits, check_layers
 from onnxdfq.recipe.choices import Clipping, Scales
+from onnxdfq.recipe.tensors import TensorPin
 from passes.graph.bodies import bodies_with_layers
 from passes.graph.editing import initializer_array, is_op, name_of
 from passes.quantize.pair_sums import within_pair_sums
@@ -45,6 +47,8 @@ class Calibration:
         shift_negative: Whether activations with a small negative tail are shifted to a grid without sign.
         layer_bits: By node name, what single layers have instead of weight_bits, and what they read instead of
             activation_bits.
+        tensors: By name of a value or weight, grids that are taken as they are; a weight's is made coarser where its
+            kernel would saturate, or its bias finds no room.
         batch_size: Images at once, where the model leaves it open.
     """
 
@@ -56,6 +60,7 @@ class Calibration:
     correct_bias: bool = True
     shift_negative: bool = False
     layer_bits: Mapping[str, LayerBits] = field(default_factory=dict)
+    tensors: Mapping[str, TensorPin] = field(default_factory=dict)
     batch_size: int = 32
 
     def plan(
@@ -158,7 +163,9 @@ class Calibration:
         plan = QuantPlan(
             activations=activations,
             weights={
-                use.initializer: overrides.get(use.initializer) or self._weight(model, use, target)
+                use.initializer: self._pinned_weight(use)
+                or overrides.get(use.initializer)
+                or self._weight(model, use, target)
                 for use in points.weights
             },
             constants={
@@ -202,6 +209,24 @@ class Calibration:
             raise InputError(
                 f"The target {target.name} has no grids without sign, and --shift-negative is for these; leave it out."
             )
+
+    def check_tensors(self, model: ir.Model, target: Target) -> None:
+        """Raises InputError where a pinned grid is none that the target takes, or contradicts `layer_bits`."""
+        points = find_quant_points(model, target)
+        widths = self.activation_widths(model, points)
+        asked = {name for name, width in widths.items() if width != self.activation_bits}
+        for name in points.activations:
+            if (pin := self.tensors.get(name)) is None:
+                continue
+            if pin.bits is not None and name in asked and pin.bits != widths[name]:
+                raise InputError(
+                    f"The plan gives {name!r} {pin.bits} bits among its tensors and {widths[name]} among its layers; "
+                    "take one of the two out."
+                )
+            check_pinned_activation(name, pin, widths[name], target)
+        uses = {use.initializer: use for use in points.weights}
+        for name in self.tensors.keys() & uses.keys():
+            check_pinned_weight(uses[name], self.tensors[name], model, target)
 
     def takes_zero_points(self, target: Target) -> bool:
         """Whether grids without sign may begin below zero."""
@@ -269,7 +294,11 @@ class Calibration:
             if name not in observations.histograms or (self.only_activated and not _is_activated(producers.get(name))):
                 continue
             histogram = observations.histograms[name]
-            quant = overrides.get(name) or grids.quant(histogram, producers.get(name), widths[name])
+            pin, producer = self.tensors.get(name), producers.get(name)
+            if pin is not None:
+                quant = grids.pinned(pin, producer, widths[name])
+            else:
+                quant = overrides.get(name) or grids.quant(histogram, producer, widths[name])
             logger.debug(
                 "%s: values from %.4g to %.4g, %s, %d bits, threshold %.4g, zero point %d, Clip on the integers %s",
                 name,
@@ -283,6 +312,13 @@ class Calibration:
             )
             activations[name] = quant
         return activations
+
+    def _pinned_weight(self, use: WeightUse) -> TensorQuant | None:
+        if (pin := self.tensors.get(use.initializer)) is None:
+            return None
+        layer = self.layer_bits.get(use.node)
+        bits = None if layer is None else layer.weight
+        return pin.quant(self.default_bits(scales=use.scales) if bits is None else bits, use.axis)
 
     def _weight(self, model: ir.Model, use: WeightUse, target: Target) -> TensorQuant:
         pin = self.layer_bits.get(use.node)

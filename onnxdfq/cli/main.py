@@ -1,7 +1,6 @@
 """The command line: it parses, calls and prints. Whatever is heavy is imported inside the commands."""
 
 import gc
-import logging
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -9,9 +8,20 @@ from typing import Any
 
 import click
 
-from onnxdfq.cli.options import AS_JSON, FILE, OP_LIBRARY, QUIET, SYNTHESIS, WHOLE, Command, Group
+from onnxdfq.cli.distilling import distill
+from onnxdfq.cli.options import (
+    AS_JSON,
+    FILE,
+    OP_LIBRARY,
+    QUIET,
+    SECTIONS,
+    SYNTHESIS,
+    WHOLE,
+    Command,
+    Group,
+    prepared,
+)
 from onnxdfq.cli.printing import (
-    LogFormatter,
     card_text,
     echo,
     echo_json,
@@ -19,36 +29,15 @@ from onnxdfq.cli.printing import (
     findings_text,
     inspection_text,
     pairs_text,
+    runtimes_text,
     summary,
     table_text,
     written_text,
 )
+from onnxdfq.cli.reporting import diagnose, exit_unless, report
 from onnxdfq.progress import TerminalProgress, silent
 from onnxdfq.shown import sentence
 from passes.graph.text import printable
-
-SECTIONS = {
-    "What": ("method", "bits", "scheme", "tuning", "budget", "plan", "save_plan"),
-    "How": (
-        "effort",
-        "minutes",
-        "images",
-        "steps",
-        "batch_size",
-        "seed",
-        "settings",
-        "clipping",
-        "equalize",
-        "split_channels",
-        "shift_negative",
-        "device",
-        "recipe",
-    ),
-    "Targets": ("target",),
-    "Proof": ("require",),
-    "Data": ("normalize", "zoo", "calibration", "evaluate", "input_shape", "inputs", "op_library"),
-    "Output": ("output", "dynamic_batch", "save_images", "work_dir", "force", "as_json", "quiet", "verbose", "help"),
-}
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -57,6 +46,10 @@ def main() -> None:
     """Data-free quantization of ONNX models: a float model in, an integer QDQ model out."""
     # Graphs are many small objects that live on: looking for garbage among them takes an eighth of a run.
     gc.set_threshold(50_000, 20, 100)
+
+
+main.add_command(diagnose)
+main.add_command(report)
 
 
 @main.command(
@@ -97,52 +90,79 @@ def main() -> None:
 @click.option("--calibration", type=FILE, metavar="FILE|FOLDER", help="Photographs, or arrays by input, of your own.")
 @click.option("--dynamic-batch", is_flag=True, help="Let the file take any batch, whatever the model was declared for.")
 @click.option("--save-images", type=FILE, metavar="FILE", help="Keep the images (.npz).")
-@click.option("--budget", metavar="WHAT", help="size=0.5MB or bops=1.2G: each layer gets its own bits, --bits at most.")
-@click.option("--plan", type=FILE, metavar="FILE", help="A TOML file that pins bits of layers.")
-@click.option("--save-plan", type=FILE, metavar="FILE", help="Write the bits of all layers.")
+@click.option(
+    "--budget",
+    metavar="WHAT",
+    help="size=0.5MB or bops=1.2G: each layer gets its own bits, --bits at most; drop=0.5: bits, or layers left float, "
+    "so that no more points of the float model's answers change; or size=0.5MB,drop=0.5.",
+)
+@click.option("--block", type=WHOLE, metavar="N", help="Of w4a32 and w8a32: a scale for each N inputs.")
+@click.option("--rounding", metavar="NAME", help="Of these weights: rtn (to the nearest) or gptq.  [default: rtn]")
+@click.option(
+    "--keep-float",
+    multiple=True,
+    metavar="PATTERN",
+    help="What stays float: a name, a glob, type:Softmax, before:VALUE or after:VALUE; may be repeated.",
+)
+@click.option(
+    "--plan",
+    type=FILE,
+    metavar="FILE",
+    help="Bits of layers, grids of tensors and what stays float: .toml, or AIMET's or ONNX Runtime's file.",
+)
+@click.option(
+    "--save-plan", type=FILE, metavar="FILE", help="Write what was decided: .toml, .encodings (AIMET) or .json (ORT)."
+)
 @click.option("--evaluate", type=FILE, metavar="DATA", help="Labelled images to measure on.")
 @click.option(
+    "--report",
+    type=FILE,
+    metavar="FILE.html|FILE.json",
+    help="Tell of the run: verdict, images, layers with their noise and remedies, provenance.",
+)
+@click.option(
     "--require",
-    metavar="sqnr=DB",
-    help="Exit with 1 where a file's signal to noise is less, on inputs held back; where those are too few, on what "
-    "calibrated.",
+    metavar="WHAT",
+    help="Exit with 1 unless met: sqnr=DB, the least signal to noise on inputs held back (where those are too few, on "
+    "what calibrated); or integer, integer:Conv,Gemm, exact, as for lint.",
 )
 def compress(model: Path, target: tuple[str, ...], require: str | None, as_json: bool, **given: Any) -> None:
     """Quantize a float ONNX model without data."""
     from onnxdfq.api import compress as run
-    from onnxdfq.report.requirement import read_requirement
+    from onnxdfq.report.requirement import asks_for_integers, check_integers, read_requirement
 
-    least = None if require is None else read_requirement(require)
-    result = run(model, target=target or None, **_prepared(given))
+    least = None
+    if require is not None and asks_for_integers(require):
+        check_integers(require, given["keep_float"])
+    elif require is not None:
+        least, require = read_requirement(require), None
+    result = run(model, target=target or None, **prepared(given))
     several = {name: {"output": str(file.path), **file.metrics} for name, file in result.targets.items()}
     if as_json:
         targets = {"targets": several} if len(several) > 1 else {}
         head = {"output": str(result.path), "method": result.method}
         echo_json({**head, **result.metrics, **targets, "notes": list(result.notes)})
-        _exit_unless_met(least, several)
+        _exit_unless_met(least, require, result, several)
         return
     echo_notes(result.notes)
     if len(several) == 1:
         echo(summary(result.metrics))
         echo(written_text(result.path))
-        _exit_unless_met(least, several)
+        _exit_unless_met(least, require, result, several)
         return
     own = {key for file in result.targets.values() for key in file.metrics}
     echo(summary({key: value for key, value in result.metrics.items() if key not in own}))
     for name, file in result.targets.items():
         echo(f"\n{printable(name)}\n{summary(file.metrics)}\n{written_text(file.path)}")
-    _exit_unless_met(least, several)
+    _exit_unless_met(least, require, result, several)
 
 
-def _exit_unless_met(least: float | None, files: dict[str, dict[str, Any]]) -> None:
-    """Exit code 1 where a file is worse than `--require` allows; it is written all the same."""
-    from onnxdfq.report.requirement import unmet
+def _exit_unless_met(least: float | None, integers: str | None, result: Any, files: dict[str, dict[str, Any]]) -> None:
+    """Exit code 1 where a file is not as `--require` asks; it is written all the same."""
+    from onnxdfq.report.requirement import unmet, unmet_integers
 
     sentences = [] if least is None else unmet(least, files)
-    for text in map(sentence, sentences):
-        echo(f"onnxdfq: {text}", err=True)
-    if sentences:
-        sys.exit(1)
+    exit_unless(sentences + ([] if integers is None else unmet_integers(integers, result)))
 
 
 @main.command(
@@ -151,13 +171,14 @@ def _exit_unless_met(least: float | None, files: dict[str, dict[str, Any]]) -> N
     example="onnxdfq synthesize model.onnx --normalize imagenet -o images.npz",
 )
 @click.argument("model", type=FILE)
-@click.option("-o", "--output", type=FILE, required=True, help="The .npz file to write.")
+@click.option("-o", "--output", type=FILE, required=True, help="The .npz file, or folder of files, to write.")
+@click.option("--files", type=WHOLE, metavar="N", help="So many files, each of --images images and of the next seed.")
 @SYNTHESIS
 def synthesize(model: Path, as_json: bool, **given: Any) -> None:
     """Only make the images that compress would calibrate on."""
     from onnxdfq.api import synthesize as run
 
-    result = run(model, **_prepared(given))
+    result = run(model, **prepared(given))
     if as_json:
         echo_json({"output": str(result.path), "method": result.method, **result.metrics})
         return
@@ -170,7 +191,7 @@ def synthesize(model: Path, as_json: bool, **given: Any) -> None:
 
 @main.command(
     cls=Command,
-    sections={"What": ("sparsity", "channels", "pattern", "multiple", "repair")}
+    sections={"What": ("sparsity", "channels", "pattern", "budget", "multiple", "repair", "train_steps")}
     | {key: names for key, names in SECTIONS.items() if key not in ("What", "Targets", "Proof")}
     | {"How": ("method", *SECTIONS["How"])},
     example="onnxdfq prune model.onnx --channels 0.2 --normalize imagenet",
@@ -179,13 +200,19 @@ def synthesize(model: Path, as_json: bool, **given: Any) -> None:
 @click.option("--sparsity", type=float, metavar="SHARE", help="Zero this share of each layer's weights, the smallest.")
 @click.option("--channels", type=float, metavar="SHARE", help="Remove this share of each layer's channels.")
 @click.option("--pattern", metavar="2:4", help="Zero two of four neighbouring weights along the input channels.")
+@click.option(
+    "--budget",
+    metavar="WHAT",
+    help="size=0.5MB, macs=20M or latency=5ms, or a share, macs=0.7: remove channels where that harms least.",
+)
 @click.option("--multiple", type=WHOLE, metavar="N", help="Each layer keeps a multiple of N channels.  [default: 8]")
 @click.option(
     "--repair",
     metavar="NAMES",
-    help="moments (means in closed form, no images), least-squares (on images), both between commas, or none.  "
-    "[default: moments,least-squares]",
+    help="moments (means in closed form, no images), least-squares (on images), distillation (on images, zeros stay), "
+    "several between commas, or none.  [default: moments,least-squares]",
 )
+@click.option("--train-steps", type=WHOLE, metavar="N", help="Of distillation; the effort says by default.")
 @click.option("-o", "--output", type=FILE, help="[default: MODEL.pruned.onnx beside the input]")
 @click.option("--calibration", type=FILE, metavar="FILE|FOLDER", help="Photographs, or arrays by input, of your own.")
 @SYNTHESIS
@@ -193,7 +220,7 @@ def prune(model: Path, as_json: bool, **given: Any) -> None:
     """Prune a float ONNX model without data; the result is a float model, which compress takes."""
     from onnxdfq.api import prune as run
 
-    result = run(model, **_prepared(given))
+    result = run(model, **prepared(given))
     if as_json:
         echo_json({"output": str(result.path), "method": result.method, **result.metrics, "notes": list(result.notes)})
         return
@@ -202,21 +229,38 @@ def prune(model: Path, as_json: bool, **given: Any) -> None:
     echo(written_text(result.path))
 
 
+main.add_command(distill)
+
+
 @main.command(cls=Command)
 @click.argument("model", type=FILE)
 @click.argument("data", type=FILE)
 @click.option("--against", type=FILE, metavar="FLOAT", help="The float model to compare with.")
 @click.option("--normalize", metavar="HOW", help="As for compress; a model that onnxdfq wrote remembers it.")
+@click.option(
+    "--runtime",
+    metavar="NAMES",
+    help="Compare runtimes instead: ort, ort-unoptimised, openvino and engine, between commas.",
+)
 @OP_LIBRARY
 @AS_JSON
 @QUIET
-def evaluate(model: Path, data: Path, as_json: bool, quiet: bool, **given: Any) -> None:
+def evaluate(model: Path, data: Path, runtime: str | None, as_json: bool, quiet: bool, **given: Any) -> None:
     """Measure a model on images, or on arrays by input: DATA is an .npz or .npy file, or a folder of class folders.
 
-    Accuracy where there are labels; with --against, closeness to the float model.
+    Accuracy where there are labels; with --against, closeness to the float model; with --runtime, how far runtimes are
+    from ONNX Runtime without optimisations, in steps of the output.
     """
+    from onnxdfq.api import compare_runtimes
     from onnxdfq.api import evaluate as run
 
+    if runtime is not None:
+        if given.pop("against") is not None:
+            raise click.UsageError("--runtime compares a file with itself; leave --against out.")
+        shown = silent if quiet else TerminalProgress
+        rows = compare_runtimes(model, data, runtime=runtime, progress=shown, **given)
+        echo_json({"runtimes": [asdict(row) for row in rows]}) if as_json else echo(runtimes_text(rows))
+        return
     found = run(model, data, progress=silent if quiet else TerminalProgress, **given)
     measured = asdict(found)
     notes = list(measured.pop("notes"))
@@ -342,25 +386,6 @@ def targets(name: str | None, as_json: bool) -> None:
         echo_json(found)
     else:
         echo(inspection_text({key: str(value) for key, value in found.items()}))
-
-
-def _prepared(given: dict[str, Any]) -> dict[str, Any]:
-    """Options of the shell as arguments of the Python door."""
-    from onnxdfq.model_file import parse_fillings, parse_input_shapes
-    from onnxdfq.recipe.recipe import Recipe, parse_settings
-
-    quiet, verbose, recipe = given.pop("quiet"), given.pop("verbose"), given.pop("recipe")
-    if verbose:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(LogFormatter("%(name)s: %(message)s"))
-        logging.basicConfig(level=logging.DEBUG, handlers=[handler])
-    return given | {
-        "recipe": None if recipe is None else Recipe.load(recipe),
-        "settings": parse_settings(given["settings"]),
-        "input_shape": parse_input_shapes(given["input_shape"]),
-        "inputs": parse_fillings(given["inputs"]),
-        "progress": silent if quiet else TerminalProgress,
-    }
 
 
 if __name__ == "__main__":

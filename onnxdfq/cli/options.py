@@ -1,5 +1,7 @@
 """Options that commands share, the sections that their help shows them in, and faults in the words of the shell."""
 
+import logging
+import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -8,13 +10,36 @@ from typing import Any, TypeVar
 import click
 
 from onnxdfq.cli.interruption import tell_of_interruption
-from onnxdfq.cli.printing import echo
+from onnxdfq.cli.printing import LogFormatter, echo
 from onnxdfq.errors import DfqError
 from onnxdfq.limits import IMAGES, STEPS
+from onnxdfq.progress import TerminalProgress, silent
 from onnxdfq.shown import sentence, shortened
 from onnxdfq.signals import came, written
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+SECTIONS = {
+    "What": ("method", "bits", "scheme", "tuning", "budget", "block", "rounding", "keep_float", "plan", "save_plan"),
+    "How": (
+        "effort",
+        "minutes",
+        "images",
+        "steps",
+        "batch_size",
+        "seed",
+        "settings",
+        "clipping",
+        "equalize",
+        "split_channels",
+        "shift_negative",
+        "device",
+        "recipe",
+    ),
+    "Targets": ("target",),
+    "Proof": ("require", "report"),
+    "Data": ("normalize", "zoo", "calibration", "evaluate", "input_shape", "inputs", "op_library"),
+    "Output": ("output", "dynamic_batch", "save_images", "work_dir", "force", "as_json", "quiet", "verbose", "help"),
+}
 FLAGS = {"settings": "--set", "output": "-o", "inputs": "--input"}
 """Fields whose flag is not simply their name."""
 
@@ -79,17 +104,24 @@ class Command(click.Command):
         self.sections = sections or {}
         self.example = example
 
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the sections, then the example."""
+    def records(self, ctx: click.Context) -> dict[str, list[tuple[str, str]]]:
+        """By section, of each option in it how it is given and what it means."""
         shown = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
         options = {"help" if "--help" in param.opts else param.name: param for param in shown}
         placed = {name for names in self.sections.values() for name in names}
         others = [name for name in options if name not in placed]
+        found: dict[str, list[tuple[str, str]]] = {}
         for title, names in {**self.sections, "Other" if self.sections else "Options": others}.items():
             rows = [options[name].get_help_record(ctx) for name in names if name in options]
             if rows:
-                with formatter.section(title):
-                    formatter.write_dl([row for row in rows if row is not None])
+                found[title] = [row for row in rows if row is not None]
+        return found
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the sections, then the example."""
+        for title, rows in self.records(ctx).items():
+            with formatter.section(title):
+                formatter.write_dl(rows)
         if self.example:
             with formatter.section("Example"):
                 formatter.write_text(self.example)
@@ -207,3 +239,22 @@ SYNTHESIS = together(
     QUIET,
     VERBOSE,
 )
+
+
+def prepared(given: dict[str, Any]) -> dict[str, Any]:
+    """Options of the shell as arguments of the Python door."""
+    from onnxdfq.model_file import parse_fillings, parse_input_shapes
+    from onnxdfq.recipe.recipe import Recipe, parse_settings
+
+    quiet, verbose, recipe = given.pop("quiet"), given.pop("verbose"), given.pop("recipe")
+    if verbose:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(LogFormatter("%(name)s: %(message)s"))
+        logging.basicConfig(level=logging.DEBUG, handlers=[handler])
+    return given | {
+        "recipe": None if recipe is None else Recipe.load(recipe),
+        "settings": parse_settings(given["settings"]),
+        "input_shape": parse_input_shapes(given["input_shape"]),
+        "inputs": parse_fillings(given["inputs"]),
+        "progress": silent if quiet else TerminalProgress,
+    }

@@ -66,6 +66,34 @@ def findings_text(findings: Sequence[Any]) -> str:
     return "\n".join(lines) or "No node computes anything."
 
 
+WORST = 10  # layers that a terminal shows
+
+
+def diagnosis_text(found: Any) -> str:
+    """The verdict, the findings with their remedies, and the worst layers."""
+    level = "without any noise" if found.sqnr_db is None else f"{found.sqnr_db:.1f} dB"
+    against = f"against {found.against}" if found.against else "against itself without quantizers"
+    lines = [f"{sentence(found.file)}, quantized by {sentence(found.by)}: {level}, {sentence(against)}."]
+    lines.append(f"Measured on {found.samples} inputs ({found.data}); kernels of the target {found.target}.")
+    for place, finding in enumerate(found.findings, start=1):
+        lines.append(f"\n{place}. {_name(finding.layer)}: {sentence(finding.cause)} [{finding.kind}]")
+        lines.extend(f"   → {sentence(remedy)}" for remedy in finding.remedies)
+    if not found.findings:
+        lines.append("\nNothing stands out.")
+    rows = [("layer", "operator", "bits", "alone", "all but", "kernel")]
+    for layer in found.layers[:WORST]:
+        bits = "/".join("-" if width is None else str(width) for width in (layer.weight_bits, layer.activation_bits))
+        row = _name(layer.name), _name(layer.op_type), bits, _level(layer.alone_db), _level(layer.all_but_db)
+        rows.append((*row, layer.kernel or "-"))
+    more = len(found.layers) - WORST
+    lines.append(f"\n{table_text(rows)}" + (f"\n... and {more} layers more (--json)" if more > 0 else ""))
+    return "\n".join(lines)
+
+
+def _level(level: float | None) -> str:
+    return "-" if level is None else f"{level:.1f} dB"
+
+
 def pairs_text(found: Mapping[str, Any]) -> str:
     """Which layers get the low bits, and who pays for each."""
     lines = []
@@ -117,6 +145,15 @@ def table_text(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
+def runtimes_text(rows: Sequence[Any]) -> str:
+    """How far each runtime is from the plain reading of a file, one a line."""
+    table: list[Sequence[str]] = [("runtime", "greatest difference", "numbers half a step apart", "equal classes")]
+    for row in rows:
+        answers = "-" if row.answers is None else _percent(row.answers)
+        table.append((row.runtime, f"{row.steps:.2f} steps", _percent(row.share), answers))
+    return table_text(table)
+
+
 def card_text(card: Mapping[str, Any]) -> str:
     """What each model of a zoo says of images, one a line."""
     rows: list[Sequence[str]] = [("model", "distance", "above 0.9", "entropy")]
@@ -152,6 +189,9 @@ _LABELS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("bytes", "bytes, compressed", "{:,}".format),
     ("weight_bytes", "bytes of packed weights and scales", "{:,}".format),
     ("bit_operations", "bit operations per image", "{:,}".format),
+    ("layers_in_blocks", "layers with a scale for every block", str),
+    ("drop", "points of answers that change", "{:.2f}".format),
+    ("layers_float", "layers that stay float for that", str),
     ("nodes_integer", "nodes that compute on integers", str),
     ("nodes_float", "nodes that stay float", str),
     ("agreement_images", "same answer on what calibrated", _percent),

@@ -8,6 +8,7 @@ quant.py      QuantizeLinear and DequantizeLinear with straight-through gradient
 runtime.py    operators that ONNX Runtime computes, for the last bits of its results
 fallback.py   nodes that the engine has no function for, run by ONNX Runtime
 feeds.py      tensors for the inputs of a model, from images
+cache.py      memory for values over all images
 precision.py  the floating-point type to compute in
 dtypes.py     ONNX element types and the torch types that carry them
 ops/          one function per operator, named as the operator, and their table

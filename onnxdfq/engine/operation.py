@@ -77,7 +77,7 @@ def read_operations(
         names = set(map(name_of, node.outputs))
         for name in sorted(wanted & names & replacements.keys()):
             found.append(_replacement(name, replacements[name]))
-            wanted.add(replacements[name].source)
+            wanted |= {replacements[name].source} - given
         if wanted & names - replacements.keys():
             nodes.append(node)
             found.append(None)

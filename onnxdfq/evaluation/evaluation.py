@@ -109,7 +109,7 @@ def _evaluated(
         wanted = None if labels is None else labels[done : done + len(samples)]
         expected, right = (None, None) if against is None else against.run_with_answers(samples, against.answer)
         for name, session in sessions.items():
-            outputs, answer = session.run_with_answers(samples, (against or session).answer)
+            outputs, answer = session.run_with_answers(samples, session.answer_like((against or session).answer))
             if against is not None and expected is not None:
                 _check_same_network(session, outputs, against, expected)
             scores[name].add(

@@ -153,6 +153,10 @@ class Session:
         *values, found = self._run(samples, [*self.outputs, answer])
         return values, found
 
+    def answer_like(self, other: str | None) -> str | None:
+        """The output of this name, or its own `answer` where it has none of that name: another network has others."""
+        return other if other in {value.name for value in self._session.get_outputs()} else self.answer
+
     def _run(self, samples: SamplesLike, names: list[str]) -> list[Shaped[NDArray[Any], "..."]]:
         given, batch = Samples.of(samples), self._feeding.batch
         count = len(given)

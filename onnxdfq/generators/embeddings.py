@@ -7,11 +7,11 @@ from jaxtyping import Float32
 from torch import Tensor, nn
 
 from onnxdfq.generators.labels import label_loss
-from onnxdfq.generators.levels import pooled
 from onnxdfq.generators.preparing import seeded
 from onnxdfq.generators.task import HELD_BACK_STEP, GeneratorTask
 from onnxdfq.progress import Progress
 from onnxdfq.training.distillation import Distillation
+from onnxdfq.training.levels import pooled
 from onnxdfq.training.loop import Group, Loop, step_generator
 
 RATE = 1e-3

@@ -16,11 +16,14 @@ class GeneratedImages(FixedImages):
     Args:
         train: Makes the generator, trained against the float network alone.
         deliver: The task and a count → images.
+        rate: Of Adam, for the generator while another network trains on its images; 0 leaves it as it is.
     """
 
-    def __init__(self, train: Callable[[], GeneratorTask], deliver: Callable[[GeneratorTask, int], Images]) -> None:
+    def __init__(
+        self, train: Callable[[], GeneratorTask], deliver: Callable[[GeneratorTask, int], Images], *, rate: float = 0.0
+    ) -> None:
         super().__init__(lambda count: deliver(self.task, count))
-        self._train = train
+        self.rate, self._train = rate, train
         self._task: GeneratorTask | None = None
 
     @property

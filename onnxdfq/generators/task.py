@@ -10,14 +10,16 @@ import torch
 from jaxtyping import Float, Float32
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from onnxdfq.generators.labels import certainty_loss, label_loss
-from onnxdfq.generators.levels import pooled
 from onnxdfq.generators.memory import LabelMemory
 from onnxdfq.progress import Progress
 from onnxdfq.synthesis.hyperparameters import batch_generators
 from onnxdfq.synthesis.input_range import InputRange
+from onnxdfq.synthesis.mixing import draw_box, mixed
 from onnxdfq.synthesis.network import TappedNetwork
+from onnxdfq.training.levels import pooled
 from onnxdfq.training.loop import Group, Loop, Training, step_generator
 from onnxdfq.work.checkpoint import Checkpoint
 
@@ -51,10 +53,14 @@ class GeneratorLoss:
     more; None is never. likeness: weight of the similarity with earlier images of the same labels, where the task
     remembers them; without gradients it is left out. hardness: how much more images count that the network is not sure
     of. certainty: instead of the cross entropy, how sure the network is to be of an image at least; each image is to
-    have a certainty of its own, between that and 1.
+    have a certainty of its own, between that and 1. one_hot: weight of the cross entropy with what the network itself
+    takes an image for. entropy: of how evenly a batch is spread over the classes, in decimal digits. activation: of the
+    mean activation of the last level that the task names, which is to be large. mixing: how often, 0 to 1, a whole
+    batch is mixed: each image has another one in a box, and shares of both labels.
 
     Source: GDFQ, arXiv 2003.03603, Eq. 5, 7 and 9, and the table of its stopping conditions; EnhancingDFQ, Eq. 12;
-    HAST for hardness and IntraQ for certainty (see `labels`).
+    HAST for hardness and IntraQ for certainty (see `labels`). DAFL, arXiv 1904.01186, Eq. 3, 5 and 7, and its public
+    code for the last three, with the mixing of MixMix, Eq. 7 to 9.
     """
 
     label: float = 1.0
@@ -64,6 +70,10 @@ class GeneratorLoss:
     likeness: float = 0.0
     hardness: float = 0.0
     certainty: float | None = None
+    one_hot: float = 0.0
+    entropy: float = 0.0
+    activation: float = 0.0
+    mixing: float = 0.0
 
     def __call__(
         self, network: TappedNetwork, batch: Batch, scores: int, memory: LabelMemory | None
@@ -71,6 +81,10 @@ class GeneratorLoss:
         """scores: which output scores the labels. memory: of earlier images; a batch that trains is taken into it."""
         found = batch.outputs[scores]
         total = self.label * self._of_labels(found, batch)
+        if self.one_hot or self.entropy:
+            total = total + self._of_answers(found)
+        if self.activation and batch.features:
+            total = total - self.activation * batch.features[-1].float().abs().mean()
         if self.statistics and batch.taps:
             first, second = network.moments(batch.taps)
             total = total + self.statistics * self._distance(network, first, second)
@@ -87,6 +101,13 @@ class GeneratorLoss:
         if self.certainty is None:
             return label_loss(found, batch.labels, hardness=self.hardness)
         return certainty_loss(found, batch.labels, self.certainty + (1 - self.certainty) * batch.wanted)
+
+    def _of_answers(self, found: Tensor) -> Tensor:
+        """Each image of one class, and each class as often as any other."""
+        scores = found.flatten(1).float()
+        sure = functional.cross_entropy(scores, scores.argmax(1))
+        mean = scores.softmax(1).mean(0)
+        return self.one_hot * sure + self.entropy * (mean * mean.clamp_min(1e-12).log10()).sum()
 
     def _distance(self, network: TappedNetwork, first: Tensor, second: Tensor) -> Tensor:
         targets = network.targets
@@ -169,6 +190,9 @@ class GeneratorTask:
     def draw(self, count: int, random: torch.Generator) -> Batch:
         """Images, and what the network says of them."""
         pixels, labels = self.generate(count, random)
+        # without mixing nothing is drawn here: other generators see the images that they always saw
+        if self._loss.mixing and float(torch.rand((), generator=random)) < self._loss.mixing:
+            pixels, labels = self._mixed(pixels, labels, random)
         wanted = torch.rand(count, generator=random).to(pixels.device)
         taps, values = self.network.forward(self.network.given(pixels))
         count = len(values) - len(self.levels)
@@ -180,6 +204,11 @@ class GeneratorTask:
             features=values[count:],
             wanted=wanted,
         )
+
+    def _mixed(self, pixels: Tensor, labels: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        partners = torch.randperm(len(pixels), generator=random).to(pixels.device)
+        found, share = mixed(pixels, partners, draw_box(pixels.shape[2], pixels.shape[3], random))
+        return found, (1 - share) * labels + share * labels[partners]
 
     def loss(self, batch: Batch) -> Float32[Tensor, ""]:
         """Of the generator."""

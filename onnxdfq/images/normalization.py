@@ -53,6 +53,12 @@ class Normalization:
         text = "/".join(",".join(map(repr, numbers)) for numbers in (self.mean, self.std))
         return next((name for name, preset in PRESETS.items() if preset == text), text)
 
+    def inverted(self, images: Float32[NDArray[np.float32], "n c h w"]) -> UInt8[NDArray[np.uint8], "n h w c"]:
+        """Numbers in the model's unit to the nearest bytes."""
+        mean, std = (np.array(numbers, np.float32)[:, None, None] for numbers in (self.mean, self.std))
+        bytes_ = np.clip(np.rint(255 * (images * std + mean)), 0, 255).astype(np.uint8)
+        return np.ascontiguousarray(bytes_.transpose(0, 2, 3, 1))
+
     def __call__(self, images: UInt8[NDArray[np.uint8], "n h w c"]) -> Float32[NDArray[np.float32], "n c h w"]:
         """Bytes to numbers in the model's unit. Raises DataError when the channels do not fit."""
         for numbers in (self.mean, self.std):

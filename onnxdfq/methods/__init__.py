@@ -15,6 +15,7 @@ from onnxdfq.recipe.reading import checked_fields
 from onnxdfq.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
+    from onnxdfq.methods.dafl import Dafl
     from onnxdfq.methods.dead_leaves import DeadLeaves
     from onnxdfq.methods.dfmpc.dfmpc import Dfmpc
     from onnxdfq.methods.dfq.dfq import Dfq
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from onnxdfq.methods.zeroq import ZeroQ
 
 _HOMES = {
+    "Dafl": "dafl",
     "DeadLeaves": "dead_leaves",
     "DeepInversion": "mixmix.deep_inversion",
     "Dfmpc": "dfmpc.dfmpc",
@@ -44,6 +46,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Dafl",
     "DeadLeaves",
     "DeepInversion",
     "Dfmpc",

@@ -53,9 +53,9 @@ class Edfq(Gdfq):
         import torch
 
         from onnxdfq.generators.attention import AttentionGenerator
-        from onnxdfq.generators.levels import feature_levels, pooled
         from onnxdfq.generators.memory import LabelMemory
         from onnxdfq.generators.preparing import seeded
+        from onnxdfq.training.levels import feature_levels, pooled
         from onnxdfq.training.loop import step_generator
 
         base = self._prepared(model, run, levels=feature_levels(model.graph))

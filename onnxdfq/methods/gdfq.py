@@ -96,7 +96,11 @@ class Gdfq(Method):
         """Images of the generator after its warm-up."""
         from onnxdfq.generators.source import GeneratedImages
 
-        return GeneratedImages(lambda: self._warmed_up(model, run), lambda task, count: self._images(task, count, run))
+        return GeneratedImages(
+            lambda: self._warmed_up(model, run),
+            lambda task, count: self._images(task, count, run),
+            rate=0.0 if self.separate else self.generator_rate,
+        )
 
     def refine(
         self, model: FloatModel, plan: QuantPlan, target: Target, images: ImageSource | None, run: Run

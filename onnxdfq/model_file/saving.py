@@ -38,11 +38,23 @@ def save_model(model: ir.Model, path: Path, *, force: bool = False, inner_shapes
         stage_model(model, path, staged, inner_shapes=inner_shapes)
 
 
-def stage_model(model: ir.Model, path: Path, staged: Staged, *, inner_shapes: bool = True) -> None:
-    """`save_model`, as one of several files that take their places together."""
+def stage_model(
+    model: ir.Model, path: Path, staged: Staged, *, inner_shapes: bool = True, inferred: bool = True
+) -> None:
+    """`save_model`, as one of several files that take their places together.
+
+    Args:
+        model, path, inner_shapes: As for `save_model`.
+        staged: Where it is written.
+        inferred: Whether shapes are inferred; a file of the user's keeps those that it has.
+
+    Raises:
+        OutputError: As `save_model` does.
+    """
     with staged.file(path) as temporary:
         try:
-            infer_shapes(model, strict=True)
+            if inferred:
+                infer_shapes(model, strict=True)
             if is_large(model):
                 with staged.file(path.with_name(path.name + ".data")) as data:
                     ir.save(model, temporary, external_data=data.name)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from onnxdfq.paths import reason_of
 from onnxdfq.scratch import scratch_folder
 from onnxdfq.signals import raise_what_came, uninterrupted, written
 
+_NUMBERED = re.compile(r"[0-9]{5}\.png")
 _DISK_AT_FAULT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
@@ -63,6 +65,27 @@ def check_folder(path: Path) -> None:
         raise OutputError(f"The folder {path} cannot be made: the folder {what} does not exist; create it first.")
     if not os.access(what, os.W_OK | os.X_OK):
         raise OutputError(f"{path} cannot be written: the folder {what} is not writable; choose another folder.")
+
+
+def check_replaceable(path: Path, *, force: bool = False) -> None:
+    """Refuses a path that a folder of pictures cannot take; to be called before the work whose result goes there.
+
+    Args:
+        path: Of the folder to write.
+        force: Whether a folder that holds numbered pictures alone, as this one will, may be replaced.
+
+    Raises:
+        OutputError: as `check_writable`; and something else lies in the folder.
+    """
+    if not path.is_dir() or path.is_symlink():
+        check_writable(path, force=False)
+        return
+    with _as_output_error(path):
+        strange = next((entry for entry in path.iterdir() if not _NUMBERED.fullmatch(entry.name)), None)
+    if strange is not None:
+        raise OutputError(f"{path} holds {strange.name!r}, which a folder of pictures does not; give another name.")
+    if not force:
+        raise OutputError(f"{path} exists; give another name with -o, or --force to replace it.")
 
 
 def make_folder(path: Path) -> None:
@@ -144,14 +167,31 @@ class Staged:
             _flush(temporary)
         self._files[place] = temporary
 
+    @contextmanager
+    def folder(self, place: Path) -> Iterator[Path]:
+        """Yields a temporary folder for pictures `00000.png` and so on, that are to lie in `place`.
+
+        Raises:
+            OutputError: As `check_replaceable` does.
+        """
+        check_replaceable(place, force=self._force)
+        with _as_output_error(place):
+            temporary = self._folder(place.parent.resolve()) / place.name
+            temporary.mkdir()
+            yield temporary
+            for file in temporary.iterdir():
+                _flush(file)
+        self._files[place] = temporary
+
     def where(self, place: Path) -> Path:
         """The file that is to take this place."""
         return self._files[place]
 
     def take_places(self) -> None:
         """Renames every file to its place. Raises OutputError: one cannot be; then all is again as it was before."""
-        for place in self._files:
-            check_writable(place, force=self._force)
+        for place, file in self._files.items():
+            check = check_replaceable if file.is_dir() else check_writable
+            check(place, force=self._force)
         with uninterrupted(), ExitStack() as undo:
             raise_what_came()
             for place, file in self._files.items():
@@ -161,7 +201,8 @@ class Staged:
                         # In between, a model must not lie beside the weights of another.
                         self._keep(model, undo)
                         model.unlink(missing_ok=True)
-                    self._keep(place, undo)
+                    keep = self._keep_folder if file.is_dir() else self._keep
+                    keep(place, undo)
                     file.replace(place)
             undo.pop_all()
             if self._told:
@@ -185,6 +226,14 @@ class Staged:
         except OSError:  # not every file system has links
             shutil.copy2(place, old, follow_symlinks=False)
         undo.callback(old.replace, place)
+
+    def _keep_folder(self, place: Path, undo: ExitStack) -> None:
+        """`_keep`, of a folder, which makes room for the new one."""
+        if place.exists():
+            old = self._stack.enter_context(scratch_folder(place.parent)) / place.name
+            place.replace(old)
+            undo.callback(old.replace, place)
+        undo.callback(shutil.rmtree, place, ignore_errors=True)
 
 
 @contextmanager

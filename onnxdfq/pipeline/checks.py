@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxdfq.errors import InputError, ModelFileError
+from onnxdfq.images.shards import shard_files
 from onnxdfq.methods.method import Method, Need
 from onnxdfq.model_file import check_writable
-from onnxdfq.model_file.writing import check_folder
+from onnxdfq.model_file.writing import check_folder, check_replaceable
 from onnxdfq.paths import check_ordinary, look_at
 from onnxdfq.pipeline.request import Request
 from onnxdfq.recipe.bits import WEIGHT_BITS, Bits
@@ -36,6 +37,7 @@ def calibration_of(request: Request) -> Calibration:
         clipping=recipe.clipping,
         shift_negative=recipe.shift_negative,
         layer_bits=request.pins,
+        tensors=request.plan.tensors,
     )
 
 
@@ -44,15 +46,16 @@ def tuning_of(request: Request, method: Method) -> Tuning | None:
     from onnxdfq.tuning import tuning_for  # loads torch, as above
 
     recipe = request.recipe
-    if not looks_at_images(request, method):
+    if not looks_at_images(request, method) or recipe.block is not None:
         return None
     asked = [Bits.parse(recipe.bits).weight, *(pin.weight for pin in request.pins.values() if pin.weight is not None)]
     name = method.default_tuning if recipe.tuning is None else recipe.tuning
     return tuning_for(
         "brecq" if name == "distil" else name,
-        weight_bits=min(asked) if recipe.budget is None else min(WEIGHT_BITS),
-        learn_scales=recipe.scales == "free",
-        learn_weight_scales=recipe.scales != "power-of-two",
+        weight_bits=min(WEIGHT_BITS) if request.may_lower_bits else min(asked),
+        # what the user decided is not learned anew
+        learn_scales=recipe.scales == "free" and not request.plan.tensors,
+        learn_weight_scales=recipe.scales != "power-of-two" and not request.plan.tensors,
         effort=recipe.effort,
     )
 
@@ -104,6 +107,12 @@ def check_method(request: Request, method: Method) -> None:
         calibration_of(request).check(target)
         if low is not None:
             replace(calibration_of(request), weight_bits=low).check(target)
+    if Need.TWO_WIDTHS in method.needs and (request.plan.tensors or request.keeps_float):
+        raise InputError(
+            f"{method.name} decides the weights and their grids, and which layers pay for which; leave --keep-float "
+            "and --plan with tensors out, or choose another --method.",
+            field="plan" if request.plan.tensors else "keep_float",
+        )
     if Need.TWO_WIDTHS in method.needs and any(pin.weight is not None for pin in request.pins.values()):
         raise InputError(
             f"{method.name} decides the weights and their bits; leave --plan with bits of weights out, or choose "
@@ -127,14 +136,22 @@ def check_paths(request: Request) -> None:
     outputs = [("-o", path) for path in request.models]
     if request.save_plan is not None:
         outputs += [("--save-plan", request.plan_path(output)) for output in request.outputs]
+    for output in request.handed:
+        archive, array, folder = output.handed
+        outputs += [("-o", archive), ("-o", array)]
+        check_replaceable(folder, force=request.force)
     for member in request.zoo:
         check_ordinary(member.path, kind=ModelFileError)
     data = {"the calibration data": request.calibration, "the labelled data": request.evaluation}
-    given = {"the model itself": request.source}
-    given |= {what: Path(path) for what, path in data.items() if isinstance(path, str | Path)}
-    for what, source in given.items():
-        if what != "the model itself" and not stat.S_ISDIR(look_at(source, missing=NOTHING_THERE).st_mode):
+    for file in request.read.values():
+        check_ordinary(file, kind=ModelFileError)
+    given = {what: Path(path) for what, path in data.items() if isinstance(path, str | Path)}
+    if not isinstance(request.calibration, str | Path):
+        given |= {f"the calibration data ({n})": file for n, file in enumerate(shard_files(request.calibration), 1)}
+    for source in given.values():
+        if not stat.S_ISDIR(look_at(source, missing=NOTHING_THERE).st_mode):
             check_ordinary(source)
+    given |= {"the model itself": request.source, **request.read}
     if request.work_dir is not None:
         check_folder(request.work_dir)
     given |= {f"a model of the zoo ({number})": member.path for number, member in enumerate(request.zoo, 1)}
@@ -162,6 +179,7 @@ def _refuse_what_needs_images(request: Request, method: Method) -> None:
         "--budget": recipe.budget is not None,
         "--save-images": request.save_images is not None,
         request.wants_images_for: not request.outputs,
+        "--target images": bool(request.handed),
         f"--tuning {recipe.tuning}": recipe.tuning not in (None, "none"),
     }
     for option, given in wanted.items():

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from onnxdfq.errors import ModelFileError
-from onnxdfq.evaluation import Session, evaluate_all, load_evaluation_data
+from onnxdfq.errors import ModelFileError, OutputError
+from onnxdfq.evaluation import Session, evaluate, evaluate_all, load_evaluation_data
 from onnxdfq.evaluation.saturation import saturation_note
 from onnxdfq.images.dataset import Dataset
 from onnxdfq.images.images import Images
@@ -76,7 +76,7 @@ def _session(output: Output, staged: Staged) -> Session:
 
 def _tell_of_runtime(output: Output, staged: Staged, session: Session, run: Run) -> None:
     assert output.path is not None
-    if not output.target.verified:
+    if not output.target.verified and output.target.format != "float":
         run.tell(
             Note(
                 text=f"The file for {output.target.title} was measured in ONNX Runtime and not run on that runtime: "
@@ -88,3 +88,38 @@ def _tell_of_runtime(output: Output, staged: Staged, session: Session, run: Run)
     if not session.fused:
         name = output.target.name
         run.tell(Note(text=f"ONNX Runtime reads the file for the target {name} only without its fusions, in float."))
+
+
+def compare_floats(
+    session: Session, original: Session, images: Images | None, judging: Sequence[Images], advice: str, run: Run
+) -> None:
+    """Fidelity of one float file to another network: on the images that decided, and on those held back, of which the
+    worst set counts.
+
+    Args:
+        session: Of the file that was written.
+        original: What it is to compute.
+        images, judging: As for `compare`.
+        advice: What to do where it computes NaN or infinity.
+        run: Takes the figures.
+
+    Raises:
+        OutputError: It computes NaN or infinity where the other does not.
+    """
+    for kind, sets in (("images", [] if images is None else [images]), ("held_back", judging)):
+        progress = run.progress("comparing with the float model")
+        found = [
+            evaluate(session, Dataset(images=one.pixels, others=one.others), against=original, progress=progress)
+            for one in sets
+        ]
+        if any(one.not_finite for one in found):
+            raise OutputError(
+                f"{session.path} was not written, because it computes NaN or infinity where the model that it is "
+                f"compared with does not; {advice}.",
+                exit_code=1,
+            )
+        for key in ("agreement", "sqnr_db") if found else ():
+            known = [value for one in found if (value := getattr(one, key)) is not None]
+            run.tell(Measurement(values={f"{key}_{kind}": min(known, default=None)}))
+    if judging:
+        run.tell(Measurement(values={"held_back": sum(map(len, judging))}))

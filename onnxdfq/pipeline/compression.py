@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING
 
+from onnxdfq.errors import InputError
 from onnxdfq.images.dataset import shapes_of_data
 from onnxdfq.methods import choose_method
 from onnxdfq.methods.method import FloatModel, Measurement, Method, Need, Note, Run
@@ -26,6 +28,13 @@ from onnxdfq.work.folder import work_folder
 from passes.graph.attention import is_transformer
 from passes.graph.batch_norm import read_batch_norms
 
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from onnxdfq.images.images import Images
+    from passes.lint.lint import Finding
+    from passes.quantize.plan import QuantPlan
+
 
 def run_compression(request: Request) -> Result:
     """Quantize a float model without data, and write and measure a file for each target. Raises DfqError."""
@@ -33,19 +42,29 @@ def run_compression(request: Request) -> Result:
         from onnxdfq.model_file.writing import staging
         from onnxdfq.pipeline.bodies import observe_bodies
         from onnxdfq.pipeline.comparing import compare
+        from onnxdfq.pipeline.dropping import check_drop
         from onnxdfq.pipeline.floats import tell_of_floats
-        from onnxdfq.pipeline.images import make_images
+        from onnxdfq.pipeline.handing import tell_what_next
+        from onnxdfq.pipeline.images import choosing_images, make_images, own_shards
         from onnxdfq.pipeline.loading import load
         from onnxdfq.pipeline.planning import Planning, plan_all
         from onnxdfq.pipeline.rewriting import rewritten
+        from onnxdfq.pipeline.steering import steered
         from onnxdfq.pipeline.verdict import judge
         from onnxdfq.pipeline.writing import stage_all, write
         from passes.lint.lint import lint
 
         model, original = load(request, opening, run)
+        request = steered(request, model, run)
         method, run = fitted(settled_method(request, model, run), model, run)
         own, source, judging = make_images(model, method, request, run)
         images = None if source is None else source.fixed(run.image_count)
+        distilling = distilling_of(request, method)
+        streamed = None if distilling is None else own_shards(model, request)
+        choosing = None
+        if request.budgets.drop is not None:
+            choosing, judging = choosing_images(model, judging, request, run)
+            check_drop(original, choosing)
         # decide
         model = rewritten(model, method, source, request, run)
         observations = method.observe(model, source, request.targets, calibration_of(request), run)
@@ -56,12 +75,17 @@ def run_compression(request: Request) -> Result:
             observations=observations,
             source=own,
             images=images,
+            shards=None if streamed is None else streamed[0],
             settled={} if model.settled is None else model.settled(model.graph),
             tuning=tuning_of(request, method),
-            distilling=distilling_of(request, method),
+            distilling=distilling,
             run=run,
+            budgets=request.budgets,
+            original=original,
+            choosing=choosing,
         )
-        plans = plan_all(planning, request.targets, calibration_of(request))
+        cases = plan_all(planning, request.targets, calibration_of(request))
+        plans, request = {name: case.plan for name, case in cases.items()}, request.aimed(cases)
         # then edit, and prove what was written before it takes its place
         written = {
             t.name: write(model, plans[t.name], t, method, images, bodies, request, run) for t in request.targets
@@ -72,7 +96,44 @@ def run_compression(request: Request) -> Result:
             judge(request, model, plans, judging[-1] if judging else images, record.of, run)
             findings = {t.name: lint(written[t.name], t) for t in request.targets}
             for output in request.outputs:
+                if output in request.handed:
+                    continue
                 tell_of_floats(output, findings[output.target.name], run)
+            tell_what_next(request.outputs, run)
+    return _result(request, written, plans, method.name, images, findings, record)
+
+
+def run_weights_only(request: Request) -> Result:
+    """Round weights alone, with a scale for every block, and write and measure a file for each target.
+
+    Raises DfqError."""
+    for target in request.targets:
+        if not target.weight_blocks:
+            raise InputError(
+                f"The target {target.name} ({target.title}) has no weights with a scale for every block; choose "
+                "another --target (ort), or leave --block out.",
+                field="block",
+            )
+    with recorded(request) as (opening, run, record):
+        from onnxdfq.pipeline.loading import load
+        from onnxdfq.pipeline.planning import FLOAT_PLAN
+        from onnxdfq.pipeline.weights_only import with_block_weights
+
+        model, original = load(request, opening, run)
+        written, images, findings = with_block_weights(model, original, request, run)
+    plans = dict.fromkeys(written, FLOAT_PLAN)
+    return _result(request, written, plans, request.recipe.rounding, images, findings, record)
+
+
+def _result(
+    request: Request,
+    written: Mapping[str, ir.Model],
+    plans: Mapping[str, QuantPlan],
+    method: str,
+    images: Images | None,
+    findings: Mapping[str, tuple[Finding, ...]],
+    record: Record,
+) -> Result:
     targets = {
         output.target.name: TargetResult(
             model=written[output.target.name],
@@ -87,7 +148,7 @@ def run_compression(request: Request) -> Result:
     return Result(
         model=first.model,
         path=first.path,
-        method=method.name,
+        method=method,
         images=images,
         metrics={**record.of(None), **first.metrics},
         notes=tuple(record.notes),

@@ -15,17 +15,20 @@ COUNT = 32  # of them, where they are made
 MOST = 64  # of the user's own
 LEAST_GIVEN, EVERY = 32, 8  # of so many and more of the user's own, each eighth is held back
 SEED = 1_000_003  # apart from that of the run, so that no image is one that calibrated
+CHOOSING, CHOOSING_SEED = 512, 2_000_003  # of those that a budget of answers is held by, where they are made
 
 
-def made(model: FloatModel, run: Run) -> Images:
+def made(model: FloatModel, run: Run, *, count: int = COUNT, seed: int = SEED) -> Images:
     """Dead leaves, noise where the input is no picture: of a kind that no method's own images are made to look like.
 
     Args:
         model: With its BatchNormalizations, which tell the range of an input.
         run: Whose seed they are drawn from.
+        count: How many.
+        seed: Added to the run's.
     """
     return DeadLeaves(steps=0).synthesize(
-        model.graph, count=COUNT, seed=run.recipe.seed + SEED, normalization=model.normalization, device=run.device
+        model.graph, count=count, seed=run.recipe.seed + seed, normalization=model.normalization, device=run.device
     )
 
 

@@ -5,6 +5,8 @@ from dataclasses import asdict, replace
 from onnxdfq.images.dataset import load_data
 from onnxdfq.images.feeding import Feeding
 from onnxdfq.images.images import Images
+from onnxdfq.images.samples import Samples
+from onnxdfq.images.shards import Shards, shard_files
 from onnxdfq.images.source import FixedImages, ImageSource
 from onnxdfq.methods.effort import check_images, images_in_memory
 from onnxdfq.methods.method import FloatModel, Measurement, Method, Note, Run
@@ -32,8 +34,7 @@ def make_images(
     """
     if request.calibration is not None:
         check_images(model.graph, run.recipe.images, None)
-        most = min(run.image_count + held_back.MOST, images_in_memory(model.graph))
-        images, spared = held_back.parted(_read(model, request, most), run.image_count)
+        images, spared = _own(model, request, run)
         own: ImageSource | None = FixedImages(images.first)
     else:
         own, spared = _made(model, method, run), None
@@ -49,14 +50,38 @@ def make_images(
 def judging_images(model: FloatModel, spared: Images | None, request: Request, run: Run) -> tuple[Images, ...]:
     """What files are judged by: what was spared of the user's own, else made here; none where no model is written."""
     if request.models and request.calibration is None:
-        spared = _drawn(model, held_back.COUNT, run.recipe.seed + held_back.SEED) or held_back.made(model, run)
-    if spared is None:
+        judging = held_back_or_drawn(model, run)
+    elif spared is None:
         return ()
-    judging = completed(spared, model, run)
+    else:
+        judging = completed(spared, model, run)
     if request.calibration is None and judging.provenance.get("input_range") == ASSUMED:
         _tell_of_range(model, run)
         return held_back.at_several_scales(judging, model)
     return (judging,)
+
+
+def choosing_images(
+    model: FloatModel, judging: tuple[Images, ...], request: Request, run: Run
+) -> tuple[Images | None, tuple[Images, ...]]:
+    """Inputs that a budget of answers is held by, and others that files are judged by, which then decide nothing.
+
+    Of the user's own, those that were held back are halved; None where none were.
+    """
+    if request.calibration is not None:
+        if not judging or len(judging[0]) < 2:
+            return None, judging
+        half = len(judging[0]) // 2
+        return judging[0].taken(slice(half)), (judging[0].taken(slice(half, None)),)
+    count, seed = min(held_back.CHOOSING, images_in_memory(model.graph)), held_back.CHOOSING_SEED
+    found = _drawn(model, count, run.recipe.seed + seed) or held_back.made(model, run, count=count, seed=seed)
+    return completed(found, model, run), judging
+
+
+def held_back_or_drawn(model: FloatModel, run: Run) -> Images:
+    """Inputs that decide nothing, for all inputs of the model: `held_back.made`, or integers where it takes these."""
+    found = _drawn(model, held_back.COUNT, run.recipe.seed + held_back.SEED) or held_back.made(model, run)
+    return completed(found, model, run)
 
 
 def _tell_of_range(model: FloatModel, run: Run) -> None:
@@ -111,10 +136,34 @@ def _drawn(model: FloatModel, count: int, seed: int) -> Images | None:
     return Images(pixels=filling.draw(spec, count, seed), method="noise", seed=seed)
 
 
+def own_shards(model: FloatModel, request: Request) -> tuple[Shards, Samples | None] | None:
+    """The user's own samples that lie in several files, and some of the last that are held back; None where they do
+    not. Raises DataError where they do not fit."""
+    files = shard_files(request.calibration)
+    if not files:
+        return None
+    feeding = Feeding(model.graph)
+    shards = Shards.of(files, feeding.main, feeding.others, model.normalization)
+    spared = len(shards) // held_back.EVERY if len(shards) >= held_back.LEAST_GIVEN else 0
+    return shards.parted(min(spared, held_back.MOST))
+
+
+def _own(model: FloatModel, request: Request, run: Run) -> tuple[Images, Images | None]:
+    """The user's own, as many as calibrate, and others that are held back."""
+    count, most = run.image_count, images_in_memory(model.graph)
+    if (found := own_shards(model, request)) is not None:
+        shards, spared = found
+        return _images(shards.first(min(count, most)), request), None if spared is None else _images(spared, request)
+    return held_back.parted(_read(model, request, min(count + held_back.MOST, most)), count)
+
+
 def _read(model: FloatModel, request: Request, count: int) -> Images:
     feeding = Feeding(model.graph)
     data = load_data(
         request.calibration, spec=feeding.main, others=feeding.others, normalization=model.normalization, limit=count
     )
-    samples = next(data.samples(count))
+    return _images(next(data.samples(count)), request)
+
+
+def _images(samples: Samples, request: Request) -> Images:
     return Images(pixels=samples.main, others=samples.others, method="file", seed=request.recipe.seed)

@@ -4,20 +4,14 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from onnxdfq.budget import check_budget
 from onnxdfq.errors import InputError
 from onnxdfq.evaluation import Session, load_evaluation_data
 from onnxdfq.images.normalization import Normalization
 from onnxdfq.methods.method import FloatModel, Note, Run
 from onnxdfq.model_file import Opening, batch_of
 from onnxdfq.model_file.loading import CONVERTED
-from onnxdfq.pipeline.checks import calibration_of
 from onnxdfq.pipeline.request import Request
-from onnxdfq.pipeline.rewriting import fold_batch_norms
-from onnxdfq.recipe.bits import check_layers
-from onnxdfq.recipe.budget import Budget
 from passes.canonical.canonicalize import Canonicalize
-from passes.quantize.points import find_quant_points
 from passes.target.target import Target
 from passes.write.provenance import read_provenance
 from passes.write.set_opset import SetOpset
@@ -31,7 +25,7 @@ def load(request: Request, opening: Opening, run: Run) -> tuple[FloatModel, Sess
     Raises:
         ModelFileError: the file cannot be converted.
         DataError: the data to evaluate on does not fit it.
-        InputError: a target's opset lacks an operator; pins or a budget do not fit the layers.
+        InputError: a target's opset lacks an operator.
     """
     opened = opening.opened()
     graph = opened.model
@@ -56,7 +50,6 @@ def load(request: Request, opening: Opening, run: Run) -> tuple[FloatModel, Sess
         load_evaluation_data(request.evaluation, session, request.recipe.normalize)
     Canonicalize()(graph)
     _check_opsets(graph, request.targets)
-    _check_layers(graph, request)
     return (
         FloatModel(graph=graph, source=request.source, digest=opened.reference.digest, normalization=normalization),
         session,
@@ -71,15 +64,3 @@ def _check_opsets(graph: ir.Model, targets: Sequence[Target]) -> None:
             SetOpset(target.opset).requires(graph)
         except ir.passes.PreconditionError as error:
             raise InputError(f"The target {target.name} reads opset {target.opset} and older. {error}") from error
-
-
-def _check_layers(graph: ir.Model, request: Request) -> None:
-    """Pins and budgets speak of the layers of the folded network."""
-    if not request.pins and request.recipe.budget is None:
-        return
-    folded = graph.clone()
-    fold_batch_norms(folded, request)
-    for target in request.targets:
-        check_layers(request.pins, find_quant_points(folded, target))
-        if request.recipe.budget is not None:
-            check_budget(folded, calibration_of(request), target, Budget.parse(request.recipe.budget))

@@ -6,18 +6,22 @@ targets have in common (equal plans, activations alike) is worked out once.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from onnxdfq.budget import choose_bits
+from onnxdfq.budget import bit_choices, choose_bits
+from onnxdfq.budget.ladder import Choice
 from onnxdfq.calibration.by_outputs import thresholds_by_outputs
 from onnxdfq.calibration.calibration import Calibration
 from onnxdfq.calibration.observation import Observations
 from onnxdfq.errors import InputError
+from onnxdfq.evaluation import Session
 from onnxdfq.images.images import Images
+from onnxdfq.images.shards import Shards
 from onnxdfq.images.source import ImageSource
 from onnxdfq.methods.effort import limit_of, visits_within
 from onnxdfq.methods.method import FloatModel, Measurement, Method, Note, Run
-from onnxdfq.recipe.budget import Budget
+from onnxdfq.pipeline.dropping import Dropping
+from onnxdfq.recipe.budget import MOST, Budget, Budgets
 from onnxdfq.training.distilling import Distilling
 from onnxdfq.training.outputs import class_scores, distilled_outputs
 from onnxdfq.tuning import Tuning
@@ -37,8 +41,11 @@ class Planning:
     """What all targets decide by.
 
     model: folded. method: has the last word on each plan. source: where the method's images come from, or the user's
-    own. images: those that were made. Both are None where no image is looked at. settled: by initializer, weights that
-    are decided already. tuning: None where nothing is tuned. distilling: None where the whole graph is not trained.
+    own. images: those that were made. Both are None where no image is looked at. shards: all samples of the user's
+    own, where they lie in several files: what trains reads these, and no other stage does. settled: by initializer,
+    weights that are decided already. tuning: None where nothing is tuned. distilling: None where the whole graph is not
+    trained. original, choosing: the float network, and inputs that a budget of answers is held by, where there is
+    one.
     """
 
     model: FloatModel
@@ -46,10 +53,14 @@ class Planning:
     observations: Observations
     source: ImageSource | None
     images: Images | None
+    shards: Shards | None
     settled: Mapping[str, QuantizedWeight]
     tuning: Tuning | None
     distilling: Distilling | None
     run: Run
+    budgets: Budgets = field(default_factory=Budgets)
+    original: Session | None = None
+    choosing: Images | None = None
     memo: dict[tuple[object, ...], object] = field(default_factory=dict)
 
     def once(self, key: tuple[object, ...], make: Callable[[], Found]) -> Found:
@@ -68,8 +79,8 @@ class Case:
     plan: QuantPlan = FLOAT_PLAN
 
 
-def plan_all(planning: Planning, targets: Sequence[Target], calibration: Calibration) -> dict[str, QuantPlan]:
-    """Target name → its plan.
+def plan_all(planning: Planning, targets: Sequence[Target], calibration: Calibration) -> dict[str, Case]:
+    """Target name → its plan, and the target with what a budget keeps float.
 
     Raises:
         InputError: a target does not take what is asked for, or no widths are within the budget.
@@ -80,36 +91,63 @@ def plan_all(planning: Planning, targets: Sequence[Target], calibration: Calibra
             weights={name: weight.quant for name, weight in planning.settled.items()},
             integers={name: weight.integers for name, weight in planning.settled.items()},
         )
-        return {target.name: settled for target in targets}
-    cases = [Case(target=target, calibration=calibration) for target in targets]
+        return {target.name: Case(target=target, calibration=calibration, plan=settled) for target in targets}
+    cases = [Case(target=target, calibration=calibration) for target in targets if target.format != "float"]
     for stage in (widths, decided, chosen_by_outputs):
         cases = [stage(case, planning) for case in cases]
     _tell_of_tails(cases, planning)
-    plans = {case.target.name: refined(case, planning).plan for case in cases}
-    for plan in plans.values():
-        if (name := plan.not_finite()) is not None:
+    found = {case.target.name: refined(case, planning) for case in cases}
+    for case in found.values():
+        if (name := case.plan.not_finite()) is not None:
             raise InputError(
                 f"A scale or bias of {name!r} is no number that float32 holds: the network computes with numbers that "
                 "are too large or too small to be quantized; check its weights."
             )
-    return plans
+    floats = [target for target in targets if target.format == "float"]
+    return found | {target.name: Case(target=target, calibration=calibration) for target in floats}
 
 
 def widths(case: Case, planning: Planning) -> Case:
-    """Bits of each layer, where a budget is to be kept."""
-    run, images = planning.run, planning.images
-    if run.recipe.budget is None or images is None:
+    """Bits of each layer, and which stay float, where budgets are to be kept."""
+    case = _within_cost(case, planning)
+    budgets, original, images, run = planning.budgets, planning.original, planning.choosing, planning.run
+    if budgets.drop is None or original is None or images is None:
         return case
-    chosen = choose_bits(
-        planning.model.graph,
-        images.samples,
-        planning.observations,
-        case.calibration,
-        case.target,
-        Budget.parse(run.recipe.budget),
-        device=run.device,
-        progress=run.progress("measuring layers"),
+    dropping = Dropping(
+        model=planning.model,
+        observations=planning.observations,
+        original=original,
+        images=images,
+        budgets=budgets,
+        calibration=case.calibration,
+        target=case.target,
+        run=run,
     )
+    fewer = None
+    if budgets.cost is None and case.target.packs_weights and planning.images is not None:
+        every = Budget(kind="size", limit=MOST)
+        fewer = bit_choices(**_measured_by(case, planning, planning.images), budget=every)
+    calibration, target = dropping.applied(dropping.cheapest(Choice(bits=case.calibration.layer_bits), fewer))
+    return replace(case, calibration=calibration, target=target)
+
+
+def _measured_by(case: Case, planning: Planning, images: Images) -> dict[str, Any]:
+    return {
+        "model": planning.model.graph,
+        "pixels": images.samples,
+        "observations": planning.observations,
+        "calibration": case.calibration,
+        "target": case.target,
+        "device": planning.run.device,
+        "progress": planning.run.progress("measuring layers"),
+    }
+
+
+def _within_cost(case: Case, planning: Planning) -> Case:
+    run, images, cost = planning.run, planning.images, planning.budgets.cost
+    if cost is None or images is None:
+        return case
+    chosen = choose_bits(**_measured_by(case, planning, images), budget=cost)
     values = {"weight_bytes": round(chosen.size), "bit_operations": chosen.bops}
     run.tell(Measurement(values=values, target=case.target.name))
     containers = {bits: case.target.weight_container(bits) for bits in set(chosen.weight_bits.values())}
@@ -206,7 +244,7 @@ def _distilled(case: Case, planning: Planning) -> Case:
             planning.model.graph,
             case.plan,
             case.target,
-            images.samples,
+            planning.shards or images.samples,
             reference=planning.model.teacher,
             learn_scales=run.recipe.scales == "free",
             seed=run.recipe.seed,
@@ -225,10 +263,11 @@ def _distilled(case: Case, planning: Planning) -> Case:
 
 def _checkpoint(stage: str, how: object, case: Case, images: Images, planning: Planning) -> Checkpoint | None:
     """In the work folder, under a key of all that a stage follows from. how: its settings."""
-    run = planning.run
+    run, shards = planning.run, planning.shards
     settings = (case.plan.fingerprint, planning.model.digest, run.recipe.to_toml(), repr(how))
     limits = repr((case.target.pair_limit, case.target.pair_order))
-    return run.checkpoint(stage, *settings, limits, images.pixels, *images.others.values())
+    data = (images.pixels, *images.others.values()) if shards is None else (shards.digest(),)
+    return run.checkpoint(stage, *settings, limits, *data)
 
 
 def _decided(case: Case, planning: Planning, chosen: Mapping[str, TensorQuant]) -> Case:

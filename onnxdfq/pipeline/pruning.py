@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from onnxdfq.errors import InputError, OutputError
 from onnxdfq.methods.method import FloatModel, Measurement, Method, Note, Run
 from onnxdfq.pipeline.compression import fitted, recorded, settled_method
+from onnxdfq.pipeline.distillation import repair
+from onnxdfq.pipeline.pruning_plan import Judged, check_plan, decided, some, tell_of_plan
 from onnxdfq.pipeline.request import Request
 from onnxdfq.pipeline.result import Result
 from onnxdfq.recipe.pruning import Pruning
 from passes.graph.editing import drop_unused_initializers
 from passes.graph.work import work_per_sample
-from passes.prune.channels import choose_channels
-from passes.prune.plan import CannotPrune, ChannelPlan, ZeroPlan
+from passes.prune.plan import ChannelPlan, ZeroPlan
 from passes.prune.remove_channels import RemoveChannels
-from passes.prune.zero_weights import ZeroWeights, prunable_layers, smallest_weights, two_of_four
+from passes.prune.zero_weights import ZeroWeights, prunable_layers
 from passes.write.provenance import WriteProvenance
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from onnxdfq.images.images import Images
     from onnxdfq.model_file.writing import Staged
 
-NAMED = 3  # layers, or reasons, that a note names
-
 
 @dataclass(frozen=True, kw_only=True)
 class PruneRequest(Request):
@@ -39,7 +37,7 @@ class PruneRequest(Request):
 
     pruning: Pruning
     output: Path
-    wants_images_for = "--repair least-squares"
+    wants_images_for = "--repair on images"
 
     @property
     def models(self) -> tuple[Path, ...]:
@@ -56,7 +54,7 @@ def run_pruning(request: PruneRequest) -> Result:
         from onnxdfq.pipeline.loading import load
 
         model, session = load(request, opening, run)
-        plan = decided(model.graph, request, run)
+        check_plan(model.graph, request, session)
         method: Method | None = None
         images: Images | None = None
         if request.pruning.looks_at_images:
@@ -65,16 +63,21 @@ def run_pruning(request: PruneRequest) -> Result:
             images = None if source is None else source.fixed(run.image_count)
         else:
             judging = judging_images(model, None, request, run)
+        judged = None if images is None else Judged(images=images, session=session, run=run)
+        plan = decided(model.graph, request, judged)
+        tell_of_plan(plan, run)
         before = model.graph.clone()
         carry_out(model.graph, plan, request, run)
-        if images is not None:
+        if images is not None and request.pruning.is_fitted:
             _fit(model, before, plan, images, run)
+        if images is not None and "distillation" in request.pruning.repair:
+            repair(model, before, images, request, request.pruning.train_steps, run)
         _measure_sizes(request, before, model.graph, run)
         _write_origin(model, method, images, request, run)
         with staging(force=request.force) as staged:
             stage_model(model.graph, request.output, staged)
             run.tell(Measurement(values={"bytes": staged.where(request.output).stat().st_size}))
-            _compare(request, staged, session, images, judging, run)
+            _compare(request, staged, session, model.graph, images, judging, run)
     return Result(
         model=model.graph,
         path=request.output,
@@ -83,32 +86,6 @@ def run_pruning(request: PruneRequest) -> Result:
         metrics=record.of(None),
         notes=tuple(record.notes),
     )
-
-
-def decided(graph: ir.Model, request: PruneRequest, run: Run) -> ChannelPlan | ZeroPlan:
-    """What goes; and what stays that was asked to go, told with the reason.
-
-    Raises:
-        InputError: nothing can go, or a layer would be left empty.
-    """
-    pruning = request.pruning
-    try:
-        if pruning.channels is not None:
-            plan = choose_channels(graph, ratio=pruning.channels, multiple=pruning.multiple)
-            _tell_of_channels(plan, request, run)
-            return plan
-        zeros = two_of_four(graph) if pruning.sparsity is None else smallest_weights(graph, sparsity=pruning.sparsity)
-    except CannotPrune as error:
-        raise InputError(f"{request.source}: {error}") from error
-    if not zeros.masks:
-        why = next(iter(zeros.skipped.items()), None)
-        reason = "it has no layer with constant weights" if why is None else f"{why[0]}: {why[1]}"
-        raise InputError(f"{request.source}: no layer can be pruned by {pruning}; {reason}.")
-    if zeros.skipped:
-        name, why_not = next(iter(zeros.skipped.items()))
-        more = f", and {len(zeros.skipped) - 1} others" if len(zeros.skipped) > 1 else ""
-        run.tell(Note(text=f"{len(zeros.skipped)} layers stay as they are: {name} ({why_not}){more}."))
-    return zeros
 
 
 def carry_out(graph: ir.Model, plan: ChannelPlan | ZeroPlan, request: PruneRequest, run: Run) -> None:
@@ -122,7 +99,7 @@ def carry_out(graph: ir.Model, plan: ChannelPlan | ZeroPlan, request: PruneReque
             run.tell(
                 Note(
                     text=f"{len(lost.unknown)} layers are not repaired by moments, because no BatchNormalization tells "
-                    f"those of what they read: {_some(lost.unknown)}."
+                    f"those of what they read: {some(lost.unknown)}."
                 )
             )
     if isinstance(plan, ChannelPlan):
@@ -132,22 +109,6 @@ def carry_out(graph: ir.Model, plan: ChannelPlan | ZeroPlan, request: PruneReque
     drop_unused_initializers(graph.graph)
 
 
-def _tell_of_channels(plan: ChannelPlan, request: PruneRequest, run: Run) -> None:
-    kept = [group for group in plan.groups if group.why is not None and group.kept == group.channels]
-    inner = [group for group in kept if not (group.why or "").startswith("its channels are those of the output")]
-    reasons = list(dict.fromkeys(f"{_some(group.layers)} ({group.why})" for group in inner))
-    more = f"; and {len(reasons) - NAMED} others" if len(reasons) > NAMED else ""
-    told = "; ".join(reasons[:NAMED]) + more
-    if not plan.removed:
-        reason = told or f"each layer keeps a multiple of {request.pruning.multiple} channels, the nearest to that"
-        raise InputError(f"{request.source}: no channel goes by {request.pruning}: {reason}.")
-    if inner:
-        count = sum(len(group.layers) for group in inner)
-        run.tell(Note(text=f"{count} layers keep all their channels: {told}. The others are pruned."))
-    total = sum(group.channels for group in plan.groups)
-    run.tell(Measurement(values={"layer_channels": total, "layer_channels_removed": plan.removed}))
-
-
 def _fit(model: FloatModel, before: ir.Model, plan: ChannelPlan | ZeroPlan, images: Images, run: Run) -> None:
     from onnxdfq.pruning.least_squares import fit_layers
 
@@ -155,7 +116,11 @@ def _fit(model: FloatModel, before: ir.Model, plan: ChannelPlan | ZeroPlan, imag
         model.graph, before, plan, images.samples, device=run.device, progress=run.progress("fitting layers")
     )
     if left:
-        run.tell(Note(text=f"{len(left)} layers are not fitted, for least squares knows Conv and Gemm: {_some(left)}."))
+        run.tell(
+            Note(
+                text=f"{len(left)} layers are not fitted, for least squares does not know their operator: {some(left)}."
+            )
+        )
 
 
 def _measure_sizes(request: PruneRequest, before: ir.Model, after: ir.Model, run: Run) -> None:
@@ -192,32 +157,21 @@ def _write_origin(
 
 
 def _compare(
-    request: PruneRequest, staged: Staged, original: Session, images: Images | None, judging: Sequence[Images], run: Run
+    request: PruneRequest,
+    staged: Staged,
+    original: Session,
+    graph: ir.Model,
+    images: Images | None,
+    judging: Sequence[Images],
+    run: Run,
 ) -> None:
-    """Against the file itself: on the images that decided, and on those held back, of which the worst set counts."""
-    from onnxdfq.evaluation import Session, evaluate
-    from onnxdfq.images.dataset import Dataset
+    """Against the file itself."""
+    from onnxdfq.evaluation import Session
+    from onnxdfq.pipeline.comparing import compare_floats
 
     session = Session(staged.where(request.output), called=request.output)
-    for kind, sets in (("images", [] if images is None else [images]), ("held_back", judging)):
-        progress = run.progress("comparing with the float model")
-        found = [
-            evaluate(session, Dataset(images=one.pixels, others=one.others), against=original, progress=progress)
-            for one in sets
-        ]
-        if any(one.not_finite for one in found):
-            raise OutputError(
-                f"{request.output} was not written, because it computes NaN or infinity where the float model does "
-                "not; prune less, or leave --repair out.",
-                exit_code=1,
-            )
-        for key in ("agreement", "sqnr_db") if found else ():
-            known = [value for one in found if (value := getattr(one, key)) is not None]
-            run.tell(Measurement(values={f"{key}_{kind}": min(known, default=None)}))
-    if judging:
-        run.tell(Measurement(values={"held_back": sum(map(len, judging))}))
+    if request.pruning.budget is not None and request.pruning.budget.kind == "latency":
+        from onnxdfq.pipeline.pruning_budget import verify_latency
 
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+        verify_latency(request.pruning.budget, original, session, graph, run)
+    compare_floats(session, original, images, judging, "prune less, or leave --repair out", run)

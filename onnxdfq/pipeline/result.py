@@ -23,13 +23,15 @@ class Metrics(TypedDict, total=False):
 
     Of the whole run: images, bn_distance and confident (see `onnxdfq.synthesis.quality`), similarity_by_label (of a
     generator's images, see `onnxdfq.synthesis.diversity`), batch_norms_folded,
-    layers_equalized, biases_absorbed, layers_split, bytes_float, seconds, peak_memory (bytes, of the process); of a
+    layers_equalized, biases_absorbed, layers_split, layers_in_blocks (whose weights have a scale for every block),
+    bytes_float, seconds, peak_memory (bytes, of the process); of a
     pruning: layer_channels and layer_channels_removed (outputs of all layers), weights_float and weights (of layers,
     those that are not zero), macs_float and macs (multiplications per sample, zeros among them).
 
     Of one file: bytes, nodes_integer and nodes_float (see `onnxdfq.lint`), blocks_tuned, loss_curve (of training: rows
     of step, loss, held-back loss, and the parts of the loss where there are several), weight_bytes and bit_operations
-    (under a budget), agreement_images and sqnr_db_images (on the images that calibrated it),
+    (under a budget), drop and layers_float (under one of answers: points of these that change, layers that stay float),
+    agreement_images and sqnr_db_images (on the images that calibrated it),
     agreement_held_back and sqnr_db_held_back (on `held_back` inputs that decided nothing: dead leaves, or an eighth of
     the user's own), verdict ("good" above 25 dB, "fair", "poor" below 12), and count, top1, top1_float, agreement,
     sqnr_db (on the data to evaluate on). Shares lie between 0 and 1; the SQNR is that of the worst output.
@@ -57,6 +59,9 @@ class Metrics(TypedDict, total=False):
     blocks_tuned: int
     loss_curve: list[list[float | None]]
     weight_bytes: int
+    drop: float
+    layers_float: int
+    layers_in_blocks: int
     bit_operations: int
     agreement_images: float | None
     sqnr_db_images: float | None

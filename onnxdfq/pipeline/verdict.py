@@ -93,18 +93,26 @@ def worst_layers(model: FloatModel, plan: QuantPlan, target: Target, images: Ima
     Returns:
         The three worst, the worst first.
     """
-    if model.settled is not None:
-        return {}
+    losses = {} if model.settled is not None else layer_losses(model, plan, target, images, run)
+    return {name: losses[name] for name in sorted(losses, key=lambda name: -losses[name])[:WORST]}
+
+
+def layer_losses(
+    model: FloatModel, plan: QuantPlan, target: Target, images: Images, run: Run, *, most_nodes: int | None = MOST_NODES
+) -> Mapping[str, float]:
+    """The same of all layers.
+
+    Args:
+        most_nodes: that may run in all; none is measured where there would be more.
+    """
     layers = {use.node: use for use in find_quant_points(model.graph, target).weights if not use.scales}
     nodes = {node.name: node for node in model.graph.graph}
     reads = {name: data_input(nodes[name], use) for name, use in layers.items()}
     sources = {name: plan.same_as.get(source, source) for name, source in reads.items()}
     activations = {source for source in sources.values() if source in plan.activations}
     behind = nodes_behind(model.graph)
-    if (
-        sum(behind[name] for name in (*activations, *(nodes[name].outputs[0].name or "" for name in layers)))
-        > MOST_NODES
-    ):
+    count = sum(behind[name] for name in (*activations, *(nodes[name].outputs[0].name or "" for name in layers)))
+    if most_nodes is not None and count > most_nodes:
         return {}
     samples = Samples.of(images.samples)[: max(SAMPLES, batch_of(model.graph) or 1)]
     found = measure_sensitivity(
@@ -116,8 +124,7 @@ def worst_layers(model: FloatModel, plan: QuantPlan, target: Target, images: Ima
         device=run.device,
         advance=Steps(run.progress("looking for the worst layers"), len(layers) + len(activations)),
     )
-    losses = {
+    return {
         name: found.weights.get(name, {0: 0.0})[0] + found.activations.get(sources[name], {0: 0.0})[0]
         for name in layers
     }
-    return {name: losses[name] for name in sorted(losses, key=lambda name: -losses[name])[:WORST]}

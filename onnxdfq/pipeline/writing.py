@@ -15,8 +15,10 @@ from onnxdfq.model_file.writing import Staged
 from onnxdfq.pipeline.bodies import ObservedBody, with_quantized_bodies
 from onnxdfq.pipeline.checks import calibration_of
 from onnxdfq.pipeline.finite import check_tensors
+from onnxdfq.pipeline.handing import stage_handed
 from onnxdfq.pipeline.request import Request
-from onnxdfq.recipe.bits import bits_of_plan, layer_bits_toml
+from onnxdfq.recipe.bits import bits_of_plan
+from onnxdfq.recipe.plan_file import plan_text
 from passes.graph.editing import drop_unused_initializers
 from passes.quantize.plan import QuantPlan
 from passes.quantize.points import find_quant_points
@@ -24,8 +26,10 @@ from passes.target.target import Target
 from passes.write.provenance import WriteProvenance
 from passes.write.write_for_target import WriteForTarget
 
-PLAN_COMMENT = """Bits of each layer's weight, and of the activation that it reads.
-Change a line and give the file back with --plan; layers that it leaves out take --bits, or what --budget allows."""
+PLAN_COMMENT = """[layers]: bits of each layer's weight, and of the activation that it reads.
+[tensors]: the grids of activations. keep_float: what is not quantized.
+Change a line and give the file back with --plan; layers that it leaves out take --bits, or what --budget allows, and
+tensors that it leaves out are calibrated."""
 
 
 def write(
@@ -48,7 +52,7 @@ def write(
     entries = {
         "version": version("onnxdfq"),
         "method": method.name if images is None else images.method,
-        "bits": recipe.bits,
+        "bits": "float" if target.format == "float" else recipe.bits,
         "scheme": recipe.scheme,
         "seed": str(recipe.seed),
         "images": str(0 if images is None else len(images)),
@@ -94,8 +98,27 @@ def stage_all(
         if request.save_plan is not None:
             bits = bits_of_plan(model.graph, plans[name], find_quant_points(model.graph, output.target))
             with staged.file(request.plan_path(output)) as temporary:
-                temporary.write_text(layer_bits_toml(bits, comment=PLAN_COMMENT), encoding="utf-8")
+                kept = output.target.kept_float
+                text = plan_text(
+                    request.plan_path(output),
+                    bits,
+                    plans[name],
+                    sorted(kept.nodes | kept.values),
+                    containers=_containers(plans[name], output.target),
+                    comment=PLAN_COMMENT,
+                )
+                temporary.write_text(text, encoding="utf-8")
         assert output.path is not None
         check_tensors(output, written[name], model.graph)
+        if output in request.handed and images is not None:
+            stage_handed(output, model, images, staged, run)
         stage_model(written[name], output.path, staged, inner_shapes=output.target.inner_shapes)
         run.tell(Measurement(values={"bytes": staged.where(output.path).stat().st_size}, target=name))
+
+
+def _containers(plan: QuantPlan, target: Target) -> dict[str, str]:
+    """Name of each activation and weight → its element type in the file."""
+    activations = {
+        name: target.activation_container(quant.bits, signed=quant.signed) for name, quant in plan.activations.items()
+    }
+    return activations | {name: target.weight_container(quant.bits) for name, quant in plan.weights.items()}

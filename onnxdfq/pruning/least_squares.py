@@ -1,10 +1,8 @@
 """Least squares layer by layer: the weights that remain give what the whole layer gave, as well as they can."""
 
 import logging
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -13,62 +11,22 @@ from jaxtyping import Bool, Float64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from onnxdfq.engine import TorchGraph
-from onnxdfq.engine.feeds import Feeds
+from onnxdfq.engine.cache import Cache
 from onnxdfq.images.samples import SamplesLike
 from onnxdfq.progress import Progress
-from onnxdfq.pruning.moments import shift_outputs
-from passes.graph.affine import constant_bias, output_channels, write_layer
-from passes.graph.channel_paths import layer_weight
-from passes.graph.editing import FreshNames, is_op, name_of
+from onnxdfq.pruning.frontier import Frontier
+from onnxdfq.pruning.shifts import can_shift, restore_statistics, shift_outputs, sum_behind
+from onnxdfq.pruning.sums import MOST_FEATURES, Array, SecondMoments, Sums, add_batch, constant_weight, empty_sums
+from passes.graph.affine import write_layer
+from passes.graph.editing import FreshNames, name_of
+from passes.graph.filters import from_filters, to_filters
 from passes.prune.plan import ChannelPlan, ZeroPlan
 
 logger = logging.getLogger(__name__)
 
-RIDGE = 0.1  # the best of 0.1, 0.01, 0.001 on synthesised images that were held back
-BATCH_SIZE = 32
-UNFOLDED = 2**26  # bytes of the patches that lie in memory together
+RIDGE = 0.1  # the best of 0.3, 0.1, 0.03, 0.01 on synthesised images that were held back
+MOST_GAIN = 2.0  # of an output that the rest can hardly tell
 TINY = 1e-30  # features that never move are left alone by it
-Array = NDArray[np.float64]
-
-
-@dataclass(kw_only=True)
-class _Sums:
-    """Of n positions: sums of x, y, x xᵀ and x yᵀ, for each of g groups. x: (g, F), y: (g, O/g)."""
-
-    count: int
-    x: Tensor
-    y: Tensor
-    xx: Tensor
-    xy: Tensor
-
-    @classmethod
-    def zero(cls, groups: int, features: int, outputs: int, device: str) -> "_Sums":
-        def zeros(*shape: int) -> Tensor:
-            return torch.zeros(shape, dtype=torch.float64, device=device)
-
-        return cls(
-            count=0,
-            x=zeros(groups, features),
-            y=zeros(groups, outputs),
-            xx=zeros(groups, features, features),
-            xy=zeros(groups, features, outputs),
-        )
-
-    def add(self, x: Tensor, y: Tensor) -> None:
-        """Positions x (g, F, P) with what is wanted of them, y (g, O/g, P)."""
-        self.count += x.shape[2]
-        self.x += x.sum(dim=2, dtype=torch.float64)
-        self.y += y.sum(dim=2, dtype=torch.float64)
-        self.xx += (x @ x.mT).double()
-        self.xy += (x @ y.mT).double()
-
-    def centred(self) -> tuple[Array, Array, Array, Array]:
-        """Means of x (g, F) and y (g, O/g), covariances of x (g, F, F) and of x with y (g, F, O/g)."""
-        x, y = self.x / self.count, self.y / self.count
-        xx = self.xx / self.count - x[:, :, None] * x[:, None, :]
-        xy = self.xy / self.count - x[:, :, None] * y[:, None, :]
-        return x.cpu().numpy(), y.cpu().numpy(), xx.cpu().numpy(), xy.cpu().numpy()
 
 
 def fit_layers(
@@ -98,20 +56,36 @@ def fit_layers(
 
     Each layer reads what the layers before it, fitted already, give: min over W, b of
     |Y - X W - b|² + rho |W - W0|², X of the pruned network, Y of the original. On a mask every output has equations of
-    its own.
+    its own. Of a layer that is added to a branch, Y takes the error of that branch as well, so that the sum is right.
+    Least squares gives less variance than Y has; each output is scaled to that of Y, so that running statistics of a
+    BatchNormalization, which are those of the original, stay true.
+
+    Raises:
+        OutputError: the temporary folder has no room for the values of a layer.
 
     Source: He et al., Channel Pruning for Accelerating Very Deep Neural Networks, arXiv 1707.06168, Eq. 3, whose
     regularisation pulls to zero; here it pulls to the weights as they were.
     """
     changed = list(_changed_layers(pruned, plan))
     left = []
-    for number, node in enumerate(changed):
-        if progress is not None:
-            progress(number, len(changed), name_of(node))
-        if _is_fitted(node):
-            _fit(node, pruned, original, plan, samples, ridge, device)
-        else:
-            left.append(name_of(node))
+    with Cache(dtype=torch.float32) as cache:
+        fitting = _Fitting(
+            plan=plan,
+            pruned=pruned,
+            inside=Frontier(pruned, samples, cache, device),
+            wanted=Frontier(original, samples, cache, device),
+            ridge=ridge,
+            device=device,
+        )
+        originals = {name_of(node): node for node in original.graph}
+        for number, node in enumerate(changed):
+            if progress is not None:
+                progress(number, len(changed), name_of(node))
+            if _is_fitted(node):
+                restore_statistics(node, originals[name_of(node)], plan)
+                fitting.fit(node)
+            else:
+                left.append(name_of(node))
     return tuple(left)
 
 
@@ -119,67 +93,88 @@ def _changed_layers(pruned: ir.Model, plan: ChannelPlan | ZeroPlan) -> Iterator[
     """The layers that give something else than before the plan, in graph order."""
     other: set[ir.Value] = set()
     for node in pruned.graph:
+        weight = constant_weight(node)
         if isinstance(plan, ZeroPlan):
             mask = plan.masks.get(name_of(node))
             loses = mask is not None and not mask.all()
         else:
-            loses = layer_weight(node) is not None and name_of(node.inputs[0]) in plan.values
+            loses = weight is not None and name_of(node.inputs[0]) in plan.values
         if loses or any(value in other for value in node.inputs):
             other.update(node.outputs)
-            if layer_weight(node) is not None:
+            if weight is not None:
                 yield node
 
 
 def _is_fitted(node: ir.Node) -> bool:
-    weight = layer_weight(node)
-    if weight is None or (len(node.inputs) > 2 and constant_bias(node, output_channels(node, weight)) is None):
+    weight = constant_weight(node)
+    if weight is None:
         return False
-    plain = node.attributes.get_string("auto_pad", "NOTSET") in ("NOTSET", "VALID")
-    return is_op(node, "Gemm") or (is_op(node, "Conv") and weight.ndim in (3, 4) and plain)
+    _, _, inputs, taps = to_filters(node, weight).shape
+    return bool(inputs * taps <= MOST_FEATURES)
 
 
-def _fit(
-    node: ir.Node,
-    pruned: ir.Model,
-    original: ir.Model,
-    plan: ChannelPlan | ZeroPlan,
-    samples: SamplesLike,
-    ridge: float,
-    device: str,
-) -> None:
-    weight = layer_weight(node)
-    assert weight is not None
-    groups, rows = node.attributes.get_int("group", 1), _rows(node, weight)  # (g, O/g, F)
-    sums = _Sums.zero(groups, rows.shape[2], rows.shape[1], device)
-    inside = TorchGraph(pruned, outputs=[name_of(node.inputs[0])]).to(device).eval()
-    wanted = TorchGraph(original, outputs=[name_of(node.outputs[0])]).to(device).eval()
-    kept = plan.values.get(name_of(node.outputs[0])) if isinstance(plan, ChannelPlan) else None
-    feeds = Feeds(original)
-    with torch.no_grad():
-        for batch in feeds.batches(feeds.names, samples, BATCH_SIZE, device):
-            given = dict(zip(feeds.names, batch, strict=True))
-            (x,) = inside(*(given[name] for name in inside.input_names))
-            (y,) = wanted(*(given[name] for name in wanted.input_names))
-            y = y if kept is None else y[:, torch.from_numpy(kept.channels).to(y.device)]
-            _take_in(node, weight, x, y, sums)
-    mask = (
-        _rows(node, plan.masks[name_of(node)]) if isinstance(plan, ZeroPlan) and name_of(node) in plan.masks else None
-    )
-    x_mean, y_mean, xx, xy = sums.centred()
-    fitted = np.stack(
-        [
-            _solved(rows[group], xx[group], xy[group].T, ridge, None if mask is None else mask[group])
-            for group in range(groups)
-        ]
-    )
-    if not np.isfinite(fitted).all():
-        return
-    bias = (y_mean - np.einsum("gof,gf->go", fitted, x_mean)).reshape(-1)
-    old = constant_bias(node, bias.size)
-    assert old is not None
-    write_layer(node, FreshNames(pruned.graph), weight=_as_weight(node, fitted, weight))
-    shift_outputs(pruned, {name_of(node): bias - old})
-    logger.debug("%s is fitted to %d positions", node.name, sums.count)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Fitting:
+    """inside: the pruned network, wanted: the original."""
+
+    plan: ChannelPlan | ZeroPlan
+    pruned: ir.Model
+    inside: Frontier
+    wanted: Frontier
+    ridge: float
+    device: str
+
+    def fit(self, node: ir.Node) -> None:
+        """One layer, of which all before it are fitted."""
+        weight = constant_weight(node)
+        assert weight is not None
+        shifts = can_shift(node)
+        sums = self._sums(node, weight)
+        found = sums.moments(centred=shifts)
+        filters = to_filters(node, weight)
+        rows = filters.reshape(*filters.shape[:2], -1)  # (g, O/g, F)
+        mask = self.plan.masks.get(name_of(node)) if isinstance(self.plan, ZeroPlan) else None
+        free = None if mask is None else to_filters(node, mask).reshape(rows.shape)
+        fitted = np.stack(
+            [
+                _solved(
+                    rows[group], found.xx[group], found.xy[group].T, self.ridge, None if free is None else free[group]
+                )
+                for group in range(len(rows))
+            ]
+        )
+        fitted = fitted * _gains(fitted, found)[:, :, None]
+        if not np.isfinite(fitted).all():
+            return
+        new = from_filters(node, fitted.reshape(filters.shape), weight.shape)
+        write_layer(node, FreshNames(self.pruned.graph), weight=new)
+        if shifts:
+            wanted = (found.y - np.einsum("gof,gf->go", fitted, found.x)).reshape(-1)
+            shift_outputs(self.pruned, {name_of(node): wanted}, instead=True)
+        logger.debug("%s is fitted to %d positions", node.name, sums.count)
+
+    @torch.no_grad()
+    def _sums(self, node: ir.Node, weight: Float64[Array, "_ _ ..."]) -> Sums:
+        sums = empty_sums(node, weight, self.device)
+        for network in (self.inside, self.wanted):
+            network.advance(name_of(node))
+        total = sum_behind(node)
+        branch = [] if total is None else [name_of(total.branch)]
+        read = self.inside.batches([name_of(node.inputs[0]), *branch])
+        given = self.wanted.batches([name_of(node.outputs[0]), *branch])
+        for (x, *has), (y, *had) in zip(read, given, strict=True):
+            y = self._kept(name_of(node.outputs[0]), y)
+            if total is not None:
+                y = y + total.scaled(self._kept(branch[0], had[0]) - has[0])
+            add_batch(node, x, y, sums)
+        return sums
+
+    def _kept(self, name: str, values: Tensor) -> Tensor:
+        """What is left of a value of the original."""
+        kept = self.plan.values.get(name) if isinstance(self.plan, ChannelPlan) else None
+        if kept is None:
+            return values
+        return values.index_select(kept.axis, torch.from_numpy(kept.channels).to(values.device))
 
 
 def _solved(
@@ -202,47 +197,7 @@ def _solved(
     return fitted
 
 
-def _take_in(node: ir.Node, weight: Array, x: Tensor, y: Tensor, sums: _Sums) -> None:
-    """One batch: x (N, C, ...) the layer's input, y (N, O, ...) its output in the original."""
-    groups = sums.x.shape[0]
-    if is_op(node, "Gemm"):
-        sums.add(node.attributes.get_float("alpha", 1.0) * x.T[None], y.T[None])
-        return
-    taps = weight.shape[2:]
-    if len(taps) == 1:
-        x, y = x[:, :, None], y[:, :, None]
-    height, width = (1, *taps)[-2:]
-    ones = [1] * len(taps)
-    strides, dilations = (list(node.attributes.get_ints(name, ones)) for name in ("strides", "dilations"))
-    pads = list(node.attributes.get_ints("pads", [0] * 2 * len(taps)))
-    low, high = pads[: len(taps)], pads[len(taps) :]
-    around = [pad for axis in reversed(range(len(taps))) for pad in (low[axis], high[axis])]
-    x = torch.nn.functional.pad(x, around)
-    at_once = max(UNFOLDED // max(4 * math.prod(y.shape[2:]) * x.shape[1] * height * width, 1), 1)
-    for first in range(0, len(x), at_once):
-        part, goal = x[first : first + at_once], y[first : first + at_once]
-        patches = torch.nn.functional.unfold(
-            part, (height, width), dilation=(1, *dilations)[-2:], stride=(1, *strides)[-2:]
-        )
-        sums.add(_by_group(patches, groups), _by_group(goal.flatten(2), groups))
-
-
-def _by_group(values: Tensor, groups: int) -> Tensor:
-    """(N, C, P) as (g, C/g, N P)."""
-    count, channels, positions = values.shape
-    return values.reshape(count, groups, channels // groups, positions).permute(1, 2, 0, 3).flatten(2)
-
-
-def _rows(node: ir.Node, array: NDArray[Any]) -> NDArray[Any]:
-    """(g, O/g, F) of an array of the weight's shape."""
-    if is_op(node, "Gemm"):
-        return (array if node.attributes.get_int("transB", 0) else array.T)[None]
-    groups = node.attributes.get_int("group", 1)
-    return array.reshape(groups, len(array) // groups, -1)
-
-
-def _as_weight(node: ir.Node, rows: Array, weight: Array) -> Array:
-    """Back to the weight's shape."""
-    if is_op(node, "Gemm"):
-        return np.asarray(rows[0] if node.attributes.get_int("transB", 0) else rows[0].T)
-    return rows.reshape(weight.shape)
+def _gains(fitted: Float64[Array, "g o f"], found: SecondMoments) -> Float64[Array, "g o"]:
+    """What the deviations of the outputs are less than those that are wanted."""
+    has = np.einsum("gof,gfh,goh->go", fitted, found.xx, fitted, optimize=True)
+    return np.asarray(np.sqrt(np.clip(found.yy / np.maximum(has, TINY), 1, MOST_GAIN**2)))

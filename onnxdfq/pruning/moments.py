@@ -1,6 +1,5 @@
 """Means and deviations that pruning changes, made right in closed form: no image is looked at."""
 
-import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,15 +7,13 @@ import onnx_ir as ir
 from jaxtyping import Float64
 from numpy.typing import NDArray
 
-from passes.graph.affine import constant_bias, output_channels, rounded_to, write_layer
+from onnxdfq.pruning.shifts import norm_behind, shift_outputs
+from passes.graph.affine import rounded_to
 from passes.graph.channel_paths import layer_weight
-from passes.graph.editing import FreshNames, constant_value, is_op, name_of, set_constant_input, sole_consumer
-from passes.graph.operators import LAYERS
+from passes.graph.editing import FreshNames, constant_value, name_of, set_constant_input
 from passes.moments.layers import layer_response
 from passes.moments.moments import activation_moments
 from passes.prune.plan import ChannelPlan, ZeroPlan
-
-logger = logging.getLogger(__name__)
 
 Vector = NDArray[np.float64]
 
@@ -78,46 +75,11 @@ def give_back(model: ir.Model, lost: LostMoments) -> None:
     """
     names = FreshNames(model.graph)
     for node in model.graph:
-        share, norm = lost.shares.get(name_of(node)), _norm_behind(node)
+        share, norm = lost.shares.get(name_of(node)), norm_behind(node)
         variance = None if norm is None or share is None else constant_value(norm.inputs[4])
         if norm is not None and share is not None and variance is not None:
             set_constant_input(norm, 4, rounded_to(variance.dtype, variance * share), names, f"{norm.name}.var")
     shift_outputs(model, lost.means)
-
-
-def _norm_behind(node: ir.Node) -> ir.Node | None:
-    """The BatchNormalization that alone reads a layer."""
-    norm = sole_consumer(node.outputs[0]) if is_op(node, *LAYERS) else None
-    return norm if is_op(norm, "BatchNormalization") else None
-
-
-def shift_outputs(model: ir.Model, shifts: dict[str, Float64[Vector, "_"]]) -> None:
-    """Adds constants to the outputs of layers, in place.
-
-    Where a BatchNormalization alone reads the output, its running mean takes the constant: it is less by as much, and
-    so still the mean of what it reads. Else the bias does.
-
-    Args:
-        model: whose layers have constant weights, and constant biases or none.
-        shifts: layer → (C_out,).
-    """
-    names = FreshNames(model.graph)
-    for node in model.graph:
-        shift = shifts.get(name_of(node))
-        if shift is None:
-            continue
-        norm = _norm_behind(node)
-        mean = None if norm is None else constant_value(norm.inputs[3])
-        if norm is not None and mean is not None:
-            set_constant_input(norm, 3, rounded_to(mean.dtype, mean - shift), names, f"{norm.name}.mean")
-            logger.debug("the running mean of %s takes what %s lost", norm.name, node.name)
-            continue
-        weight = layer_weight(node)
-        assert weight is not None
-        bias = constant_bias(node, output_channels(node, weight))
-        if bias is not None:
-            write_layer(node, names, bias=bias + shift)
-            logger.debug("the bias of %s takes what it lost", node.name)
 
 
 def _lost(

@@ -3,13 +3,11 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import onnx_ir as ir
 
 from onnxdfq.errors import InputError
 from onnxdfq.recipe.names import one_of
-from onnxdfq.recipe.reading import quoted, read_toml
 from passes.quantize.plan import QuantPlan
 from passes.quantize.points import QuantPoints, data_input
 
@@ -80,23 +78,6 @@ class LayerBits:
         return weight if self.activation is None else f"{weight}a{self.activation}"
 
 
-def read_layer_bits(path: Path) -> dict[str, LayerBits]:
-    """The table `[layers]` of a TOML file: node name → bits.
-
-    Raises InputError for a file that cannot be read, or that holds anything else.
-    """
-    table = read_toml(path, "plan")
-    entries = table.get("layers")
-    if not isinstance(entries, dict) or len(table) > 1:
-        raise InputError(f'The plan {path} must hold one table, [layers], with lines such as "conv1" = "w4a8".')
-    found = {}
-    for name, text in entries.items():
-        if not isinstance(text, str):
-            raise InputError(f'{name!r} in {path} is {text!r}; write the bits as a string: "w4", "a8" or "w4a8".')
-        found[name] = LayerBits.parse(text)
-    return found
-
-
 def check_layers(bits: Mapping[str, LayerBits], points: QuantPoints) -> None:
     """Raises InputError, with the nearest name, where a name is not that of a layer with a weight."""
     names = [use.node for use in points.weights]
@@ -115,11 +96,3 @@ def bits_of_plan(model: ir.Model, plan: QuantPlan, points: QuantPoints) -> dict[
             weight=plan.weights[use.initializer].bits, activation=None if quant is None else quant.bits
         )
     return found
-
-
-def layer_bits_toml(bits: Mapping[str, LayerBits], *, comment: str = "") -> str:
-    """A file that `read_layer_bits` reads back; `comment` goes on top, line by line."""
-    lines = [f"# {line}\n" for line in comment.splitlines()]
-    lines.append("[layers]\n")
-    lines.extend(f'{quoted(name)} = "{entry}"\n' for name, entry in bits.items())
-    return "".join(lines)

@@ -18,7 +18,14 @@ LossForm = Literal["relative", "public", "paper"]
 StatisticsForm = Literal["relative", "norm", "kl"]
 """How errors of a batch's statistics are measured: relative to each channel's deviation, as norms in the network's
 units (DeepInversion), or as the divergence of two Gaussians (Knowledge Within)."""
+OptimizerName = Literal["adam", "sgd"]
+"""Of networks; "sgd" has Nesterov's momentum."""
+Statistics = Literal["batch", "fixed"]
+"""What BatchNormalizations normalise by while they train: the batch, whose statistics run along, or what they hold."""
 
 SCHEMES, CLIPPINGS, EFFORTS, PRECISIONS = get_args(Scheme), get_args(Clipping), get_args(Effort), get_args(Precision)
 LOSS_FORMS, STATISTICS_FORMS = get_args(LossForm), get_args(StatisticsForm)
+OPTIMIZERS, STATISTICS = get_args(OptimizerName), get_args(Statistics)
+ROUNDINGS = ("rtn", "gptq")
 TUNINGS = ("none", "adaround", "brecq", "distil")
+DEVICES = ("auto", "cpu", "cuda")

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from onnxdfq.errors import InputError
-from onnxdfq.limits import BATCH, IMAGES, MINUTES, SEED, SHARE, STEPS, check_bounds
-from onnxdfq.recipe.bits import Bits
-from onnxdfq.recipe.budget import Budget
-from onnxdfq.recipe.choices import CLIPPINGS, EFFORTS, SCHEMES, TUNINGS, Clipping, Effort, Scales, Scheme
+from onnxdfq.limits import BATCH, BLOCK, IMAGES, MINUTES, SEED, SHARE, STEPS, check_bounds
+from onnxdfq.recipe.bits import FLOAT_BITS, Bits
+from onnxdfq.recipe.budget import Budgets
+from onnxdfq.recipe.choices import CLIPPINGS, EFFORTS, ROUNDINGS, SCHEMES, TUNINGS, Clipping, Effort, Scales, Scheme
 from onnxdfq.recipe.names import AUTO, method_names, one_of
 from onnxdfq.recipe.reading import checked_fields, parse_value, read_toml, toml_value
 
@@ -25,8 +25,11 @@ class Recipe:
     effort, whose work is bounded. minutes: another bound, in minutes of two ordinary cores. tuning: None means by
     method and bits. equalize, split_channels: edits of the float graph before numbers are decided. clipping: see
     `onnxdfq.calibration.thresholds`. normalize: None means not told (see `onnxdfq.images`). budget: "size=0.5MB" or
-    "bops=1.2G": each layer gets bits of its own, `bits` at most. settings: by method, values of its own fields; in a
-    file, a table by the method's name.
+    "bops=1.2G": each layer gets bits of its own, `bits` at most; "drop=0.5": bits, or layers that stay float, such that
+    no more points of the float model's classes change; or "size=0.5MB,drop=0.5". keep_float: patterns of what stays
+    float (see `passes.quantize.kept_float`). block: of weights alone, how many inputs of a layer share a scale;
+    rounding: theirs, to the nearest ("rtn") or so that later rows make up for earlier ones ("gptq"). settings: by
+    method, values of its own fields; in a file, a table by the method's name.
     """
 
     method: str = AUTO
@@ -42,10 +45,13 @@ class Recipe:
     normalize: str | None = None
     shift_negative: bool = False
     budget: str | None = None
+    keep_float: tuple[str, ...] = ()
     tuning: str | None = None
     equalize: bool = False
     clipping: Clipping = "mse"
     split_channels: Annotated[float, SHARE] = 0.0
+    block: Annotated[int | None, BLOCK] = None
+    rounding: str = "rtn"
     settings: Settings = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -54,13 +60,26 @@ class Recipe:
         if not self.target:
             raise InputError("There is no target; name at least one.", field="target")
         if self.budget is not None:
-            Budget.parse(self.budget)
+            Budgets.parse(self.budget)
         if self.tuning is not None:
             one_of("tuning", self.tuning, TUNINGS, field="tuning")
         one_of("scheme", self.scheme, SCHEMES, field="scheme")
         one_of("effort", self.effort, EFFORTS, field="effort")
         one_of("clipping", self.clipping, CLIPPINGS, field="clipping")
+        one_of("rounding", self.rounding, ROUNDINGS, field="rounding")
         check_bounds(self)
+        bits = Bits.parse(self.bits)
+        if self.block is not None and (bits.activation != FLOAT_BITS or bits.low is not None):
+            raise InputError(
+                f"Blocks are for weights beside float activations, and --bits {self.bits} asks for others; ask for "
+                "--bits w4a32 or w8a32.",
+                field="block",
+            )
+        if self.block is not None and self.tuning not in (None, "none"):
+            raise InputError(
+                f"--tuning {self.tuning} has no form for blocks; leave it out, or ask for --rounding gptq.",
+                field="tuning",
+            )
 
     @property
     def scales(self) -> Scales:

@@ -61,7 +61,8 @@ def describe_target(name: str) -> dict[str, Any]:
         InputError: There is no such target or file.
     """
     target = load_target(name)
-    found = {field.name: getattr(target, field.name) for field in fields(target) if field.name != "operators"}
+    names = [field.name for field in fields(target) if field.name not in ("kept_float", "operators")]  # no run's own
+    found = {name: getattr(target, name) for name in names}
     found["weight_containers"] = {str(bits): kind for bits, kind in target.weight_containers.items()}
     return found | {"integer_operators": sorted(key for key, rule in target.operators.items() if rule.takes_integers)}
 

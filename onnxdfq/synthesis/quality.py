@@ -12,6 +12,7 @@ from onnxdfq.images.images import Images
 from onnxdfq.synthesis.losses import top_probability
 from onnxdfq.synthesis.network import TappedNetwork
 from onnxdfq.synthesis.statistics import Aggregate
+from passes.graph.batch_norm import read_batch_norms
 
 CONFIDENT = 0.9
 
@@ -44,6 +45,28 @@ def evaluate_images(model: ir.Model, images: Images, *, batch_size: int = 64, de
         ShapeError: The model has no input.
     """
     network = TappedNetwork(model, method="evaluate_images", device=device, precision="float32")
+    moments, top = _seen(network, images, batch_size)
+    confident = float((torch.cat(top)[: len(images)] > CONFIDENT).float().mean()) if top else None
+    return ImageQuality(bn_distance=float(network.targets.distance(*moments)), confident=confident)
+
+
+@torch.no_grad()
+def distances_by_layer(
+    model: ir.Model, images: Images, *, batch_size: int = 64, device: str = "cpu"
+) -> dict[str, float]:
+    """Node name of each BatchNormalization, in graph order → `Targets.distances`; arguments as `evaluate_images` has.
+
+    Raises:
+        NoBatchNorm: The model has none.
+    """
+    network = TappedNetwork(model, method="distances_by_layer", device=device, precision="float32", outputs=())
+    moments, _ = _seen(network, images, batch_size)
+    names = [norm.node for norm in read_batch_norms(model)]
+    return dict(zip(names, network.targets.distances(*moments), strict=True))
+
+
+def _seen(network: TappedNetwork, images: Images, batch_size: int) -> tuple[Tensor, list[Tensor]]:
+    """Moments of all images (2, S), and the greatest probability that each gets, by batches."""
     sizes = network.batch_sizes(len(images), batch_size)
     statistics = Aggregate(sizes, len(network.targets.mean), network.device)
     top: list[Tensor] = []
@@ -57,5 +80,4 @@ def evaluate_images(model: ir.Model, images: Images, *, batch_size: int = 64, de
         statistics.store(index, network.moments(taps))
         if outputs and (found := top_probability(outputs[0])) is not None:
             top.append(found)
-    confident = float((torch.cat(top)[: len(images)] > CONFIDENT).float().mean()) if top else None
-    return ImageQuality(bn_distance=float(network.targets.distance(*statistics.total())), confident=confident)
+    return statistics.total(), top

@@ -117,8 +117,15 @@ class Targets:
 
         s_l^2 is floored, see `scale`.
         """
+        return torch.sum(self.layer_mean * self._errors(first, second))
+
+    def distances(self, first: Float32[Tensor, "s"], second: Float32[Tensor, "s"]) -> tuple[float, ...]:
+        """The same layer by layer: `distance` is their mean."""
+        return tuple(float(layer.mean()) for layer in self.layers(self._errors(first, second)))
+
+    def _errors(self, first: Float32[Tensor, "s"], second: Float32[Tensor, "s"]) -> Float32[Tensor, "s"]:
         error = first.square() + (spread(first, second, self.scale) - self.std).square()
-        return torch.sum(self.layer_mean * error / self.scale)
+        return error / self.scale
 
 
 class Aggregate:

@@ -66,6 +66,8 @@ def read_target(name: str, table: Mapping[str, Any], *, where: str | None = None
 def _checked(name: str, table: Mapping[str, Any], where: str) -> Target:
     if "name" in table:
         raise InputError(f"{where}: a target is named by its file; take its name out of it.")
+    if "kept_float" in table:
+        raise InputError(f"{where}: what stays float is a matter of the model; say it with --keep-float.")
     operators = {
         key: _rule(_table(rule, f"{where}: {key}"), f"{where}: {key}")
         for key, rule in _table(table.get("operators", {}), f"{where}: operators").items()

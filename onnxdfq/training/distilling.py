@@ -10,7 +10,8 @@ from torch import Tensor
 
 from onnxdfq.engine import TorchGraph
 from onnxdfq.engine.precision import computing_in, resolve_precision
-from onnxdfq.images.samples import Samples, SamplesLike
+from onnxdfq.images.samples import SamplesLike
+from onnxdfq.images.shards import Shards
 from onnxdfq.progress import Progress
 from onnxdfq.training.data import TrainingData
 from onnxdfq.training.distillation import Distillation
@@ -24,7 +25,6 @@ from passes.quantize.plan import QuantPlan
 from passes.target.target import Target
 
 LEAST_STEPS = 100
-HELD_BACK = 10  # one image of so many decides which state is kept, and trains nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class Distilling:
         model: ir.Model,
         plan: QuantPlan,
         target: Target,
-        samples: SamplesLike,
+        samples: SamplesLike | Shards,
         *,
         reference: ir.Model | None = None,
         learn_scales: bool = False,
@@ -94,9 +94,7 @@ class Distilling:
             dtype=dtype,
         ).to(where)
         teacher = TorchGraph(reference or model, inputs=student.input_names, outputs=[*names, *taps]).to(where)
-        data = TrainingData(model, Samples.of(samples), where)
-        held = torch.arange(0, len(samples), HELD_BACK)
-        trains = torch.tensor(sorted(set(range(len(data))) - set(held.tolist())))
+        data = TrainingData(model, samples, where)
 
         def loss_of(index: Int64[Tensor, "n"], views: torch.Generator | None) -> Tensor:
             inputs = data.batch(index, views)
@@ -108,18 +106,18 @@ class Distilling:
 
         @torch.no_grad()
         def held_back() -> float:
-            parts = data.batches(held, self.loop.batch_size)
+            parts = data.batches(data.held, self.loop.batch_size)
             return sum(float(loss_of(part, None)) * len(part) for part in parts) / sum(map(len, parts))
 
         def step_loss(index: Int64[Tensor, "n"], step: int) -> Tensor:
             views = step_generator(seed, step) if self.augmented else None
-            return loss_of(trains[index], views)
+            return loss_of(data.trains[index], views)
 
         loop = replace(self.loop, batch_size=data.batch_size(self.loop.batch_size))
         training = loop.run(
             self.rates.groups(student),
             step_loss,
-            len(trains),
+            data.parts,
             held_back=held_back,
             state=student,
             seed=seed,

@@ -11,9 +11,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from onnxdfq.progress import Progress
+from onnxdfq.recipe.choices import OptimizerName
 from onnxdfq.work.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
 
-Optimizer = Literal["adam", "sgd"]
 Schedule = Literal["cosine", "constant", "steps"]
 OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
 
@@ -86,7 +86,7 @@ class Loop:
 
     steps: int
     batch_size: int = 64
-    optimizer: Optimizer = "adam"
+    optimizer: OptimizerName = "adam"
     momentum: float = 0.9
     schedule: Schedule = "cosine"
     milestones: tuple[float, ...] = (0.5, 0.75)
@@ -98,7 +98,7 @@ class Loop:
         self,
         groups: Sequence[Group],
         loss_of: Callable[[Int64[Tensor, "n"], int], Float[Tensor, "*parts"]],
-        count: int,
+        count: int | Sequence[int],
         *,
         held_back: Callable[[], float],
         state: nn.Module,
@@ -115,7 +115,7 @@ class Loop:
             groups: What trains.
             loss_of: The loss of the images of these indices, at this step, (), or several (P,), whose sum trains; what
                 it draws, it draws by the step.
-            count: Of those images.
+            count: Of those images; of several, those of each part of them, which are looked at one after another.
             held_back: The loss of images that do not train; the least is the best.
             state: Holds all that training changes.
             seed: Of the order of the images.
@@ -131,7 +131,8 @@ class Loop:
             start = Point(step=0, loss=None, held_back=held_back(), seconds=0.0)
             course = _Course(curve=[start], best=start, copy=_copied(state))
         before = course.curve[-1].seconds
-        batches = _batches(count, self.batch_size, torch.Generator().manual_seed(seed))
+        parts = [count] if isinstance(count, int) else count
+        batches = _batches(parts, self.batch_size, torch.Generator().manual_seed(seed))
         losses: list[Tensor] = []
         every, stopped = max(1, self.steps // self.looks), None
         for step in range(1, self.steps + 1):
@@ -221,12 +222,18 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
 
 
-def _batches(count: int, size: int, generator: torch.Generator) -> Iterator[Int64[Tensor, "n"]]:
-    """Indices of batches without end; each image comes once before any comes again, but for the rest of a batch."""
-    size = min(size, count)
+def _batches(parts: Sequence[int], size: int, generator: torch.Generator) -> Iterator[Int64[Tensor, "n"]]:
+    """Indices of batches without end; each image comes once before any comes again, but for the rest of a batch.
+
+    No batch has images of two parts, and a part of fewer than a batch is left out.
+    """
+    size = min(size, max(parts))
+    starts = [sum(parts[:place]) for place in range(len(parts))]
     while True:
-        order = torch.randperm(count, generator=generator)
-        yield from (order[start : start + size] for start in range(0, count - size + 1, size))
+        rounds = torch.randperm(len(parts), generator=generator).tolist() if len(parts) > 1 else [0]
+        for part in rounds:
+            order = starts[part] + torch.randperm(parts[part], generator=generator)
+            yield from (order[start : start + size] for start in range(0, parts[part] - size + 1, size))
 
 
 @dataclass(kw_only=True, eq=False)

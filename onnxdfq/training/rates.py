@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from onnxdfq.training.float_student import FloatStudent
 from onnxdfq.training.loop import Group
 from onnxdfq.training.student import Student
 from onnxdfq.tuning.reconstruction import typical_size
@@ -29,4 +30,23 @@ class Rates:
             Group(parameters=student.scales(), rate=self.scale),
         ]
         groups += [Group(parameters=[bias], rate=self.bias * typical_size(bias)) for bias in student.biases()]
+        return [group for group in groups if group.parameters]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FloatRates:
+    """Learning rates of a float student.
+
+    rate: of all. weight_decay: of weights; biases and what normalizations hold are drawn nowhere.
+    """
+
+    rate: float = 0.1
+    weight_decay: float = 5e-4
+
+    def groups(self, student: FloatStudent) -> list[Group]:
+        """All parameters of a student."""
+        groups = [
+            Group(parameters=student.weights(), rate=self.rate, weight_decay=self.weight_decay),
+            Group(parameters=student.vectors(), rate=self.rate),
+        ]
         return [group for group in groups if group.parameters]

@@ -6,11 +6,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from onnxdfq.engine import TorchGraph
+from onnxdfq.engine.cache import Cache
 from onnxdfq.engine.dtypes import from_numpy
 from onnxdfq.engine.feeds import Feeds
 from onnxdfq.errors import InputError
 from onnxdfq.images.samples import Samples, SamplesLike
-from onnxdfq.tuning.cache import Cache
 
 BATCH_SIZE = 64
 

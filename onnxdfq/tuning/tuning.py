@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 import torch
 
+from onnxdfq.engine.cache import Cache
 from onnxdfq.engine.operation import is_native
 from onnxdfq.engine.precision import resolve_precision
 from onnxdfq.errors import InputError
@@ -16,7 +17,6 @@ from onnxdfq.progress import Progress
 from onnxdfq.tuning.activations import ActivationQuantizer
 from onnxdfq.tuning.block import BlockData, TunedBlock
 from onnxdfq.tuning.blocks import Block, find_blocks, find_layers
-from onnxdfq.tuning.cache import Cache
 from onnxdfq.tuning.course import Course, Settled
 from onnxdfq.tuning.prefix import NotByImage, Prefix
 from onnxdfq.tuning.quantized import QdqGraph
@@ -114,7 +114,7 @@ class Tuning:
             OutputError: The checkpoint cannot be written.
         """
         self.check(len(pixels))
-        blocks = [block for block in self._blocks(model) if set(block.weights) <= plan.weights.keys()]
+        blocks = [part for block in self._blocks(model) for part in self._quantized(model, block, plan)]
         where, dtype = torch.device(device), resolve_precision(torch.device(device), "auto")
         graph = QdqGraph(model, plan, target, reference=reference)
         tied = bool(plan.bias_quants)  # all scales of such a plan hang together
@@ -194,6 +194,12 @@ class Tuning:
 
     def _blocks(self, model: ir.Model) -> Sequence[Block]:
         return find_blocks(model) if self.by_block else find_layers(model)
+
+    def _quantized(self, model: ir.Model, block: Block, plan: QuantPlan) -> list[Block]:
+        """The block, or of one with a weight that stays float the layers whose weights do not."""
+        if set(block.weights) <= plan.weights.keys():
+            return [block]
+        return [layer for layer in self._layers_of(model, block) if set(layer.weights) <= plan.weights.keys()]
 
     def _layers_of(self, model: ir.Model, block: Block) -> list[Block]:
         """The single layers of a block that cannot be tuned whole; none of a single layer."""

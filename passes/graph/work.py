@@ -28,9 +28,13 @@ def work_per_sample(graph: ir.Graph) -> Work:
             continue
         computed = sum(_size(value) for value in node.outputs)
         numbers += computed
-        if node.op_type in LINEAR:
-            macs += _size(output) * _terms(node)
+        macs += macs_of(node)
     return Work(macs=macs, numbers=numbers)
+
+
+def macs_of(node: ir.Node) -> int:
+    """Multiplications of a layer per sample; 0 of any other node."""
+    return _size(node.outputs[0]) * _terms(node) if node.op_type in LINEAR else 0
 
 
 def _terms(node: ir.Node) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from passes.graph.editing import constant_value, is_op, rank
+from passes.graph.editing import constant_value, is_op, rank, static_dims
 from passes.graph.operators import LINEAR, POOLS, SELECTIONS
 from passes.lint.quantized_graph import Grid, OutputQuantization
 from passes.quantize.grid import is_power_of_two
@@ -259,6 +259,20 @@ def _shifts_of_add(site: Site) -> Obstacle | None:
     return read or _beyond("shift_write", min(known) - output, -7, 25)
 
 
+def _constant_weight(site: Site) -> Obstacle | None:
+    weight = site.inputs[1]
+    if weight is None or weight.constant:
+        return None
+    return Obstacle(reason="both of its operands are computed", advice="")
+
+
+def _one_group_or_depthwise(site: Site) -> Obstacle | None:
+    group, channels = site.node.attributes.get_int("group", 1), static_dims(site.node.inputs[0])
+    if group == 1 or channels is None or len(channels) < 2 or group == channels[1]:
+        return None
+    return Obstacle(reason=f"it has {group} groups of several channels", advice="export it with one group")
+
+
 def _weight_per_tensor(site: Site) -> Obstacle | None:
     weight = site.inputs[1]
     if weight is None or weight.axis is None:
@@ -347,11 +361,13 @@ CHECKS: Mapping[str, Check] = {
     "beta_1": _beta_1,
     "bias_scale": _bias_scale,
     "bias_scale_unseen": _bias_scale_unseen,
+    "constant_weight": _constant_weight,
     "explicit_attributes": _explicit_attributes,
     "float_needs_output": _float_needs_output,
     "no_quantized_bias": _no_quantized_bias,
     "no_blocks": _no_blocks,
     "no_blocks_unseen": _no_blocks_unseen,
+    "one_group_or_depthwise": _one_group_or_depthwise,
     "one_weight_scale": _one_weight_scale,
     "output_axis": _output_axis,
     "output_axis_unless_float_bias": _output_axis_unless_float_bias,

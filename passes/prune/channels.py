@@ -1,64 +1,83 @@
-"""`choose_channels`: which channels go, by the L1 norms of their filters."""
+"""`ChannelChoice`: which channels go, of every group as many as a ratio says."""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
 
 import numpy as np
 import onnx_ir as ir
-from jaxtyping import Float64, Int
+from jaxtyping import Int
 from numpy.typing import NDArray
 
-from passes.graph.affine import Array
-from passes.graph.editing import as_float64, constant_value, is_op, name_of
+from passes.graph.editing import name_of
+from passes.prune.importance import Covariances, Importance
 from passes.prune.plan import CannotPrune, ChannelGroup, ChannelPlan, Count, Cut, Kept
 from passes.prune.tracing import Layer, Traced, trace
 
 
-def choose_channels(model: ir.Model, *, ratio: float, multiple: int = 8) -> ChannelPlan:
-    """The channels of each layer with the smallest filters, as far as nothing keeps them.
+def choose_channels(
+    model: ir.Model, *, ratio: float, multiple: int = 8, covariances: Covariances | None = None
+) -> ChannelPlan:
+    """The same ratio for all groups: `ChannelChoice` says what the arguments are."""
+    choice = ChannelChoice(model, multiple=multiple, covariances=covariances)
+    return choice.plan([ratio] * len(choice.groups))
+
+
+class ChannelChoice:
+    """The channels whose loss costs least, of each group of layers for any ratio.
 
     Args:
         model: canonical, with inferred shapes. It is only read.
-        ratio: of each layer's output channels to remove, between 0 and 1.
-        multiple: of which a layer keeps one, the nearest to what `ratio` asks for; a layer of fewer channels keeps all.
+        multiple: of which a layer keeps one, the nearest to what a ratio asks for; a layer of fewer channels keeps all.
+        covariances: of what layers read, as `Importance` takes them; without them BatchNormalizations tell what is.
 
-    Channels that go together (residual sums, depthwise layers, gates) are judged together: by the sum of the L1 norms
-    of all filters that make them. In a group that several layers of different widths share, the narrow ones decide
-    first.
+    Attributes:
+        groups: of layers, by name, whose channels go together (residual sums, depthwise layers, gates), in graph order.
 
-    Raises:
-        CannotPrune: a layer would be left without channels.
-
-    Source: L1 norms, Li et al., Pruning Filters for Efficient ConvNets, arXiv 1608.08710.
+    Channels that go together are judged together, and in a group that several layers of different widths share, the
+    narrow ones decide first.
     """
-    found = trace(model)
-    fixed, scores = found.classes.reasons(), _scores(found)
-    groups = _groups(found)
-    gone: set[int] = set()
-    for layers in groups:
-        gone |= _chosen(layers, found, fixed, scores, ratio, multiple)
-    gone = _none_empty(found, gone, scores)
-    return _plan(found, groups, fixed, gone)
 
+    def __init__(self, model: ir.Model, *, multiple: int = 8, covariances: Covariances | None = None) -> None:
+        self._found = trace(model)
+        self._fixed = self._found.classes.reasons()
+        self._importance = Importance(model, self._found, covariances or {})
+        self._multiple = multiple
+        self._layers = _groups(self._found)
+        self._chosen = cache(self._choose)
+        self.groups = tuple(tuple(name_of(layer.node) for layer in layers) for layers in self._layers)
 
-def filter_norms(node: ir.Node) -> Float64[Array, "o"]:
-    """(O,) the L1 norm of the filter of each output channel of a layer with a constant weight."""
-    weight = constant_value(node.inputs[1])
-    assert weight is not None
-    absolute = np.abs(as_float64(weight))
-    if is_op(node, "Conv"):
-        return np.asarray(absolute.reshape(len(absolute), -1).sum(axis=1))
-    if is_op(node, "ConvTranspose"):
-        groups = node.attributes.get_int("group", 1)
-        split = absolute.reshape(groups, len(absolute) // groups, absolute.shape[1], -1)
-        return np.asarray(split.sum(axis=(1, 3)).reshape(-1))
-    return np.asarray(absolute.sum(axis=1 if node.attributes.get_int("transB", 0) else 0))
+    def plan(self, ratios: Sequence[float]) -> ChannelPlan:
+        """What goes.
 
+        Args:
+            ratios: of each group's layers the share of their output channels to remove, from 0 to 1.
 
-def _scores(found: Traced) -> dict[int, float]:
-    """Class → the sum of the norms of the filters that make its channels."""
-    scores: dict[int, float] = {}
-    for layer in found.layers:
-        for root, norm in zip(found.classes.roots(layer.atoms).tolist(), filter_norms(layer.node), strict=True):
-            scores[root] = scores.get(root, 0.0) + float(norm)
-    return scores
+        Raises:
+            CannotPrune: a layer would be left without channels.
+        """
+        gone: frozenset[int] = frozenset()
+        for number, ratio in enumerate(ratios):
+            gone |= self._chosen(number, ratio)
+        gone = _none_empty(self._found, gone, self._importance.losses())
+        return _plan(self._found, self._layers, self._fixed, gone)
+
+    def _choose(self, number: int, ratio: float) -> frozenset[int]:
+        """The classes of one group that go."""
+        gone: set[int] = set()
+        decided: set[int] = set()
+        importance, multiple = self._importance, self._multiple
+        for layer in sorted(self._layers[number], key=lambda layer: len(layer.atoms)) if ratio > 0 else ():
+            roots, counts = np.unique(self._found.classes.roots(layer.atoms), return_counts=True)
+            size = dict(zip(roots.tolist(), counts.tolist(), strict=True))
+            free = size.keys() - self._fixed.keys() - decided
+            wanted = _wanted(layer, ratio, multiple) if free else len(layer.atoms)
+            kept = sum(count for root, count in size.items() if root not in gone)
+            order = importance.order(free, kept - wanted)
+            going = order[: _fewest_beyond(order, size, kept, wanted, multiple)]
+            importance = importance.without(going)
+            gone.update(going)
+            decided |= size.keys()
+        return frozenset(gone)
 
 
 def _groups(found: Traced) -> list[list[Layer]]:
@@ -77,29 +96,6 @@ def _groups(found: Traced) -> list[list[Layer]]:
     return [groups[number] for number in sorted(groups)]
 
 
-def _chosen(
-    layers: list[Layer],
-    found: Traced,
-    fixed: dict[int, str],
-    scores: dict[int, float],
-    ratio: float,
-    multiple: int,
-) -> set[int]:
-    """The classes of one group that go."""
-    gone: set[int] = set()
-    decided: set[int] = set()
-    for layer in sorted(layers, key=lambda layer: len(layer.atoms)):
-        roots, counts = np.unique(found.classes.roots(layer.atoms), return_counts=True)
-        size = dict(zip(roots.tolist(), counts.tolist(), strict=True))
-        free = sorted(size.keys() - fixed.keys() - decided, key=lambda root: (scores[root], root))
-        wanted = _wanted(layer, ratio, multiple) if free else len(layer.atoms)
-        kept = sum(count for root, count in size.items() if root not in gone)
-        going = _fewest_beyond(free, size, kept, wanted, multiple)
-        gone.update(free[:going])
-        decided |= size.keys()
-    return gone
-
-
 def _wanted(layer: Layer, ratio: float, multiple: int) -> int:
     """How many channels a layer is to keep: the nearest multiple, one at least, and no more than there are."""
     channels = len(layer.atoms)
@@ -113,7 +109,7 @@ def _wanted(layer: Layer, ratio: float, multiple: int) -> int:
     return max(round(channels * (1 - ratio) / multiple), 1) * multiple
 
 
-def _fewest_beyond(free: list[int], size: dict[int, int], kept: int, wanted: int, multiple: int) -> int:
+def _fewest_beyond(free: Sequence[int], size: Mapping[int, int], kept: int, wanted: int, multiple: int) -> int:
     """How many of `free`, in this order, go: as many as leave `wanted` channels and a multiple, of `kept`."""
     best, left = 0, kept
     for number, root in enumerate(free, start=1):
@@ -125,20 +121,20 @@ def _fewest_beyond(free: list[int], size: dict[int, int], kept: int, wanted: int
     return best
 
 
-def _none_empty(found: Traced, gone: set[int], scores: dict[int, float]) -> set[int]:
+def _none_empty(found: Traced, gone: frozenset[int], losses: Mapping[int, float]) -> frozenset[int]:
     """Without the best channel of each value that would lose all, as a part of a Split may."""
     for axis in found.axes.values():
         roots = set(found.classes.roots(axis.atoms).tolist())
         if roots <= gone:
-            gone = gone - {max(roots, key=lambda root: (scores.get(root, 0.0), root))}
+            gone = gone - {max(roots, key=lambda root: (losses.get(root, 0.0), root))}
     return gone
 
 
-def _plan(found: Traced, groups: list[list[Layer]], fixed: dict[int, str], gone: set[int]) -> ChannelPlan:
-    roots = found.classes.roots
+def _plan(found: Traced, groups: list[list[Layer]], fixed: Mapping[int, str], gone: frozenset[int]) -> ChannelPlan:
+    roots, going = found.classes.roots, np.array(sorted(gone), np.int64)
 
     def stays(atoms: Int[NDArray[np.int64], "n"]) -> NDArray[np.bool_]:
-        return ~np.isin(roots(atoms), list(gone))
+        return ~np.isin(roots(atoms), going)
 
     values = {
         name_of(value): Kept(axis=axis.axis, channels=np.flatnonzero(kept), before=len(kept))

@@ -26,15 +26,17 @@ class Classes:
     def __init__(self) -> None:
         self._parent: list[int] = []
         self._fixed: dict[int, str] = {}  # atom → why it has to stay
+        self._settled: Atoms | None = None  # atom → class, until something is united
 
     def new(self, count: int) -> Int[Atoms, "{count}"]:
         """So many atoms, each a class of its own."""
-        start = len(self._parent)
+        start, self._settled = len(self._parent), None
         self._parent.extend(range(start, start + count))
         return np.arange(start, start + count)
 
     def unite(self, one: Int[Atoms, "*n"], other: Int[Atoms, "*n"]) -> None:
         """Each atom of `one` goes along with that of `other` in its place."""
+        self._settled = None
         pairs = np.unique(np.stack([one.reshape(-1), other.reshape(-1)], axis=1), axis=0)
         for left, right in pairs.tolist():
             a, b = self._find(left), self._find(right)
@@ -47,8 +49,9 @@ class Classes:
 
     def roots(self, atoms: Int[Atoms, "*n"]) -> Int[Atoms, "*n"]:
         """The class of each atom."""
-        flat = [self._find(atom) for atom in atoms.reshape(-1).tolist()]
-        return np.array(flat, np.int64).reshape(atoms.shape)
+        if self._settled is None:
+            self._settled = np.array([self._find(atom) for atom in range(len(self._parent))], np.int64)
+        return self._settled[atoms]
 
     def reasons(self) -> dict[int, str]:
         """Class → why it has to stay; a class that may go is absent."""

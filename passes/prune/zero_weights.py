@@ -50,7 +50,7 @@ def two_of_four(model: ir.Model) -> ZeroPlan:
     """
     masks, skipped = {}, {}
     for node, weight in prunable_layers(model):
-        axis = _input_axis(node)
+        axis = input_axis(node)
         inputs = weight.shape[axis]
         if is_op(node, "ConvTranspose"):
             inputs //= node.attributes.get_int("group", 1)
@@ -87,7 +87,8 @@ class ZeroWeights(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=bool(self.plan.masks))
 
 
-def _input_axis(node: ir.Node) -> int:
+def input_axis(node: ir.Node) -> int:
+    """Of the weight of a layer the axis along which it is summed."""
     if is_op(node, "Conv"):
         return 1
     if is_op(node, "Gemm"):

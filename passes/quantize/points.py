@@ -52,7 +52,8 @@ def find_quant_points(model: ir.Model, target: Target) -> QuantPoints:
 
     Args:
         model: with inferred types. Values that hold no data (shapes, indices) are not quantized.
-        target: tells which operators it merges, and so which values it never materialises.
+        target: tells which operators it merges, and so which values it never materialises; and what stays float on
+            request.
 
     Raises:
         ValueError: a value has no name.
@@ -98,8 +99,31 @@ def find_quant_points(model: ir.Model, target: Target) -> QuantPoints:
         for value in model.graph.initializers.values()
         if value.uses() and all(_is_combined(value, use.node, quantized, target) for use in value.uses())
     ]
-    return QuantPoints(
+    points = QuantPoints(
         activations=tuple(activations), same_as=same_as, weights=tuple(weights), constants=tuple(constants)
+    )
+    return _without_kept(points, model.graph, target, known) if target.kept_float else points
+
+
+def _without_kept(points: QuantPoints, graph: ir.Graph, target: Target, fusion: "Fusion") -> QuantPoints:
+    """Without what stays float on request. An activation function that is computed along with a node goes with it."""
+    nodes, gone = target.kept_float.nodes, set(target.kept_float.values)
+    for node in graph:
+        if name_of(node) not in nodes:
+            continue
+        gone.update(
+            name_of(value)
+            for value in (*node.inputs, *node.outputs)
+            if value is not None and (value.is_initializer() or value.producer() is node)
+        )
+        for value in node.outputs:
+            if fusion.is_fused(value):
+                gone.update(name_of(behind) for use in value.uses() for behind in use.node.outputs)
+    return QuantPoints(
+        activations=tuple(name for name in points.activations if name not in gone),
+        same_as={name: root for name, root in points.same_as.items() if name not in gone and root not in gone},
+        weights=tuple(use for use in points.weights if use.initializer not in gone),
+        constants=tuple(name for name in points.constants if name not in gone),
     )
 
 

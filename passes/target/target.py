@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from passes.target.kept_float import NOTHING_KEPT, KeptFloat
 from passes.target.operator_rule import OperatorRule
 
 
@@ -13,13 +14,16 @@ class Target:
 
     title: the runtime's name for people. verified: tests hold the rules against the runtime itself; where false, they
         rest on `sources` (documents) alone, and whoever writes for the target says so.
-    format: Quantize/Dequantize around float operators, or QLinear operators.
+    sources: what the rules rest on: documents, or what was run.
+    format: Quantize/Dequantize around float operators, QLinear operators, or the float network and the images beside
+        it, for tools that quantize by themselves.
     opset, ir_version: the newest that the runtime reads. A newer model is converted; an older one keeps its own unless
         its containers need more.
     static_shapes: the batch is written as 1, and sizes that the model left open as those it was worked on with.
     inner_shapes: the shapes of values inside are written. Viewers show them, loaders infer them anyway.
     weight_bits, activation_bits: the widths that the target takes; 32 is float.
     weight_containers: width → element type; a weight takes the narrowest that holds its bits.
+    weight_blocks: whether weights beside float activations may have a scale for every block of inputs.
     per_channel_weights: one scale per output channel, else one for the whole weight.
     narrow_weights: the least integer of a weight is left out, so that the grid is symmetric: [-127, 127].
     power_of_two: every scale, of weights and activations, has to be 2**k.
@@ -45,14 +49,17 @@ class Target:
     batch_norm: what becomes of a BatchNormalization that no layer can take in: a "convolution" of one tap per channel,
         a "convolution unless summed" or within such a function, or "kept", where the runtime computes it along with the
         layer before.
+    note: what to do next with the file, a sentence; {model} stands for its name, {stem} for that without its suffix,
+        {archive} and {array} for the images, where the target has some.
     operators: operator → what the target makes of it.
+    kept_float: what of the graph at hand stays float, on request. No file of a target says so.
     """
 
     name: str
     title: str
     verified: bool
     sources: tuple[str, ...]
-    format: Literal["qdq", "qoperator"]
+    format: Literal["qdq", "qoperator", "float"]
     opset: int
     ir_version: int
     static_shapes: bool
@@ -75,7 +82,21 @@ class Target:
     fused_functions: bool
     fused_sums: bool
     batch_norm: Literal["convolution", "convolution unless summed", "kept"]
+    note: str = ""
+    weight_blocks: bool = False
     operators: Mapping[str, OperatorRule] = field(default_factory=dict)
+    kept_float: KeptFloat = NOTHING_KEPT
+
+    @property
+    def packs_weights(self) -> bool:
+        """Whether weights of fewer bits take less room."""
+        return len({self.weight_container(bits) for bits in self.weight_bits}) > 1
+
+    def activation_container(self, bits: int, *, signed: bool) -> str:
+        """The element type of an activation of so many bits; "none" where the target has no such grids."""
+        return (self.signed_activations if signed else self.unsigned_activations).replace(
+            "8", "8" if bits <= 8 else "16"
+        )
 
     def weight_container(self, bits: int) -> str:
         """The element type of a weight of so many bits. Raises ValueError where none holds them."""

@@ -203,15 +203,14 @@ def _parameters(
 
 def _zero_point(name: str, quant: TensorQuant, target: Target) -> NDArray[np.integer]:
     """The zero point, in the dtype of the container. Raises ValueError where the target has none for the grid."""
-    width = 8 if quant.bits <= 8 else 16
-    container = target.signed_activations if quant.signed else target.unsigned_activations
+    container = target.activation_container(quant.bits, signed=quant.signed)
     if container == "none":
         raise ValueError(f"the plan has no sign at {name}, and {target.title} takes only grids with a sign")
     if quant.zero_point and target.zero_points != "any":
         raise ValueError(f"the plan begins below zero at {name}, and {target.title} has no zero points for that")
-    kind = np.dtype(container.replace("8", str(width)))
+    kind = np.dtype(container)
     if quant.signed:
-        zero = np.asarray(0 if container == "int8" else 2 ** (width - 1), kind)
+        zero = np.asarray(0 if kind.kind == "i" else 2 ** (8 * kind.itemsize - 1), kind)
     else:
         zero = np.asarray(np.iinfo(kind).min + quant.zero_point, kind)
     if target.small_ranges == "none" and _ends(quant, zero) != [np.iinfo(kind).min, np.iinfo(kind).max]:

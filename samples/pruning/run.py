@@ -1,8 +1,11 @@
 """What pruning costs and saves, data-free: `python -m samples.pruning.run`, from the project's root.
 
-Evaluation images are used for evaluation only. The images that least squares looks at are synthesised once.
+With `--only channels` (or sparsity, budget) the rows of that kind are measured anew, and the others stay. Evaluation
+images are used for evaluation only. The images that least squares and budgets look at are synthesised once.
 """
 
+import argparse
+import json
 import tempfile
 import time
 from pathlib import Path
@@ -23,26 +26,31 @@ RESULTS = Path(__file__).with_name("results.json")
 NAME = "resnet20_cifar10jpeg"
 ORIGINAL = DATA / "models" / f"{NAME}.onnx"
 IMAGES, STEPS, SEED = 256, 60, 0
-WHAT: tuple[dict[str, float], ...] = ({"sparsity": 0.5}, {"channels": 0.2})
+# the budget is what a fifth of the channels comes to in multiplications
+WHAT: dict[str, dict[str, Any]] = {
+    "sparsity": {"sparsity": 0.5},
+    "channels": {"channels": 0.2},
+    "budget": {"budget": "macs=0.726"},
+}
 REPAIRS = ("none", "moments", "least-squares")
 PAIRS, RUNS = 100, 5  # of latency
 
 
-def prune(what: dict[str, float], repair: str, images: Path, path: Path) -> dict[str, Any]:
+def prune(what: dict[str, Any], repair: str, images: Path, path: Path) -> dict[str, Any]:
     """One row, without accuracy; the file is at `path`."""
-    fits = "least-squares" in repair
+    looks = "least-squares" in repair or "budget" in what
     result = onnxdfq.prune(
         ORIGINAL,
         output=path,
         repair=repair,
         normalize=CASES[NAME].normalize,
-        calibration=images if fits else None,
-        images=IMAGES if fits else None,
+        calibration=images if looks else None,
+        images=IMAGES if looks else None,
         seed=SEED,
         progress=TerminalProgress,
-        **what,  # type: ignore[arg-type]
+        **what,
     )
-    return {"tool": "onnxdfq", **what, "repair": repair, **result.metrics}
+    return {"tool": "onnxdfq", "repair": repair, **result.metrics, **what}
 
 
 def peer(channels: float, path: Path) -> dict[str, Any]:
@@ -80,8 +88,8 @@ def latency(path: Path) -> dict[str, float]:
     }
 
 
-def make_all(folder: Path) -> dict[Path, dict[str, Any]]:
-    """Every row, without accuracy, by its file; what is narrower with its latency."""
+def make_all(folder: Path, kinds: list[str]) -> dict[Path, dict[str, Any]]:
+    """Every row of these kinds, without accuracy, by its file; what is narrower with its latency."""
     images = folder / "images.npz"
     onnxdfq.synthesize(
         ORIGINAL,
@@ -94,14 +102,15 @@ def make_all(folder: Path) -> dict[Path, dict[str, Any]]:
         progress=TerminalProgress,
     )
     rows: dict[Path, dict[str, Any]] = {}
-    for what in WHAT:
+    for kind in kinds:
         for repair in REPAIRS:
             path = folder / f"{len(rows)}.onnx"
-            rows[path] = prune(what, repair, images, path)
-    path = folder / "peer.onnx"
-    rows[path] = peer(0.2, path)
+            rows[path] = prune(WHAT[kind], repair, images, path)
+    if "channels" in kinds:
+        path = folder / "peer.onnx"
+        rows[path] = peer(0.2, path)
     for path, row in rows.items():
-        if "channels" in row and row["repair"] == "none":
+        if "sparsity" not in row and row["repair"] == "none":
             row |= latency(path)
     return rows
 
@@ -110,7 +119,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     """The rows as the README shows them."""
     lines = ["| pruned | by | repair | float | pruned | drop |", "|---|---|---|---|---|---|"]
     for row in rows:
-        what = next(f"{key} {row[key]:g}" for key in ("sparsity", "channels") if isinstance(row.get(key), float))
+        what = next(f"{kind} {row[kind]}" for kind in WHAT if kind in row)
         lines.append(
             f"| {what} | {row['tool']} | {row['repair']} | {100 * row['top1_float']:.2f} | {100 * row['top1']:.2f} "
             f"| {row['drop_points']:.2f} |"
@@ -119,9 +128,14 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """All rows; all files are evaluated together, so that the float network runs once."""
+    """All rows, or those of one kind; all files are evaluated together, so that the float network runs once."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=list(WHAT), action="append", help="measure these rows anew, keep the others")
+    kinds = parser.parse_args().only or list(WHAT)
+    kept = json.loads(RESULTS.read_text())["rows"] if len(kinds) < len(WHAT) else []
+    kept = [row for row in kept if not any(kind in row for kind in kinds)]
     with tempfile.TemporaryDirectory() as folder:
-        made = make_all(Path(folder))
+        made = make_all(Path(folder), kinds)
         sessions = {str(path): Session(path) for path in made}
         original = Session(ORIGINAL)
         (evaluated_on,) = CASES[NAME].evaluate
@@ -135,6 +149,8 @@ def main() -> None:
         drop = round(100 * (one.top1_float - one.top1), 2)
         head = {"model": NAME, "seed": SEED, "evaluated_on": evaluated_on, "drop_points": drop, **accuracy}
         rows.append({key: value for key, value in (head | row).items() if value is not None})
+    order = list(WHAT)
+    rows = sorted(kept + rows, key=lambda row: next(order.index(kind) for kind in order if kind in row))
     write_results(RESULTS, rows, images=IMAGES, steps=STEPS)
     print(table(rows))
 

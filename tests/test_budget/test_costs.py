@@ -7,9 +7,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from onnxdfq.budget import Budget
 from onnxdfq.budget.costs import Layer, bit_operations, read_layers, size_bits
 from onnxdfq.errors import InputError
+from onnxdfq.recipe.budget import OF_CHANNELS, Budget
 from onnxdfq.targets import load_target
 
 ORT = load_target("ort")
@@ -62,6 +62,28 @@ def test_budgets_are_read(text: str, kind: str, limit: float) -> None:
 def test_what_is_no_budget_is_refused(text: str) -> None:
     with pytest.raises(InputError, match=r"is not of the form size=0\.5MB"):
         Budget.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [
+        ("macs=20M", Budget(kind="macs", limit=2e7)),
+        ("macs=0.8", Budget(kind="macs", limit=0.8, share=True)),
+        ("size=.5", Budget(kind="size", limit=0.5, share=True)),
+        ("latency=500us", Budget(kind="latency", limit=0.5)),
+        ("latency=0.9", Budget(kind="latency", limit=0.9, share=True)),
+    ],
+)
+def test_budgets_of_channels_may_be_shares(text: str, budget: Budget) -> None:
+    assert Budget.parse(text, OF_CHANNELS, shares=True) == budget
+    assert Budget.parse(str(budget), OF_CHANNELS, shares=True) == budget
+    assert budget.of(100.0) == (Budget(kind=budget.kind, limit=100 * budget.limit) if budget.share else budget)
+
+
+@pytest.mark.parametrize("text", ["macs=20MB", "latency=5", "bops=1G", "size=1", "macs=-0.5", "macs="])
+def test_what_is_no_budget_of_channels_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="nor a share of what the model costs"):
+        Budget.parse(text, OF_CHANNELS, shares=True)
 
 
 def test_the_least_possible_is_rounded_up_so_that_it_can_be_asked_for() -> None:

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 import onnxdfq
 from onnxdfq.cli.main import main
 from onnxdfq.errors import InputError, OutputError
-from onnxdfq.recipe.bits import read_layer_bits
+from onnxdfq.recipe.plan_file import read_plan
 
 SETTINGS = {"method": "noise", "images": 16, "tuning": "none"}
 
@@ -39,10 +39,10 @@ def test_a_budget_is_kept_and_its_plan_gives_the_same_file_again(source: Path, t
     assert first.metrics["weight_bytes"] is not None and first.metrics["weight_bytes"] <= 100
     assert first.metrics["bit_operations"] == sum(
         macs * bits.weight * bits.activation
-        for macs, bits in zip((1440, 15), read_layer_bits(tmp_path / "plan.toml").values(), strict=True)
+        for macs, bits in zip((1440, 15), read_plan(tmp_path / "plan.toml").layers.values(), strict=True)
         if bits.weight is not None and bits.activation is not None
     )
-    assert (tmp_path / "plan.toml").read_text().startswith("# Bits of each layer")
+    assert (tmp_path / "plan.toml").read_text().startswith("# [layers]: bits of each layer")
     assert any("the target ort keeps some of them in int8" in note for note in first.notes)
     onnxdfq.compress(source, output=tmp_path / "b.onnx", plan=tmp_path / "plan.toml", **SETTINGS)
     a, b = (onnx.load(tmp_path / name).graph.SerializeToString() for name in ("a.onnx", "b.onnx"))
@@ -55,7 +55,7 @@ def test_a_pinned_layer_keeps_its_bits(source: Path, tmp_path: Path) -> None:
         source, output=tmp_path / "q.onnx", plan=tmp_path / "pins.toml", budget="size=90B",
         save_plan=tmp_path / "all.toml", **SETTINGS,
     )  # fmt: skip
-    found = read_layer_bits(tmp_path / "all.toml")
+    found = read_plan(tmp_path / "all.toml").layers
     assert found["Gemm_y"].weight == 7
     assert found["Conv_h"].weight is not None and found["Conv_h"].weight < 7
     assert sorted(weight_ranges(tmp_path / "q.onnx").values()) == sorted(bits.weight for bits in found.values())
@@ -75,7 +75,7 @@ def test_every_target_gets_a_plan_of_its_own(source: Path, tmp_path: Path) -> No
         source, output=tmp_path / "q.onnx", target="ort,compact", save_plan=tmp_path / "plan.toml", **SETTINGS
     )
     for target in ("ort", "compact"):
-        assert {str(bits) for bits in read_layer_bits(tmp_path / f"plan.{target}.toml").values()} == {"w8a8"}
+        assert {str(bits) for bits in read_plan(tmp_path / f"plan.{target}.toml").layers.values()} == {"w8a8"}
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_the_flags(source: Path, tmp_path: Path) -> None:
     found = json.loads(result.stdout)
     assert found["bit_operations"] <= 50_000
     assert Path(found["output"]).name == "net.mixed.onnx"
-    assert list(read_layer_bits(tmp_path / "plan.toml")) == ["Conv_h", "Gemm_y"]
+    assert list(read_plan(tmp_path / "plan.toml").layers) == ["Conv_h", "Gemm_y"]
     again = CliRunner().invoke(main, [*flags, "--plan", str(tmp_path / "plan.toml"), "--force"])
     assert again.exit_code == 0, again.output
     refused = CliRunner().invoke(main, [*flags, "--budget", "bops=1", "--force"])

@@ -52,9 +52,9 @@ def test_three_hundred_layers_take_no_time() -> None:
         for size, gain in zip(sizes, gains, strict=True)
     ]
     limit = float(sizes.sum() * 4)
-    started = time.perf_counter()
+    started = time.process_time()
     found = least_loss(groups, limit)
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
     assert found is not None
     costs = [group[index][0] for group, index in zip(groups, found, strict=True)]
     assert 0.999 * limit < sum(costs) <= limit

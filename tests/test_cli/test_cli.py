@@ -311,6 +311,9 @@ def test_settings_that_cannot_be(refused: Callable[..., str], model: Path, argum
 
 def test_output_exists(refused: Callable[..., str], cli: Cli, model: Path, tmp_path: Path) -> None:
     (tmp_path / "out.onnx").write_text("mine")
+    for place in (tmp_path, tmp_path / ".."):
+        said = refused("compress", model, *QUICK, "-o", place, "--target", "ort", "--target", "compact")
+        assert "is a folder; give the name of a file" in said
     assert "--force" in refused("compress", model, *QUICK, "-o", tmp_path / "out.onnx")
     assert (tmp_path / "out.onnx").read_text() == "mine"
     assert cli("compress", model, *QUICK, "-o", tmp_path / "out.onnx", "--force").exit_code == 0

@@ -13,6 +13,8 @@ from click.testing import CliRunner
 import onnxdfq
 from onnxdfq.cli.main import main
 from onnxdfq.errors import InputError
+from onnxdfq.pipeline import pruning_budget
+from passes.graph.work import work_per_sample
 
 DIGITS = Path(__file__).resolve().parents[2] / "samples" / "digits"
 MODEL = DIGITS / "digits.onnx"
@@ -29,6 +31,14 @@ def prune(tmp_path: Path) -> Prune:
         return runner.invoke(main, given)
 
     return run
+
+
+@pytest.fixture
+def noise(tmp_path: Path) -> Path:
+    """Samples for the digits network, which nothing has to be searched for."""
+    path = tmp_path / "noise.npz"
+    np.savez(path, images=np.random.default_rng(0).integers(0, 255, (40, 8, 8, 1), np.uint8))
+    return path
 
 
 def zeros(path: Path) -> float:
@@ -57,6 +67,47 @@ def test_channels_go_and_compress_goes_on(prune: Prune, tmp_path: Path) -> None:
     assert small.metrics["bytes"] < 0.5 * found["bytes"]
 
 
+def test_a_budget_is_met_where_it_harms_least(prune: Prune, noise: Path, tmp_path: Path) -> None:
+    done = prune("--budget", "macs=0.7", "--repair", "moments", "--calibration", noise, "--json")
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert 0.55 < found["macs"] / found["macs_float"] <= 0.7
+    table = found["sensitivity"]
+    for group in table.values():
+        first, *others = group["options"]
+        assert first == {"ratio": 0.0, "removed": 0, "harm": 0.0} and all(one["harm"] > 0 for one in others)
+        assert group["chosen"] in [one["ratio"] for one in group["options"]]
+    assert len({group["chosen"] for group in table.values()}) > 1
+    assert found["layer_channels_removed"] == sum(
+        one["removed"] for group in table.values() for one in group["options"] if one["ratio"] == group["chosen"]
+    )
+    props = {entry.key: entry.value for entry in onnx.load(tmp_path / "p.onnx").metadata_props}
+    assert props["dfq.pruned"] == "macs=0.7"
+
+
+def test_a_budget_of_time_is_measured(noise: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Timed:
+        """A session that takes as long as it has multiplications; the file at the end takes a little longer."""
+
+        def __init__(self, path: Path, graph: Any) -> None:
+            self.milliseconds = work_per_sample(graph.graph).macs / 1e5
+
+    whole = work_per_sample(onnxdfq.load(MODEL).graph).macs / 1e5
+
+    def latencies(session: Any, other: Any, samples: Any) -> tuple[float, float]:
+        return whole, getattr(other, "milliseconds", 0.85 * whole)
+
+    monkeypatch.setattr(pruning_budget, "Session", Timed)
+    monkeypatch.setattr(pruning_budget, "latencies", latencies)
+    path = tmp_path / "p.onnx"
+    result = onnxdfq.prune(MODEL, output=path, budget="latency=0.8", repair="none", calibration=noise)
+    assert result.metrics["macs"] <= 0.8 * result.metrics["macs_float"]
+    assert result.metrics["latency_ms"] == pytest.approx(0.85 * result.metrics["latency_ms_float"], rel=1e-3)
+    assert any("Measured once more" in note for note in result.notes)
+    with pytest.raises(InputError, match="the least possible for this model is latency="):
+        onnxdfq.prune(MODEL, output=path, budget="latency=1us", repair="none", force=True)
+
+
 def test_repair_helps(tmp_path: Path) -> None:
     data, found = DIGITS / "digits_test.npz", {}
     for repair in ("none", "moments", "least-squares"):
@@ -81,16 +132,22 @@ def test_a_pattern_leaves_the_first_layer(prune: Prune, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ((), "Pruning takes one of --sparsity, --channels and --pattern; none of them is given"),
+        ((), "Pruning takes one of --sparsity, --channels, --pattern and --budget; none of them is given"),
         (("--sparsity", 0.5, "--channels", 0.5), "--sparsity and --channels"),
         (("--sparsity", 1.5), "--sparsity: sparsity is 1.5; it must be above 0 and at most 1"),
         (("--pattern", "1:3"), "Unknown pattern: '1:3'"),
         (("--sparsity", 0.5, "--repair", "luck"), "Unknown repair: 'luck'"),
         (("--sparsity", 0.5, "--repair", "none,moments"), "none stands alone"),
-        (("--sparsity", 0.5, "--repair", "none", "--calibration", DIGITS / "digits_test.npz"), "Only least squares"),
+        (
+            ("--sparsity", 0.5, "--repair", "none", "--calibration", DIGITS / "digits_test.npz"),
+            "Only least squares, distillation and budgets",
+        ),
         (("--sparsity", 0.9999, "--repair", "none"), "leaves no weight in"),
         (("--channels", 0.99, "--repair", "none"), "leaves no channel of"),
         (("--channels", 0.01, "--repair", "none"), "no channel goes by channels=0.01"),
+        (("--budget", "macs=20MB"), "is not of the form size=0.5MB"),
+        (("--budget", "macs=0.01"), "cannot be met: the least possible for this model is macs="),
+        (("--budget", "size=10MB"), "leaves nothing to prune: the model costs size="),
     ],
 )
 def test_refusals_are_a_sentence(prune: Prune, tmp_path: Path, options: tuple[object, ...], sentence: str) -> None:

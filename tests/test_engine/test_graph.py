@@ -271,3 +271,6 @@ def test_a_value_may_be_computed_by_something_else(
     assert not {"zero", "six"} & set(graph.initializers)
     assert graph.replacement_names == ("clipped",)
     assert TorchGraph(model, outputs=["normal"], replacements={"clipped": half}).replacement_names == ()
+    source = half.source
+    (found,) = TorchGraph(model, inputs=[source], outputs=["clipped"], replacements={"clipped": half})(torch.ones(2))
+    assert found.tolist() == [0.5, 0.5]  # nothing before the source is asked for

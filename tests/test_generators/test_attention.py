@@ -9,10 +9,10 @@ from onnxdfq.generators.attention import AttentionGenerator, LabelMixer, PlanarF
 from onnxdfq.generators.conditional import ConditionalGenerator
 from onnxdfq.generators.embeddings import label_embeddings
 from onnxdfq.generators.labels import Labels, mixtures
-from onnxdfq.generators.levels import feature_levels, pooled
 from onnxdfq.generators.memory import LabelMemory
 from onnxdfq.generators.preparing import prepared_task
 from onnxdfq.generators.task import GeneratorLoss, GeneratorTask
+from onnxdfq.training.levels import feature_levels, pooled
 from onnxdfq.training.loop import Loop
 
 from ..graphs import build

@@ -329,3 +329,33 @@ def test_killed_while_writing(tmp_path: Path) -> None:
 
 def names(folder: Path) -> set[str]:
     return {str(entry.relative_to(folder)) for entry in folder.rglob("*")}
+
+
+def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shown").mkdir()
+    (tmp_path / "shown" / "00000.png").write_text("old")
+
+    def write() -> None:
+        with staging(force=True) as staged:
+            with staged.folder(tmp_path / "shown") as folder:
+                (folder / "00000.png").write_text("new")
+            with staged.file(tmp_path / "last") as file:
+                file.write_text("last")
+
+    replace = Path.replace
+
+    def failing(self: Path, target: Path) -> Path:
+        if Path(target).name == "last":
+            raise OSError(errno.EIO, "broken")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", failing)
+    with pytest.raises(OutputError, match="broken"):
+        write()
+    assert (tmp_path / "shown" / "00000.png").read_text() == "old"
+    monkeypatch.undo()
+    write()
+    assert (tmp_path / "shown" / "00000.png").read_text() == "new"
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["last", "shown"]

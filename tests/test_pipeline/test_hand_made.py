@@ -12,7 +12,7 @@ import onnxdfq
 from onnxdfq.errors import InputError
 from onnxdfq.evaluation.evaluation import Session, evaluate
 from onnxdfq.images.dataset import Dataset
-from onnxdfq.recipe.bits import read_layer_bits
+from onnxdfq.recipe.plan_file import read_plan
 from onnxdfq.report.linting import lint
 
 from .conftest import Level, compressed, run
@@ -270,7 +270,7 @@ def test_a_normalization_that_nothing_takes_in_is_an_integer_convolution(tmp_pat
     kinds = compressed(path, tmp_path, bits=bits, save_plan=plan, sqnr=25.0 if bits == "w8a8" else 12.0)
     assert kinds["QLinearConv"] == 4
     assert "BatchNormalization" not in kinds
-    assert read_layer_bits(plan)["norm"].weight == 8
+    assert read_plan(plan).layers["norm"].weight == 8
     assert compressed(path, tmp_path, bits=bits, plan=plan)["QLinearConv"] == 4
 
 

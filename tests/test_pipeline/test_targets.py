@@ -26,6 +26,7 @@ from passes.quantize.grid import is_power_of_two
 from ..slow import all_but
 from .conftest import Level, asks_for_exact_kernels, run
 
+INTEGER = [name for name in target_names() if load_target(name).format != "float"]
 QDQ = [name for name in target_names() if load_target(name).format == "qdq"]
 
 
@@ -72,7 +73,7 @@ def compress(folder: Path, targets: list[str], **settings: Any) -> Result:
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> Result:
-    return compress(tmp_path_factory.mktemp("targets"), target_names())
+    return compress(tmp_path_factory.mktemp("targets"), INTEGER)
 
 
 def outputs(path: Path, pixels: np.ndarray, level: Level = Level.ORT_DISABLE_ALL, *, exact: bool = False) -> np.ndarray:
@@ -87,20 +88,20 @@ def step_of_output(model: ir.Model) -> float:
 
 
 def test_each_target_has_its_file(result: Result) -> None:
-    assert list(result.targets) == target_names()
+    assert list(result.targets) == INTEGER
     for name, written in result.targets.items():
         assert written.path is not None and written.path.name == f"m.w8a8.{name}.onnx"
         assert written.metrics["bytes"] == written.path.stat().st_size
         assert written.metrics["sqnr_db_images"] is not None and written.metrics["sqnr_db_images"] > 20
-    first = result.targets[target_names()[0]]
+    first = result.targets[INTEGER[0]]
     assert (result.path, result.model) == (first.path, first.model)
     assert set(first.metrics.items()) <= set(result.metrics.items())
     assert {"images", "bytes_float", "seconds"} <= set(result.metrics)
-    titles = [load_target(name).title for name in target_names() if not load_target(name).verified]
-    assert len(titles) == 4 and all(any(title in note for note in result.notes) for title in titles)
+    titles = [load_target(name).title for name in INTEGER if not load_target(name).verified]
+    assert len(titles) == 6 and all(any(title in note for note in result.notes) for title in titles)
 
 
-@pytest.mark.parametrize("name", target_names())
+@pytest.mark.parametrize("name", INTEGER)
 def test_each_file_is_valid_and_runs_as_it_computes(name: str, result: Result) -> None:
     check_file(name, result)
 
@@ -120,7 +121,7 @@ def test_each_file_is_valid_and_runs_as_it_computes(name: str, result: Result) -
     ),
 )
 def test_a_clip_in_front_of_what_only_moves_numbers(case: str, bits: str, shared_cases: Path, tmp_path: Path) -> None:
-    names = [name for name in target_names() if int(bits[1]) in load_target(name).weight_bits]
+    names = [name for name in INTEGER if int(bits[1]) in load_target(name).weight_bits]
     source, output = shared_cases / f"{case}.onnx", tmp_path / "q.onnx"
     settings: dict[str, Any] = {"method": "noise", "images": 8, "tuning": "none", "bits": bits}
     result = onnxdfq.compress(source, output=output, target=",".join(names), **settings)
@@ -181,6 +182,7 @@ def dtypes(model: ir.Model) -> dict[str, set[str]]:
         ("tensorrt", 20, "INT8", "FLOAT", {"INT8"}, "N"),
         ("qnn", 21, "INT8", "INT32", {"UINT8"}, "1"),
         ("vitisai", 17, "INT8", "INT8", {"INT8"}, "1"),
+        ("espdl", 21, "INT8", "INT32", {"INT8"}, "1"),
     ],
 )
 def test_forms(name: str, opset: int, weight: str, bias: str, activation: set[str], batch: str, result: Result) -> None:
@@ -198,7 +200,7 @@ def test_forms(name: str, opset: int, weight: str, bias: str, activation: set[st
         node.inputs[1].const_value for node in model.graph if node.op_type == "DequantizeLinear" and node.inputs[1]
     ]
     assert all(scale is not None and is_power_of_two(scale.numpy()) for scale in scales)
-    assert all(scale is not None and scale.shape.rank() == 0 for scale in scales) == (name == "vitisai")
+    assert all(scale is not None and scale.shape.rank() == 0 for scale in scales) == (name in ("vitisai", "espdl"))
     for node in model.graph:
         if node.op_type == "Conv":
             assert {"kernel_shape", "strides", "pads", "dilations", "group"} <= set(node.attributes)

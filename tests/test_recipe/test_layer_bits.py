@@ -9,7 +9,8 @@ import pytest
 
 from onnxdfq.calibration.calibration import Calibration
 from onnxdfq.errors import InputError
-from onnxdfq.recipe.bits import LayerBits, layer_bits_toml, read_layer_bits
+from onnxdfq.recipe.bits import LayerBits
+from onnxdfq.recipe.plan_file import PlanFile, plan_toml, read_plan
 from onnxdfq.targets import load_target
 from passes.quantize.plan import QuantPlan
 
@@ -42,8 +43,8 @@ def test_a_plan_comes_back_from_its_file(tmp_path: Path) -> None:
         'a "quoted" \\ name\twith\x7f all': LayerBits(weight=2),
         "Ünïcode = [x]": LayerBits(activation=16),
     }
-    (tmp_path / "plan.toml").write_text(layer_bits_toml(bits, comment="two\nlines"), encoding="utf-8")
-    assert list(read_layer_bits(tmp_path / "plan.toml").items()) == list(bits.items())
+    (tmp_path / "plan.toml").write_text(plan_toml(PlanFile(layers=bits), comment="two\nlines"), encoding="utf-8")
+    assert list(read_plan(tmp_path / "plan.toml").layers.items()) == list(bits.items())
     assert (tmp_path / "plan.toml").read_text().startswith("# two\n# lines\n[layers]\n")
 
 
@@ -51,9 +52,9 @@ def test_a_plan_comes_back_from_its_file(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("= =", "cannot be read"),
-        ("conv1 = 'w4'\n", r"must hold one table, \[layers\]"),
-        ("[layers]\n[more]\n", r"must hold one table, \[layers\]"),
-        ("layers = 'w4'\n", r"must hold one table, \[layers\]"),
+        ("conv1 = 'w4'\n", r"must hold a table \[layers\]"),
+        ("[layers]\n[more]\n", r"must hold a table \[layers\]"),
+        ("layers = 'w4'\n", r"must hold a table \[layers\]"),
         ("[layers]\nconv1 = 4\n", "'conv1' in .* is 4; write the bits as a string"),
         ("[layers]\nconv1 = '4'\n", "write w4, a8 or w4a8"),
     ],
@@ -61,12 +62,12 @@ def test_a_plan_comes_back_from_its_file(tmp_path: Path) -> None:
 def test_a_file_of_another_form_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "plan.toml").write_text(text)
     with pytest.raises(InputError, match=message):
-        read_layer_bits(tmp_path / "plan.toml")
+        read_plan(tmp_path / "plan.toml")
 
 
 def test_an_absent_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"The plan .*absent\.toml: there is no such file"):
-        read_layer_bits(tmp_path / "absent.toml")
+        read_plan(tmp_path / "absent.toml")
 
 
 def model() -> ir.Model:

@@ -7,7 +7,8 @@ import pytest
 
 from onnxdfq.errors import InputError
 from onnxdfq.recipe import Recipe
-from onnxdfq.recipe.bits import LayerBits, layer_bits_toml, read_layer_bits
+from onnxdfq.recipe.bits import LayerBits
+from onnxdfq.recipe.plan_file import PlanFile, plan_toml, read_plan
 from onnxdfq.recipe.reading import parse_value, quoted, read_toml
 
 DEEP, LONG, WIDE = "lie more than 8 deep in one another", "has thousands of digits", "has more than 64 bits"
@@ -75,8 +76,8 @@ def test_wrong_types(text: str, said: str, tmp_path: Path) -> None:
     "name", ["\x1b[31m\x7f\x9b", "\u202econv\u2066", '"\\', "\u2028\u200b\ufeff", "卷积", "\U000e0001"]
 )
 def test_names_of_layers_are_written_escaped_and_read_back(name: str, tmp_path: Path) -> None:
-    text = layer_bits_toml({name: LayerBits(weight=4)})
+    text = plan_toml(PlanFile(layers={name: LayerBits(weight=4)}))
     assert text.replace("\n", "").isprintable()
     assert tomllib.loads(f"a = {quoted(name)}")["a"] == name
     (tmp_path / "plan.toml").write_text(text, encoding="utf-8")
-    assert read_layer_bits(tmp_path / "plan.toml") == {name: LayerBits(weight=4)}
+    assert read_plan(tmp_path / "plan.toml").layers == {name: LayerBits(weight=4)}

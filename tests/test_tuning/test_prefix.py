@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from onnxdfq.tuning.cache import Cache
+from onnxdfq.engine.cache import Cache
 from onnxdfq.tuning.prefix import Prefix
 
 

@@ -17,11 +17,11 @@ from onnxdfq.images.images import Images
 from onnxdfq.methods.method import Making
 from onnxdfq.methods.mixmix.deep_inversion import DeepInversion
 from onnxdfq.methods.mixmix.losses import Balance, label_loss, prior_loss, statistics_loss
-from onnxdfq.methods.mixmix.mixing import draw_box, mixed
 from onnxdfq.model_file import InputSpec
 from onnxdfq.progress import Steps
 from onnxdfq.synthesis.hyperparameters import batch_generators, delivered, describe
 from onnxdfq.synthesis.input_range import BRIGHTEST, DARKEST, PIXEL_MEAN, PIXEL_STD, InputRange
+from onnxdfq.synthesis.mixing import draw_box, mixed
 from onnxdfq.synthesis.priors import canvas_extra
 from onnxdfq.synthesis.start import LEAST_SIDE, starting_images
 from onnxdfq.synthesis.view import View

@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional
 
 from onnxdfq.methods.mixmix.losses import L2, TV, Balance, label_loss, prior_loss, statistics_loss
-from onnxdfq.methods.mixmix.mixing import Box, draw_box, mixed
 from onnxdfq.methods.mixmix.search import rate_at
+from onnxdfq.synthesis.mixing import Box, draw_box, mixed
 from onnxdfq.synthesis.statistics import Targets
 
 MEANS, VARIANCES = [np.array([1.0, -2.0]), np.array([0.5, 0.0, 3.0])], [np.array([4.0, 1.0]), np.array([0.5, 2.0, 9.0])]

@@ -8,6 +8,7 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
+from passes.moments.moments import activation_moments
 from passes.prune.channels import choose_channels
 from passes.prune.plan import CannotPrune, ChannelPlan
 from passes.prune.remove_channels import RemoveChannels
@@ -44,10 +45,11 @@ def test_conv_norm_relu(build: Build, whole: Whole, pruned: Pruned) -> None:
         y = Conv (r, u, c) }""",
         w=whole(8, 3, 3, 3), b=whole(8), s=whole(8), t=whole(8), m=whole(8), v=norm(8), u=whole(5, 8, 1, 1), c=whole(5),
     )  # fmt: skip
-    filters = np.abs(model.graph.initializers["w"].const_value.numpy()).sum(axis=(1, 2, 3))
+    reads = np.square(model.graph.initializers["u"].const_value.numpy()).sum(axis=(0, 2, 3))
+    worth = reads * np.square(activation_moments(model)["r"].std)
     narrow, plan = pruned(model)
     check(narrow, dict.fromkeys("bstmv", (4,)) | {"w": (4, 3, 3, 3), "u": (5, 4, 1, 1), "c": (5,)})
-    assert plan.values["a"].channels.tolist() == sorted(np.argsort(filters, kind="stable")[4:].tolist())
+    assert plan.values["a"].channels.tolist() == sorted(np.argsort(worth, kind="stable")[4:].tolist())
     assert plan.removed == 4 and widths(narrow) == {"a": 4, "n": 4, "r": 4, "y": 5}
     hidden, last = plan.groups
     assert (hidden.channels, hidden.kept, hidden.why) == (8, 4, None)
@@ -61,11 +63,12 @@ def test_residual_branches_go_together(build: Build, whole: Whole, pruned: Prune
         y = Conv (g, z) }""",
         w=whole(8, 3, 1, 1), u=whole(6, 8, 1, 1), v=whole(8, 6, 1, 1), z=whole(2, 8, 1, 1),
     )  # fmt: skip
-    scores = sum(np.abs(model.graph.initializers[name].const_value.numpy()).sum(axis=(1, 2, 3)) for name in ("w", "v"))
+    readers = [model.graph.initializers[name].const_value.numpy().astype(float) for name in ("u", "z")]
+    worth = sum(np.sqrt(np.square(weight).sum(axis=(0, 2, 3))) for weight in readers)  # no one tells the variances
     narrow, plan = pruned(model)
     check(narrow, {"w": (4, 3, 1, 1), "u": (4, 4, 1, 1), "v": (4, 4, 1, 1), "z": (2, 4, 1, 1)})
     assert plan.groups[0].layers == ("Conv_a", "Conv_e")
-    kept = sorted(np.argsort(scores, kind="stable")[4:].tolist())
+    kept = sorted(np.argsort(worth, kind="stable")[4:].tolist())
     assert plan.values["a"].channels.tolist() == plan.values["f"].channels.tolist() == kept
 
 
@@ -196,26 +199,24 @@ def test_ranges_and_sizes_follow(build: Build, whole: Whole, pruned: Pruned) -> 
     )  # fmt: skip
     narrow, plan = pruned(model)
     kept = plan.values["a"].channels
-    assert len(kept) == 4
+    assert len(kept) == 5  # four, and one of a part of which all would go
     parts = narrow.graph.node("Split_i").inputs[1].const_value.numpy().tolist()
     assert parts == [int((kept < 3).sum()), int((kept >= 3).sum())]
     left = int(((kept >= 4) & (kept < 7)).sum())
-    assert widths(narrow)["k"] == left and shapes(narrow)["u"] == (2, 4 + left, 1, 1)
-    check(narrow, {"slope": (4, 1, 1), "slopes": (4, 1, 1)})
+    assert widths(narrow)["k"] == left and shapes(narrow)["u"] == (2, 5 + left, 1, 1)
+    check(narrow, {"slope": (5, 1, 1), "slopes": (5, 1, 1)})
 
 
 def test_a_range_that_counts_from_the_end(build: Build, whole: Whole, pruned: Pruned) -> None:
-    weight = whole(8, 3, 1, 1)
-    weight[:, 0] = 9
-    weight[[4, 7]] = 1  # of the last four that are sliced, and behind them
+    reads = np.array([4, 9, 9], np.float32)[None, :, None, None] * [[[[1]]], [[[2]]]]
     model = build(
         """(float[N,3,4,4] x) => (float[N,2,4,4] y) {
         a = Conv (x, w) k = Slice (a, start, end, one) r = Relu (k) y = Conv (r, u) }""",
-        w=weight, start=np.array([-4]), end=np.array([-1]), one=np.array([1]), u=whole(2, 3, 1, 1),
+        w=whole(8, 3, 1, 1), start=np.array([-4]), end=np.array([-1]), one=np.array([1]), u=reads.astype(np.float32),
     )  # fmt: skip
-    narrow, plan = pruned(model, ratio=0.25)
-    assert plan.values["a"].channels.tolist() == [0, 1, 2, 3, 5, 6] and widths(narrow)["k"] == 2
-    check(narrow, {"w": (6, 3, 1, 1), "u": (2, 2, 1, 1)})
+    narrow, plan = pruned(model, ratio=0.75)  # what is not sliced goes first, the last among it
+    assert plan.values["a"].channels.tolist() == [5, 6] and widths(narrow)["k"] == 2
+    check(narrow, {"w": (2, 3, 1, 1), "u": (2, 2, 1, 1)})
 
 
 @pytest.mark.parametrize(

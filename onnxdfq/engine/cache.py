@@ -1,4 +1,4 @@
-"""Memory for values over all images: bfloat16 tensors, those that are large in a file."""
+"""Memory for values over all images, those that are large in a file."""
 
 import math
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 
 import torch
-from jaxtyping import BFloat16
+from jaxtyping import Float
 from torch import Tensor
 
 from onnxdfq.errors import OutputError
@@ -22,10 +22,11 @@ class Cache:
 
     Args:
         limit: Bytes above which a tensor lies in a file.
+        dtype: Of the tensors.
     """
 
-    def __init__(self, limit: int = LARGEST_IN_MEMORY) -> None:
-        self.limit = limit
+    def __init__(self, limit: int = LARGEST_IN_MEMORY, dtype: torch.dtype = torch.bfloat16) -> None:
+        self.limit, self.dtype = limit, dtype
         self._stack = ExitStack()
         self._folder: Path | None = None
         self._files = 0
@@ -38,21 +39,22 @@ class Cache:
     ) -> None:
         self._stack.close()
 
-    def empty(self, shape: tuple[int, ...]) -> BFloat16[Tensor, "..."]:
+    def empty(self, shape: tuple[int, ...]) -> Float[Tensor, "..."]:
         """Of this shape, on the CPU, uninitialised.
 
         Raises:
             OutputError: The temporary folder has no room for it.
         """
         count = math.prod(shape)
-        if 2 * count <= self.limit:
-            return torch.empty(shape, dtype=torch.bfloat16)
+        size = count * self.dtype.itemsize
+        if size <= self.limit:
+            return torch.empty(shape, dtype=self.dtype)
         if self._folder is None:
             self._folder = self._stack.enter_context(scratch_folder())
         self._files += 1
         path = self._folder / str(self._files)
-        _reserve(path, 2 * count)
-        values = torch.from_file(str(path), shared=True, size=count, dtype=torch.bfloat16).view(shape)
+        _reserve(path, size)
+        values = torch.from_file(str(path), shared=True, size=count, dtype=self.dtype).view(shape)
         with suppress(OSError):  # where a mapped file may go, its space is free again as soon as the tensor is
             path.unlink()
         return values
@@ -70,7 +72,7 @@ def _reserve(path: Path, size: int) -> None:
     except OSError as error:
         path.unlink(missing_ok=True)
         raise OutputError(
-            f"Tuning keeps {size:,} bytes in the temporary folder {path.parent.parent}, which does not take them "
-            f"({error.strerror}); set TMPDIR to a folder with room, or take fewer --images.",
+            f"The values of a layer need {size:,} bytes in the temporary folder {path.parent.parent}, which does not "
+            f"take them ({error.strerror}); set TMPDIR to a folder with room, or take fewer --images.",
             exit_code=1,
         ) from error

@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from onnxdfq import scratch
+from onnxdfq.engine import cache as module
+from onnxdfq.engine.cache import Cache
 from onnxdfq.errors import OutputError
-from onnxdfq.tuning import cache as module
-from onnxdfq.tuning.cache import Cache
 
 # In a process of its own: without the reservation the system kills it.
 FULL = """
 import resource, sys
 from onnxdfq.errors import OutputError
-from onnxdfq.tuning.cache import Cache
+from onnxdfq.engine.cache import Cache
 if sys.argv[1] == "limit":
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
 try:
@@ -62,7 +62,9 @@ def test_a_temporary_folder_without_room(tmp_path: Path, how: str) -> None:
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     found = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
     assert found.returncode == 0, found
-    assert found.stdout.startswith(f"1 Tuning keeps 2,097,152 bytes in the temporary folder {tmp_path}, which does")
+    assert found.stdout.startswith(
+        f"1 The values of a layer need 2,097,152 bytes in the temporary folder {tmp_path}, which does"
+    )
     assert "set TMPDIR to a folder with room" in found.stdout
     assert list(tmp_path.iterdir()) == []
 

@@ -1,0 +1,12 @@
+"""All pages that are generated."""
+
+from docs.generate.api import api_pages
+from docs.generate.commands import commands_page
+from docs.generate.methods import method_pages
+from docs.generate.notebooks import notebook_pages
+from docs.generate.targets import target_pages
+
+
+def generated_pages() -> dict[str, str]:
+    """By the page's path, what stands on it; those of methods hold what a person wrote, too."""
+    return {"commands.md": commands_page()} | method_pages() | target_pages() | notebook_pages() | api_pages()

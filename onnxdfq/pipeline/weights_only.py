@@ -1,0 +1,153 @@
+"""Weights alone as integers, with a scale for every block: for transformers beside float activations.
+
+No image is looked at for nearest rounding, and no model has to fit into memory: weights are read, rounded and written
+one by one. GPTQ runs the network on its inputs once, and takes models of up to 2 GB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import version
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+
+from onnxdfq.engine import TorchGraph
+from onnxdfq.engine.feeds import Feeds
+from onnxdfq.errors import InputError
+from onnxdfq.evaluation import Session
+from onnxdfq.images.images import Images
+from onnxdfq.methods.method import FloatModel, Measurement, Note, Run
+from onnxdfq.model_file import batch_of
+from onnxdfq.model_file.declared import restore_shapes
+from onnxdfq.model_file.saving import is_large, stage_model
+from onnxdfq.model_file.writing import staging
+from onnxdfq.pipeline.comparing import compare
+from onnxdfq.pipeline.images import judging_images, make_images
+from onnxdfq.pipeline.request import Request
+from onnxdfq.pipeline.rewriting import fold_batch_norms
+from onnxdfq.progress import Steps
+from passes.graph.editing import drop_unused_initializers
+from passes.lint.lint import Finding, lint
+from passes.quantize.blocks import BlockLayer, BlockWeight, block_layers, gptq, rounded
+from passes.write.block_weights import BlockWeights
+from passes.write.provenance import WriteProvenance
+
+Hessians = dict[str, NDArray[np.float64]]  # by the name of what a layer reads
+BATCH_SIZE = 8
+EXACT_NOTE = (
+    "ONNX Runtime computes these layers as MatMulNBits, which by default rounds what they read to 8 bits; with the "
+    "session option session.qdq_matmulnbits_accuracy_level=1 it does not."
+)
+
+
+def with_block_weights(
+    model: FloatModel, original: Session, request: Request, run: Run
+) -> tuple[dict[str, ir.Model], Images | None, dict[str, tuple[Finding, ...]]]:
+    """Writes and measures a file for each target.
+
+    Returns:
+        By target name the written graphs; the inputs that GPTQ looked at; and the findings about each file.
+
+    Raises:
+        InputError: there is no layer to round, or the model is too large for GPTQ.
+    """
+    recipe = run.recipe
+    assert recipe.block is not None
+    graph = model.graph
+    fold_batch_norms(graph, request)
+    layers = list(block_layers(graph.graph))
+    if not layers:
+        raise InputError(
+            f"{request.source} has no MatMul or Gemm with a constant matrix, and --block is for these; leave it out.",
+            field="block",
+        )
+    images, choose = None, _nearest(run.bits.weight, recipe.block)
+    if recipe.rounding == "gptq":
+        images, judging = _inputs(model, request, run)
+        choose = _by_hessian(run.bits.weight, recipe.block, _hessians(graph, layers, images, run), graph)
+    else:
+        judging = judging_images(model, None, request, run)
+    written = {}
+    for target in request.targets:
+        made = graph.clone()
+        BlockWeights(run.bits.weight, recipe.block, choose)(made)
+        drop_unused_initializers(made.graph)
+        restore_shapes(made, dynamic_batch=request.dynamic_batch, static=target.static_shapes)
+        WriteProvenance(_entries(model, request, target.name))(made)
+        written[target.name] = made
+    run.tell(Measurement(values={"layers_in_blocks": len(layers)}))
+    with staging(force=request.force) as staged:
+        for output in request.outputs:
+            assert output.path is not None
+            made = written[output.target.name]
+            stage_model(made, output.path, staged, inner_shapes=output.target.inner_shapes)
+            size = staged.where(output.path).stat().st_size
+            run.tell(Measurement(values={"bytes": size}, target=output.target.name))
+        run.tell(Measurement(values={"bytes_float": request.source.stat().st_size}))
+        compare(request, staged, original, images, judging, run)
+    run.tell(Note(text=EXACT_NOTE))
+    return written, images, {target.name: lint(written[target.name], target) for target in request.targets}
+
+
+def _entries(model: FloatModel, request: Request, target: str) -> dict[str, str]:
+    recipe = request.recipe
+    entries = {
+        "version": version("onnxdfq"),
+        "method": recipe.rounding,
+        "bits": recipe.bits,
+        "block": str(recipe.block),
+        "seed": str(recipe.seed),
+        "source": model.digest[:16],
+        "target": target,
+    }
+    return entries | ({} if model.normalization is None else {"norm": str(model.normalization)})
+
+
+def _inputs(model: FloatModel, request: Request, run: Run) -> tuple[Images, tuple[Images, ...]]:
+    from onnxdfq.pipeline.compression import fitted, settled_method
+
+    if is_large(model.graph):
+        raise InputError(
+            "GPTQ runs the network, and takes models of up to 2 GB; use --rounding rtn for this one.", field="rounding"
+        )
+    method, run = fitted(settled_method(request, model, run), model, run)
+    _, source, judging = make_images(model, method, request, run)
+    if source is None:
+        raise InputError(f"--method {method.name} makes no inputs, and GPTQ needs some.", field="method")
+    return source.fixed(run.image_count), judging
+
+
+def _hessians(graph: ir.Model, layers: list[BlockLayer], images: Images, run: Run) -> Hessians:
+    """Sums of x xᵀ over all inputs x of each layer."""
+    nodes = {node.name: node for node in graph.graph}
+    read = list(dict.fromkeys(nodes[layer.node].inputs[0].name or "" for layer in layers))  # type: ignore[union-attr]
+    engine = TorchGraph(graph, outputs=read).to(run.device).eval()
+    feeds, sums = Feeds(graph), dict[str, torch.Tensor]()
+    size = batch_of(graph) or BATCH_SIZE
+    advance = Steps(run.progress("measuring inputs"), -(-len(images) // size))
+    with torch.no_grad():
+        for batch in feeds.batches(engine.input_names, images.samples, size, run.device):
+            for name, value in engine.stream(*batch):
+                rows = value.reshape(-1, value.shape[-1]).double()
+                sums[name] = sums.get(name, torch.zeros(())) + rows.T @ rows
+            advance("inputs")
+    return {name: found.cpu().numpy() for name, found in sums.items()}
+
+
+Choose = Callable[[BlockLayer, NDArray[np.float32]], BlockWeight]
+
+
+def _nearest(bits: int, block: int) -> Choose:
+    return lambda layer, weight: rounded(weight, bits, block)
+
+
+def _by_hessian(bits: int, block: int, hessians: Hessians, graph: ir.Model) -> Choose:
+    read = {node.name: node.inputs[0].name or "" for node in graph.graph if node.inputs and node.inputs[0] is not None}
+
+    def choose(layer: BlockLayer, weight: NDArray[np.float32]) -> BlockWeight:
+        return gptq(weight, hessians[read[layer.node]], bits, block)
+
+    return choose

@@ -1,0 +1,44 @@
+"""How a float student is trained against its teacher."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from onnxdfq.limits import BATCH, RATE, SHARE, STEPS, WEIGHT, Bounds, check_bounds
+from onnxdfq.recipe.choices import OPTIMIZERS, STATISTICS, OptimizerName, Statistics
+from onnxdfq.recipe.names import one_of
+
+RATES = {"sgd": 0.1, "adam": 2e-3}
+REPAIR_RATE = 0.01  # of SGD, for what was trained before
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnowledgeDistillation:
+    """Settings of a training.
+
+    train_steps: None is by effort. train_batch: images of a step. optimizer: "sgd" (with Nesterov's momentum), "adam",
+    or None for SGD on fixed images and Adam on a generator's. rate: of it, at the start of half a cosine; None is 0.1
+    for SGD, a tenth of that for a pruned student, and 2e-3 for Adam. weight_decay: None is 5e-4 for SGD and 0 for Adam.
+    temperature: of the answers' divergence. features: weight of inner values of equal shapes. statistics: "batch",
+    whose statistics run along, or "fixed". momentum: share of each batch in the running ones. augmented: whether fixed
+    images are mirrored, moved and mixed.
+
+    Raises:
+        InputError: a value is none that its field takes.
+    """
+
+    train_steps: Annotated[int | None, STEPS] = None
+    train_batch: Annotated[int, BATCH] = 64
+    optimizer: OptimizerName | None = None
+    rate: Annotated[float | None, RATE] = None
+    weight_decay: Annotated[float | None, SHARE] = None
+    temperature: Annotated[float, Bounds(least=0, most=1000, above=True)] = 3.0
+    features: Annotated[float, WEIGHT] = 1.0
+    statistics: Statistics = "batch"
+    momentum: Annotated[float, Bounds(least=0, most=1, above=True)] = 0.1
+    augmented: bool = True
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        if self.optimizer is not None:
+            one_of("optimizer", self.optimizer, OPTIMIZERS, field="optimizer")
+        one_of("statistics", self.statistics, STATISTICS, field="statistics")

@@ -1,0 +1,208 @@
+"""What each quantizer costs the outputs alone, and what is left of the noise when one layer is float."""
+
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from itertools import chain, islice
+
+import onnx_ir as ir
+import torch
+
+from onnxdfq.engine.feeds import Feeds
+from onnxdfq.errors import InputError
+from onnxdfq.images.samples import SamplesLike
+from onnxdfq.report.diagnosis.switches import Network, Switched, Values
+from passes.graph.bodies import captured_values
+from passes.graph.compared import compared_values
+from passes.graph.editing import is_op, static_dims
+
+BATCH_SIZE = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """Noise power over signal power at the outputs, the mean over their parts.
+
+    alone: of each thing that is quantized alone. all_but: of the whole network when one thing is float. whole: of the
+    quantized network. outputs: of each output of the network as a whole.
+    """
+
+    alone: Mapping[str, float]
+    all_but: Mapping[str, float]
+    whole: float
+    outputs: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What is switched together. name: under which its cost is told. parts: names of quantizers and constants.
+
+    alone: whether it is quantized alone, or the only thing that is not.
+    """
+
+    name: str
+    parts: frozenset[str]
+    alone: bool
+
+
+def measure_costs(
+    network: Network, samples: SamplesLike, trials: Sequence[Trial], *, advance: Callable[[str], None]
+) -> Costs:
+    """Each trial runs the graph from the first node that it changes; what lies before is run once.
+
+    Args:
+        network: To be measured.
+        samples: In the model's input units.
+        trials: What to switch.
+        advance: Called after each trial.
+
+    Raises:
+        DataError: The samples do not fit the model's input.
+        InputError: The model has no float output.
+    """
+    sweep = _Sweep(network, samples)
+    first = sweep.places()
+    alone: dict[str, float] = {}
+    all_but: dict[str, float] = {}
+    tail: Switched | None = None
+    point = -1
+    for trial in sorted(trials, key=lambda one: min((first[part] for part in one.parts), default=0)):
+        place = min((first[part] for part in trial.parts), default=0)
+        if tail is None or place != point:
+            sweep.move_to(place)
+            tail, point = sweep.tail(), place
+        if trial.alone:
+            alone[trial.name] = sweep.loss(tail, trial.parts, base=0)
+        else:
+            all_but[trial.name] = sweep.loss(tail, network.everything - trial.parts, base=1)
+        advance(trial.name)
+    return Costs(alone=alone, all_but=all_but, whole=sweep.whole, outputs=sweep.by_output)
+
+
+class _Sweep:
+    """The values of all samples at one point of the graph, which moves forward only: of the float network and of the
+    quantized one."""
+
+    def __init__(self, network: Network, samples: SamplesLike) -> None:
+        self._network, model = network, network.model
+        self._last_read = {
+            value: place
+            for place, node in enumerate(model.graph)
+            for value in (*node.inputs, *captured_values(node))
+            if value is not None
+        }
+        compared = compared_values(model.graph)
+        if not compared:
+            raise InputError("The model computes no floating-point output, so there is nothing to measure noise on.")
+        self._last_read |= dict.fromkeys(compared, len(model.graph))
+        self._outputs = [value.name or "" for value in compared]
+        self._parts = {value.name or "": parts_of(value) for value in compared}
+        feeds = Feeds(model)
+        self._point = 0
+        given = [
+            dict(zip(feeds.names, batch, strict=True))
+            for batch in feeds.batches(feeds.names, samples, BATCH_SIZE, network.device)
+        ]
+        self._states: list[list[Values]] = [given, given]
+        tail = self.tail()
+        self._exact = [tail.run(state, frozenset()) for state in given]
+        self._signal = self._energies(self._exact)
+        noise = self._noise(tail, network.everything, base=1)
+        self.whole = self._mean(noise)
+        totals = {name: sum(self._signal[name]) for name in self._outputs}
+        self.by_output = {name: sum(noise[name]) / totals[name] for name in self._outputs if totals[name] > 0}
+
+    def places(self) -> dict[str, int]:
+        """Quantizer or constant → the first node that it changes."""
+        graph = self._network.model.graph
+        found = {value.name or "": place for place, node in enumerate(graph) for value in node.outputs}
+        for place, node in enumerate(graph):
+            for value in (*node.inputs, *captured_values(node)):
+                if value is not None and value.is_initializer():
+                    found.setdefault(value.name or "", place)
+        return found
+
+    def move_to(self, point: int) -> None:
+        """Run the nodes up to `point`, a place in the graph."""
+        if point == self._point:
+            return
+        between = self._network.graph(list(self._states[0][0]), self._alive(point))
+        sets: tuple[Set[str], Set[str]] = (frozenset(), self._network.everything)
+        self._states = [
+            [between.run(state, on) for state in states] for states, on in zip(self._states, sets, strict=True)
+        ]
+        self._point = point
+
+    def tail(self) -> Switched:
+        """The graph from here to the outputs."""
+        return self._network.graph(list(self._states[0][0]), self._outputs)
+
+    def loss(self, tail: Switched, on: Set[str], *, base: int) -> float:
+        """Noise over signal when `tail` runs from here. base: 0 from the float values, 1 from the quantized ones."""
+        return self._mean(self._noise(tail, on, base=base))
+
+    def _noise(self, tail: Switched, on: Set[str], *, base: int) -> dict[str, list[float]]:
+        errors = []
+        for state, exact in zip(self._states[base], self._exact, strict=True):
+            found = tail.run(state, on)
+            errors.append(
+                {
+                    name: found[name] - exact[name]
+                    if found[name].shape == exact[name].shape  # else the number of rows depends on the numbers
+                    else torch.zeros_like(exact[name])
+                    for name in exact
+                }
+            )
+        return self._energies(errors)
+
+    def _energies(self, batches: Sequence[Values]) -> dict[str, list[float]]:
+        """By output, the sum of squares of each of its parts."""
+        return {
+            name: [
+                sum(float(part.double().square().sum()) for part in parts)
+                for parts in zip(*(_split(batch[name], self._parts[name]) for batch in batches), strict=True)
+            ]
+            for name in self._outputs
+        }
+
+    def _mean(self, noise: Mapping[str, Sequence[float]]) -> float:
+        shares = [
+            part / signal
+            for name in self._outputs
+            for part, signal in zip(noise[name], self._signal[name], strict=True)
+            if signal > 0
+        ]
+        return sum(shares) / max(len(shares), 1)
+
+    def _alive(self, point: int) -> list[str]:
+        """Values computed before the node at `point` that it, or a later one, or an output of the graph reads."""
+        nodes = islice(self._network.model.graph, point)
+        made = chain(self._network.model.graph.inputs, chain.from_iterable(node.outputs for node in nodes))
+        return [
+            value.name or "" for value in made if self._last_read.get(value, -1) >= point and not value.is_initializer()
+        ]
+
+
+def parts_of(value: ir.Value) -> tuple[int, tuple[int, ...]] | None:
+    """Axis and sizes of what a Concat put together in an output; None where none did.
+
+    The boxes and the scores of a detector are answers of their own: noise that is small beside the former may be all
+    that there is of the latter.
+    """
+    node = value.producer()
+    while node is not None and is_op(node, "Identity", "Clip") and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    if node is None or not is_op(node, "Concat"):
+        return None
+    rank = 0 if node.outputs[0].shape is None else len(node.outputs[0].shape)
+    axis = node.attributes.get_int("axis", 0)
+    axis = axis + rank if axis < 0 else axis
+    dims = [static_dims(one, axis) for one in node.inputs]
+    if not rank or any(not one for one in dims):
+        return None
+    return axis, tuple(one[0] for one in dims if one)
+
+
+def _split(tensor: torch.Tensor, parts: tuple[int, tuple[int, ...]] | None) -> Sequence[torch.Tensor]:
+    if parts is None or tensor.shape[parts[0]] != sum(parts[1]):
+        return (tensor,)
+    return torch.split(tensor, list(parts[1]), dim=parts[0])

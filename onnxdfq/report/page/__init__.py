@@ -1,0 +1,1 @@
+"""A report as one HTML file: no network, no fonts, no library; what it holds of a model's names is escaped."""

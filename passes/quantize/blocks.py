@@ -1,0 +1,143 @@
+"""Weights with a scale for every block along the inputs: nearest rounding, and GPTQ.
+
+Both are for weights beside float activations, so that scales need be no power of two.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from jaxtyping import Float, Float32, Float64, Int8
+from numpy.typing import NDArray
+
+from passes.graph.editing import is_op, name_of, required_name
+
+RATIOS = (1.0, 0.9, 0.8, 0.7)  # of the greatest magnitude of a block; the one with the least squared error is taken
+DAMPING = 0.01  # of the mean of the Hessian's diagonal, which is added to it (GPTQ, section 3.3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockLayer:
+    """A MatMul or Gemm with a constant matrix.
+
+    node, weight: their names. depth, width: sizes of the matrix as a MatMul has it, (K, N). transposed: whether the
+    file holds it as (N, K).
+    """
+
+    node: str
+    weight: str
+    depth: int
+    width: int
+    transposed: bool
+
+    def matrix(self, array: Float32[NDArray[np.float32], "_ _"]) -> Float32[NDArray[np.float32], "k n"]:
+        """The weight as a MatMul has it, (K, N)."""
+        return np.ascontiguousarray(array.T if self.transposed else array)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BlockWeight:
+    """integers: (K, N). scales: (ceil(K / block), N), each for the rows of one block."""
+
+    integers: Int8[NDArray[np.int8], "k n"]
+    scales: Float32[NDArray[np.float32], "b n"]
+
+
+def block_layers(graph: ir.Graph) -> Iterator[BlockLayer]:
+    """Layers whose weights may have blocks, in graph order: MatMul of a constant matrix, and Gemm that is nothing else
+    but one with a bias."""
+    for node in graph:
+        value = node.inputs[1] if len(node.inputs) > 1 else None
+        if value is None or not value.is_initializer() or value.const_value is None:
+            continue
+        tensor = value.const_value
+        if tensor.dtype != ir.DataType.FLOAT or len(tensor.shape) != 2 or 0 in tensor.shape.numpy():
+            continue
+        if is_op(node, "MatMul"):
+            transposed = False
+        elif is_op(node, "Gemm") and _is_plain(node):
+            transposed = node.attributes.get_int("transB", 0) != 0
+        else:
+            continue
+        sizes = tuple(map(int, tensor.shape.numpy()))
+        depth, width = sizes[::-1] if transposed else sizes
+        yield BlockLayer(
+            node=name_of(node), weight=required_name(value), depth=depth, width=width, transposed=transposed
+        )
+
+
+def _is_plain(node: ir.Node) -> bool:
+    factors = [node.attributes.get_float(name, 1.0) for name in ("alpha", "beta")]
+    return factors == [1.0, 1.0] and node.attributes.get_int("transA", 0) == 0
+
+
+def rounded(weight: Float32[NDArray[np.float32], "k n"], bits: int, block: int) -> BlockWeight:
+    """Nearest rounding (RTN).
+
+    Args:
+        weight: (K, N).
+        bits: of the integers, which are signed around 0.
+        block: how many rows share a scale in each column.
+    """
+    depth, width = weight.shape
+    count = -(-depth // block)
+    padded = np.zeros((count * block, width), np.float32)
+    padded[:depth] = weight
+    groups = padded.reshape(count, block, width)
+    scales = _scales(groups, bits)
+    integers = _nearest(groups, scales[:, None], bits).reshape(count * block, width)[:depth]
+    return BlockWeight(integers=integers.astype(np.int8), scales=scales)
+
+
+def gptq(
+    weight: Float32[NDArray[np.float32], "k n"], hessian: Float64[NDArray[np.float64], "k k"], bits: int, block: int
+) -> BlockWeight:
+    """GPTQ (Frantar et al., arXiv 2210.17323, algorithm 1): rows are rounded in order, and what each loses is made up
+    by those behind it.
+
+    Differs from the paper: a block of scales is also the block of lazy updates, and its scales are chosen when it is
+    reached, from weights that made up for the blocks before.
+
+    Args:
+        weight: (K, N).
+        hessian: (K, K) sum of x xᵀ over the inputs x of the layer.
+        bits, block: as for `rounded`.
+    """
+    depth = len(weight)
+    left, diagonal = weight.astype(np.float64), np.diag(hessian).copy()
+    dead = diagonal == 0  # no input ever has these rows: whatever they are, the outputs are the same
+    damped = hessian + np.diag(np.where(dead, 1.0, DAMPING * diagonal.mean()))
+    inverse = np.linalg.cholesky(np.linalg.inv(damped)).T  # upper triangular (equation 4)
+    integers = np.zeros(weight.shape, np.int8)
+    scales = np.empty((-(-depth // block), weight.shape[1]), np.float32)
+    for place, first in enumerate(range(0, depth, block)):
+        rows = slice(first, min(first + block, depth))
+        scales[place] = _scales(left[None, rows].astype(np.float32), bits)[0]
+        lost = np.zeros((rows.stop - first, weight.shape[1]))
+        for row in range(first, rows.stop):
+            integers[row] = _nearest(left[row], scales[place], bits)
+            lost[row - first] = (left[row] - integers[row] * scales[place].astype(np.float64)) / inverse[row, row]
+            left[row + 1 : rows.stop] -= np.outer(inverse[row, row + 1 : rows.stop], lost[row - first])
+        left[rows.stop :] -= inverse[rows, rows.stop :].T @ lost
+    return BlockWeight(integers=integers, scales=scales)
+
+
+def _scales(groups: Float32[NDArray[np.float32], "b r n"], bits: int) -> Float32[NDArray[np.float32], "b n"]:
+    """Of each block and column the scale that rounds its rows with the least squared error."""
+    greatest = np.abs(groups).max(axis=1)
+    best = np.where(greatest > 0, greatest, 1.0) / (2 ** (bits - 1) - 1)
+    least = np.full(greatest.shape, np.inf)
+    chosen = best
+    for ratio in RATIOS:
+        scales = (best * ratio).astype(np.float32)
+        error = np.square(_nearest(groups, scales[:, None], bits) * scales[:, None] - groups).sum(axis=1)
+        chosen = np.where(error < least, scales, chosen)
+        least = np.minimum(least, error)
+    return np.asarray(np.maximum(chosen, np.finfo(np.float32).tiny), np.float32)
+
+
+def _nearest(
+    weight: Float[NDArray[np.floating], "..."], scales: Float[NDArray[np.floating], "..."], bits: int
+) -> Float[NDArray[np.floating], "..."]:
+    return np.clip(np.rint(weight / scales), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
