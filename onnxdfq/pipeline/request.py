@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -128,6 +129,6 @@ class Request:
 
 def for_target(path: Path, target: str) -> Path:
     """`model.w8a8.onnx` → `model.w8a8.ort.onnx`; a folder stays, for who checks paths to refuse it."""
-    if path.is_dir() or not path.name:
+    if os.path.isdir(path) or not path.name:  # noqa: PTH112  Path's own raises where a name is too long
         return path
     return path.parent / f"{path.stem}.{target}{path.suffix}"
