@@ -65,7 +65,7 @@ class Broken(Exception):
         Dgh(steps=6, batch_size=16),
         slow(ZeroQ(steps=2, batch_size=16)),
         slow(Genie(steps=2, batch_size=16, latent=8, width=4)),
-        Mixmix(steps=2, batch_size=16),
+        slow(Mixmix(steps=2, batch_size=16)),
     ],
     ids=lambda method: method.name,
 )
