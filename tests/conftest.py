@@ -4,7 +4,9 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 
@@ -17,6 +19,8 @@ from passes.write.write_for_target import WriteForTarget  # noqa: E402
 
 from . import graphs  # noqa: E402
 from .graphs import REPOSITORY  # noqa: E402
+
+_STARTS: dict[tuple[str, str], Any] = {}  # of the generators of test modules
 
 
 @pytest.fixture(scope="session")
@@ -59,6 +63,25 @@ def every_written_file_is_exact() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(WriteForTarget, "call", checked)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers(request: pytest.FixtureRequest) -> None:
+    """Each test draws the same from its module's generators, whatever ran before: tests are dealt out to processes."""
+    for name, value in vars(request.module).items():
+        if isinstance(value, np.random.Generator):
+            key = request.module.__name__, name
+            value.bit_generator.state = _STARTS.setdefault(key, value.bit_generator.state)
+
+
+@pytest.fixture
+def no_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever begins to make images of noise fails the test."""
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("this should have been refused before images are made")
+
+    monkeypatch.setattr("onnxdfq.methods.noise.Noise.make", never)
 
 
 @pytest.fixture

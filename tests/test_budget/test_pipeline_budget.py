@@ -78,14 +78,10 @@ def test_every_target_gets_a_plan_of_its_own(source: Path, tmp_path: Path) -> No
         assert {str(bits) for bits in read_plan(tmp_path / f"plan.{target}.toml").layers.values()} == {"w8a8"}
 
 
-@pytest.fixture
-def no_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever begins to make images fails the test."""
-
-    def never(*_: object, **__: object) -> None:
-        raise AssertionError("this should have been refused before images are made")
-
-    monkeypatch.setattr("onnxdfq.methods.noise.Noise.synthesize", never)
+@pytest.mark.usefixtures("no_images")
+def test_what_watches_over_images_does(source: Path) -> None:
+    with pytest.raises(AssertionError, match="refused before images are made"):
+        onnxdfq.compress(source, **SETTINGS)
 
 
 @pytest.mark.usefixtures("no_images")

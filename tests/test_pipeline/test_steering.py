@@ -165,14 +165,6 @@ def test_tensors_of_another_tools_graph_that_have_no_grid_here_are_passed_over(s
         compress(source, tmp_path / "r.onnx", plan=tmp_path / "plan.encodings")
 
 
-@pytest.fixture
-def no_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(*_: object, **__: object) -> None:
-        raise AssertionError("this should have been refused before images are made")
-
-    monkeypatch.setattr("onnxdfq.methods.noise.Noise.synthesize", never)
-
-
 @pytest.mark.usefixtures("no_images")
 @pytest.mark.parametrize(
     ("plan", "settings", "message"),
