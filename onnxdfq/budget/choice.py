@@ -65,41 +65,6 @@ class _Option:
     weights: tuple[int, ...] = ()
 
 
-def choose_bits(
-    model: ir.Model,
-    pixels: SamplesLike,
-    observations: Observations,
-    calibration: Calibration,
-    target: Target,
-    budget: Budget,
-    *,
-    device: str = "cpu",
-    progress: Progress | None = None,
-) -> MixedBits:
-    """The widths with the least summed sensitivity within a budget: the best of all choices, not a good one.
-
-    Weights take any width of the target up to `calibration.weight_bits`, and those of one number per channel keep 8;
-    the activations that layers read take any up to `calibration.activation_bits` where the budget counts operations,
-    else that. What `calibration.layer_bits` pins is not touched.
-
-    Args:
-        model: Float, BatchNormalization folded, as it was observed.
-        pixels: In the model's input units, of which the first 64 are used.
-        observations: By `calibration`, of that model.
-        calibration: How the plans are decided that sensitivities are measured with.
-        target: What the plans are for.
-        budget: Bytes, or bit operations per image.
-        device: Where the network runs.
-        progress: Called after each measurement.
-
-    Raises:
-        InputError: The budget is below the least that is possible; or as `Calibration.decide` does for pins.
-    """
-    return bit_choices(
-        model, pixels, observations, calibration, target, budget, device=device, progress=progress
-    ).within(budget.limit)
-
-
 @dataclass(frozen=True, kw_only=True)
 class BitChoices:
     """What widths each layer may take and what they lose, measured once, for as many budgets as are tried."""
@@ -154,7 +119,25 @@ def bit_choices(
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> BitChoices:
-    """What `choose_bits` chooses among; arguments and refusals are its own."""
+    """What there is to choose among, measured; `BitChoices.within` takes the best of all choices, not a good one.
+
+    Weights take any width of the target up to `calibration.weight_bits`, and those of one number per channel keep 8;
+    the activations that layers read take any up to `calibration.activation_bits` where the budget counts operations,
+    else that. What `calibration.layer_bits` pins is not touched.
+
+    Args:
+        model: Float, BatchNormalization folded, as it was observed.
+        pixels: In the model's input units, of which the first 64 are used.
+        observations: By `calibration`, of that model.
+        calibration: How the plans are decided that sensitivities are measured with.
+        target: What the plans are for.
+        budget: Bytes, or bit operations per image.
+        device: Where the network runs.
+        progress: Called after each measurement.
+
+    Raises:
+        InputError: The budget is below the least that is possible; or as `Calibration.decide` does for pins.
+    """
     layers, groups = _read(model, calibration, target, budget)
     batch_size = batch_of(model) or calibration.batch_size
     pixels = pixels[: max(IMAGES, batch_size)]
@@ -163,7 +146,7 @@ def bit_choices(
 
 
 def check_budget(model: ir.Model, calibration: Calibration, target: Target, budget: Budget) -> None:
-    """Raises InputError as `choose_bits` does, before there is any image and before BatchNormalization is folded."""
+    """Raises InputError as `bit_choices` does, before there is any image and before BatchNormalization is folded."""
     _read(model, calibration, target, budget)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from onnxdfq.budget import bit_choices, choose_bits
+from onnxdfq.budget import bit_choices
 from onnxdfq.budget.ladder import Choice
 from onnxdfq.calibration.by_outputs import thresholds_by_outputs
 from onnxdfq.calibration.calibration import Calibration
@@ -147,7 +147,7 @@ def _within_cost(case: Case, planning: Planning) -> Case:
     run, images, cost = planning.run, planning.images, planning.budgets.cost
     if cost is None or images is None:
         return case
-    chosen = choose_bits(**_measured_by(case, planning, images), budget=cost)
+    chosen = bit_choices(**_measured_by(case, planning, images), budget=cost).within(cost.limit)
     values = {"weight_bytes": round(chosen.size), "bit_operations": chosen.bops}
     run.tell(Measurement(values=values, target=case.target.name))
     containers = {bits: case.target.weight_container(bits) for bits in set(chosen.weight_bits.values())}

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from onnxdfq.budget import Budget, MixedBits, check_budget, choose_bits
+from onnxdfq.budget import Budget, MixedBits, bit_choices, check_budget
 from onnxdfq.budget.costs import bit_operations, read_layers, size_bits
 from onnxdfq.calibration.calibration import Calibration
 from onnxdfq.calibration.sensitivity import measure_sensitivity
@@ -48,7 +48,8 @@ def fork(build: Callable[..., ir.Model]) -> ir.Model:
 
 def choose(model: ir.Model, budget: str, calibration: Calibration, target=FEW, pixels=PIXELS) -> MixedBits:  # type: ignore[no-untyped-def]
     observed = replace(calibration, layer_bits={}).observe(model, pixels, [target])
-    return choose_bits(model, pixels, observed, calibration, target, Budget.parse(budget))
+    wanted = Budget.parse(budget)
+    return bit_choices(model, pixels, observed, calibration, target, wanted).within(wanted.limit)
 
 
 def all_choices(model: ir.Model) -> list[tuple[float, int, float, tuple[int, ...]]]:
@@ -161,7 +162,7 @@ def test_resnet20_gains_over_one_width_for_all(shared_data: Path) -> None:
     observed = calibration.observe(model, pixels, [ORT])
     layers = read_layers(model, ORT)
     limit = size_bits(layers, {layer.node: 4 for layer in layers}) / 8
-    chosen = choose_bits(model, pixels, observed, calibration, ORT, Budget(kind="size", limit=limit))
+    chosen = bit_choices(model, pixels, observed, calibration, ORT, Budget(kind="size", limit=limit)).within(limit)
     assert 0.99 * limit < chosen.size <= limit
     wanted = TorchGraph(model)(torch.from_numpy(pixels))[0]
 
