@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, islice
 
 import numpy as np
 import onnx_ir as ir
@@ -18,9 +17,9 @@ from onnxdfq.engine.feeds import Feeds
 from onnxdfq.engine.precision import channels_last
 from onnxdfq.errors import InputError
 from onnxdfq.images.samples import SamplesLike
-from passes.graph.bodies import captured_values
 from passes.graph.compared import compared_values
 from passes.graph.editing import FreshNames, set_constant_input
+from passes.graph.liveness import Liveness
 from passes.quantize.plan import QuantPlan, TensorQuant
 
 Values = dict[str, Tensor]
@@ -113,15 +112,9 @@ class _Sweep:
     def __init__(self, model: ir.Model, pixels: SamplesLike, batch_size: int, device: str) -> None:
         self._model, self._device = model, device
         self.nodes = {node.name or "": node for node in model.graph}
-        self._last_read = {
-            value: place
-            for place, node in enumerate(model.graph)
-            for value in (*node.inputs, *captured_values(node))
-            if value is not None
-        }
         compared = compared_values(model.graph)
         self._outputs = [value.name or "" for value in compared]
-        self._last_read |= dict.fromkeys([*model.graph.outputs, *compared], len(model.graph))
+        self._liveness = Liveness(model.graph, [*model.graph.outputs, *compared])
         if not self._outputs:
             raise InputError("The model computes no floating-point output, so there is nothing to measure a loss on.")
         feeds = Feeds(model)
@@ -141,7 +134,7 @@ class _Sweep:
         """Run the nodes up to `point`, a place in the graph."""
         if point == self._point:
             return
-        between = self._graph(list(self._states[0]), self._alive(point))
+        between = self._graph(list(self._states[0]), self._liveness.alive(point))
         self._states = [_run(between, state) for state in self._states]
         self._point = point
 
@@ -167,12 +160,6 @@ class _Sweep:
 
     def _graph(self, inputs: Sequence[str], outputs: Sequence[str]) -> TorchGraph:
         return TorchGraph(self._model, inputs=inputs, outputs=outputs).to(self._device).eval()
-
-    def _alive(self, point: int) -> list[str]:
-        """Values computed before the node at `point` that it, or a later one, or an output of the graph reads."""
-        nodes = islice(self._model.graph, point)
-        made = chain(self._model.graph.inputs, chain.from_iterable(node.outputs for node in nodes))
-        return [value.name or "" for value in made if self._last_read.get(value, -1) >= point]
 
 
 def _run(graph: TorchGraph, values: Values) -> Values:

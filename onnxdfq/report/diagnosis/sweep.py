@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from itertools import chain, islice
 
 import onnx_ir as ir
 import torch
@@ -14,6 +13,7 @@ from onnxdfq.report.diagnosis.switches import Network, Switched, Values
 from passes.graph.bodies import captured_values
 from passes.graph.compared import compared_values
 from passes.graph.editing import is_op, static_dims
+from passes.graph.liveness import Liveness
 
 BATCH_SIZE = 16
 
@@ -84,16 +84,10 @@ class _Sweep:
 
     def __init__(self, network: Network, samples: SamplesLike) -> None:
         self._network, model = network, network.model
-        self._last_read = {
-            value: place
-            for place, node in enumerate(model.graph)
-            for value in (*node.inputs, *captured_values(node))
-            if value is not None
-        }
         compared = compared_values(model.graph)
         if not compared:
             raise InputError("The model computes no floating-point output, so there is nothing to measure noise on.")
-        self._last_read |= dict.fromkeys(compared, len(model.graph))
+        self._liveness = Liveness(model.graph, compared)
         self._outputs = [value.name or "" for value in compared]
         self._parts = {value.name or "": parts_of(value) for value in compared}
         feeds = Feeds(model)
@@ -125,7 +119,7 @@ class _Sweep:
         """Run the nodes up to `point`, a place in the graph."""
         if point == self._point:
             return
-        between = self._network.graph(list(self._states[0][0]), self._alive(point))
+        between = self._network.graph(list(self._states[0][0]), self._liveness.alive(point))
         sets: tuple[Set[str], Set[str]] = (frozenset(), self._network.everything)
         self._states = [
             [between.run(state, on) for state in states] for states, on in zip(self._states, sets, strict=True)
@@ -172,14 +166,6 @@ class _Sweep:
             if signal > 0
         ]
         return sum(shares) / max(len(shares), 1)
-
-    def _alive(self, point: int) -> list[str]:
-        """Values computed before the node at `point` that it, or a later one, or an output of the graph reads."""
-        nodes = islice(self._network.model.graph, point)
-        made = chain(self._network.model.graph.inputs, chain.from_iterable(node.outputs for node in nodes))
-        return [
-            value.name or "" for value in made if self._last_read.get(value, -1) >= point and not value.is_initializer()
-        ]
 
 
 def parts_of(value: ir.Value) -> tuple[int, tuple[int, ...]] | None:
