@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 import torch
+from torch import Tensor
 
 from onnxdfq.engine.cache import Cache
 from onnxdfq.images.samples import SamplesLike
@@ -66,10 +67,13 @@ def measure_harms(
         frontier = Frontier(model, samples, cache, device)
         for number, each in enumerate(options):
             frontier.advance(choice.groups[number][0])
+            behind = [name for name in outputs if frontier.is_behind(name)]
+            wanted = _outputs(frontier, behind)
             measured = [each[0]]
             for option in each[1:]:
                 plan = one_group(choice, number, option.ratio)
-                harm = _harm(frontier, without_channels(model, plan), outputs)
+                found_by = _outputs(frontier, behind, without_channels(model, plan))
+                harm = _noise_over_signal(wanted, found_by) / max(len(outputs), 1)
                 measured.append(Option(ratio=option.ratio, removed=option.removed, harm=harm))
                 steps(choice.groups[number][0])
             found.append(tuple(measured))
@@ -102,12 +106,14 @@ def _options(choice: ChannelChoice, number: int) -> tuple[Option, ...]:
 
 
 @torch.no_grad()
-def _harm(frontier: Frontier, pruned: ir.Model, outputs: Sequence[str]) -> float:
-    behind = [name for name in outputs if frontier.is_behind(name)]
-    noise, signal = [0.0] * len(behind), [0.0] * len(behind)
-    for wanted, found in zip(frontier.batches(behind), frontier.batches(behind, pruned), strict=True):
-        for place, (one, other) in enumerate(zip(wanted, found, strict=True)):
-            noise[place] += float((one - other).double().square().sum())
-            signal[place] += float(one.double().square().sum())
-    ratios = [lost / max(whole, 1e-30) for lost, whole in zip(noise, signal, strict=True)]
-    return sum(ratios) / max(len(outputs), 1)
+def _outputs(frontier: Frontier, names: Sequence[str], model: ir.Model | None = None) -> list[tuple[Tensor, ...]]:
+    return list(frontier.batches(names, model))
+
+
+def _noise_over_signal(wanted: Sequence[tuple[Tensor, ...]], found: Sequence[tuple[Tensor, ...]]) -> float:
+    """Summed over outputs; batches of each."""
+    total = 0.0
+    for ones, others in zip(zip(*wanted, strict=True), zip(*found, strict=True), strict=True):
+        noise = sum(float((one - other).double().square().sum()) for one, other in zip(ones, others, strict=True))
+        total += noise / max(sum(float(one.double().square().sum()) for one in ones), 1e-30)
+    return total
