@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from onnxdfq.cli.options import FILE, SECTIONS, SYNTHESIS, WHOLE, Command, prepared
-from onnxdfq.cli.printing import echo, echo_json, echo_notes, summary, written_text
+from onnxdfq.cli.printing import echo_float
 
 TRAINING = (
     "train_steps",
@@ -57,9 +57,4 @@ def distill(teacher: Path, student: Path, as_json: bool, **given: Any) -> None:
     from onnxdfq.api import distill as run
 
     result = run(teacher, student, **prepared(given))
-    if as_json:
-        echo_json({"output": str(result.path), "method": result.method, **result.metrics, "notes": list(result.notes)})
-        return
-    echo_notes(result.notes)
-    echo(summary(result.metrics))
-    echo(written_text(result.path))
+    echo_float(result, as_json=as_json)

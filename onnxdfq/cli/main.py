@@ -24,6 +24,7 @@ from onnxdfq.cli.options import (
 from onnxdfq.cli.printing import (
     card_text,
     echo,
+    echo_float,
     echo_json,
     echo_notes,
     findings_text,
@@ -221,12 +222,7 @@ def prune(model: Path, as_json: bool, **given: Any) -> None:
     from onnxdfq.api import prune as run
 
     result = run(model, **prepared(given))
-    if as_json:
-        echo_json({"output": str(result.path), "method": result.method, **result.metrics, "notes": list(result.notes)})
-        return
-    echo_notes(result.notes)
-    echo(summary(result.metrics))
-    echo(written_text(result.path))
+    echo_float(result, as_json=as_json)
 
 
 main.add_command(distill)

@@ -42,6 +42,16 @@ def echo_notes(notes: Sequence[str]) -> None:
         echo(sentence(f"note: {note}"), err=True)
 
 
+def echo_float(result: Any, *, as_json: bool) -> None:
+    """What came of a command that writes one float model."""
+    if as_json:
+        echo_json({"output": str(result.path), "method": result.method, **result.metrics, "notes": list(result.notes)})
+        return
+    echo_notes(result.notes)
+    echo(summary(result.metrics))
+    echo(written_text(result.path))
+
+
 def summary(metrics: Mapping[str, Any]) -> str:
     """The metrics that are there, one a line; shares as percentages."""
     lines = []

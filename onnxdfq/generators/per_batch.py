@@ -1,7 +1,5 @@
 """A generator for one batch of images, which learns together with its latent vectors."""
 
-from typing import Protocol
-
 import torch
 from jaxtyping import Float32
 from torch import Tensor
@@ -18,53 +16,47 @@ DECAY, DECAYS = 0.95, 40  # of the generator's rate, and how often
 PATIENCE, FALL, LEAST_RATE = 1 / 40, 0.1, 1e-4  # of the latent vectors' rate; patience is a share of the steps
 
 
-class Settings(Protocol):
-    """What a batch reads of its method: see `methods.genie.Genie`."""
-
-    @property
-    def steps(self) -> int: ...
-    @property
-    def latent(self) -> int: ...
-    @property
-    def width(self) -> int: ...
-    @property
-    def generator_rate(self) -> float: ...
-    @property
-    def latent_rate(self) -> float: ...
-    @property
-    def relative(self) -> bool: ...
-
-
 class Distilled:
     """One batch on its way to the statistics that a network remembers.
 
     Args:
-        settings: Of the method.
         network: Float.
         scale: From standardised pixels to the model's units.
         count: Images.
         random: Draws the latent vectors, and the generator's first weights.
+        steps, latent, width, generator_rate, latent_rate, relative: See `methods.genie.Genie`.
 
     Source: GENIE, Jeon et al., arXiv 2212.04780, §3.1, and its public code for rates and schedules.
     """
 
     def __init__(
-        self, settings: Settings, network: TappedNetwork, scale: InputRange, count: int, random: torch.Generator
+        self,
+        network: TappedNetwork,
+        scale: InputRange,
+        count: int,
+        random: torch.Generator,
+        *,
+        steps: int,
+        latent: int,
+        width: int,
+        generator_rate: float,
+        latent_rate: float,
+        relative: bool,
     ) -> None:
-        self._network, self._scale, self._relative = network, scale, settings.relative
+        self._network, self._scale, self._relative = network, scale, relative
         self._limits = scale.limits(network.device)
-        self._latent = torch.randn(count, settings.latent, generator=random).to(network.device).requires_grad_()
+        self._latent = torch.randn(count, latent, generator=random).to(network.device).requires_grad_()
         seed = int(torch.randint(2**31, (), generator=random))
-        self._trunk = seeded(seed, lambda: trunk(network.planes, settings.latent, 1, width=settings.width))
+        self._trunk = seeded(seed, lambda: trunk(network.planes, latent, 1, width=width))
         self._trunk.to(network.device)
         self._labels = torch.ones(count, 1, device=network.device)
         self._centre = torch.zeros(network.planes[0], device=network.device)
-        latent = torch.optim.Adam([self._latent], lr=settings.latent_rate)
-        generator = torch.optim.Adam(self._trunk.parameters(), lr=settings.generator_rate)
-        self._optimizers = latent, generator
-        patience = max(1, int(PATIENCE * settings.steps))
-        self._plateau = ReduceLROnPlateau(latent, factor=FALL, patience=patience, min_lr=LEAST_RATE)
-        self._decay = ExponentialLR(generator, DECAY ** (DECAYS / settings.steps))
+        of_latent = torch.optim.Adam([self._latent], lr=latent_rate)
+        of_trunk = torch.optim.Adam(self._trunk.parameters(), lr=generator_rate)
+        self._optimizers = of_latent, of_trunk
+        patience = max(1, int(PATIENCE * steps))
+        self._plateau = ReduceLROnPlateau(of_latent, factor=FALL, patience=patience, min_lr=LEAST_RATE)
+        self._decay = ExponentialLR(of_trunk, DECAY ** (DECAYS / steps))
 
     def step(self) -> float:
         """Train both once; the loss as it was before."""

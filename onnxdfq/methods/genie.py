@@ -81,7 +81,18 @@ class Genie(Synthesis):
         parts, tell = Parts(making.checkpoint), Steps(making.progress, self.steps * len(sizes))
 
         def batch(size: int, random: torch.Generator) -> torch.Tensor:
-            found = Distilled(self, network, scale, size, random)
+            found = Distilled(
+                network,
+                scale,
+                size,
+                random,
+                steps=self.steps,
+                latent=self.latent,
+                width=self.width,
+                generator_rate=self.generator_rate,
+                latent_rate=self.latent_rate,
+                relative=self.relative,
+            )
             for _ in range(self.steps):
                 if self.swing:
                     swing.draw(random)

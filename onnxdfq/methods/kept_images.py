@@ -26,7 +26,8 @@ def images_checkpoint(method: Method, model: FloatModel, count: int, run: Run) -
     import torch
 
     zoo = [f"{model_hash(member.path)} {member.normalize} {member.order}" for member in run.zoo]
-    fed = [f"{spec} {fillings(model.graph)[spec.name]}" for spec in inputs(model.graph)]
+    filled = fillings(model.graph)
+    fed = [f"{spec} {filled[spec.name]}" for spec in inputs(model.graph)]
     drawn = f"{count} {run.recipe.seed} {model.normalization}"
     return run.checkpoint("images", model.digest, *zoo, *fed, repr(method), drawn, str(torch.__version__))
 

@@ -98,9 +98,6 @@ class Parts:
                 self._checkpoint.save(self._done, {"parts": len(self._done)})
         return self._done[name]
 
-    def __contains__(self, number: int) -> bool:
-        return str(number) in self._done
-
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """What an optimizer remembers, by "PARAMETER.KEY"."""
