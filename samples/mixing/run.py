@@ -22,7 +22,7 @@ from samples.record import write_results
 RESULTS = Path(__file__).with_name("results.json")
 ZOO = ("resnet20_cifar10", "resnet56_cifar10", "resnet8_cifar10", "convmixer_cifar10")
 ABLATED = "resnet20_cifar10"
-IMAGES, STEPS, BATCH = 128, 200, 64
+IMAGES, STEPS, BATCH = 128, 100, 64
 BITS, SEED = "w4a4", 0
 
 
