@@ -15,6 +15,7 @@ from onnxdfq.progress import ProgressFactory, silent
 from onnxdfq.recipe.choices import DEVICES, Effort
 from onnxdfq.recipe.names import one_of
 from onnxdfq.recipe.recipe import Recipe, Settings
+from onnxdfq.workers import ALONE, Workers
 
 if TYPE_CHECKING:
     from onnxdfq.pipeline.arguments import ModelLike, ZooLike
@@ -43,6 +44,7 @@ def synthesize(
     op_library: Sequence[Path | str] = (),
     device: str | None = None,
     force: bool = False,
+    workers: Workers = ALONE,
     progress: ProgressFactory = silent,
 ) -> Result:
     """Only the images, as `compress` would make them; the arguments are its own.
@@ -86,6 +88,7 @@ def synthesize(
             save_images=None if output is None else Path(output),
             work_dir=None if work_dir is None else Path(work_dir),
             force=force,
+            workers=workers,
             progress=progress,
         )
         if files is None:

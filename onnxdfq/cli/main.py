@@ -19,6 +19,7 @@ from onnxdfq.cli.options import (
     WHOLE,
     Command,
     Group,
+    SharedCommand,
     prepared,
 )
 from onnxdfq.cli.printing import (
@@ -54,7 +55,7 @@ main.add_command(report)
 
 
 @main.command(
-    cls=Command,
+    cls=SharedCommand,
     sections=SECTIONS,
     example="onnxdfq compress model.onnx --bits w8a8 --normalize imagenet --target ort --target qnn",
 )
@@ -167,7 +168,7 @@ def _exit_unless_met(least: float | None, integers: str | None, result: Any, fil
 
 
 @main.command(
-    cls=Command,
+    cls=SharedCommand,
     sections={key: names for key, names in SECTIONS.items() if key != "Targets"},
     example="onnxdfq synthesize model.onnx --normalize imagenet -o images.npz",
 )
@@ -191,7 +192,7 @@ def synthesize(model: Path, as_json: bool, **given: Any) -> None:
 
 
 @main.command(
-    cls=Command,
+    cls=SharedCommand,
     sections={"What": ("sparsity", "channels", "pattern", "budget", "multiple", "repair", "train_steps")}
     | {key: names for key, names in SECTIONS.items() if key not in ("What", "Targets", "Proof")}
     | {"How": ("method", *SECTIONS["How"])},

@@ -10,7 +10,7 @@ from onnxdfq.model_file import fillings, inputs
 from onnxdfq.model_file.untrusted import model_hash
 
 if TYPE_CHECKING:
-    from onnxdfq.methods.method import FloatModel, Method, Run
+    from onnxdfq.methods.method import FloatModel, Making, Method, Run
     from onnxdfq.work.checkpoint import Checkpoint, Saved
 
 TABLES = ("pixels", "pictures", "labels")
@@ -28,22 +28,27 @@ def images_checkpoint(method: Method, model: FloatModel, count: int, run: Run) -
     zoo = [f"{model_hash(member.path)} {member.normalize} {member.order}" for member in run.zoo]
     filled = fillings(model.graph)
     fed = [f"{spec} {filled[spec.name]}" for spec in inputs(model.graph)]
-    drawn = f"{count} {run.recipe.seed} {model.normalization}"
+    drawn = f"{count} {run.shard} {run.recipe.seed} {model.normalization}"
     return run.checkpoint("images", model.digest, *zoo, *fed, repr(method), drawn, str(torch.__version__))
 
 
-def kept_images(checkpoint: Checkpoint | None, make: Callable[[], Images], tell: Callable[[str], None]) -> Images:
-    """The images that are kept, which is told, or else those that are made, which are kept then.
+def kept_images(making: Making, make: Callable[[], Images], tell: Callable[[str], None]) -> Images:
+    """The images that are kept, which is told, or else those that are made, which are kept then. Of several workers
+    the first alone goes on where they are kept.
 
     Raises:
         InputError, OutputError: The checkpoint cannot be read, or written.
+        WorkerError: Another worker failed or hangs.
     """
-    if checkpoint is None:
-        return make()
-    saved = checkpoint.load(done=True)
-    if saved is not None:
+    checkpoint = making.checkpoint
+    saved = None if checkpoint is None else checkpoint.load(done=True)
+    if making.workers.share(saved is not None):
+        making.workers.release()
+    if saved is not None and checkpoint is not None:
         tell(f"The images are those of an earlier run, from {checkpoint.path}.")
         return _from_saved(saved)
+    if checkpoint is None:
+        return make()
     import torch
 
     images = make()

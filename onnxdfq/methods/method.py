@@ -22,7 +22,9 @@ from onnxdfq.limits import IMAGES
 from onnxdfq.methods.effort import affordable, check_images, images_in_memory, limit_of
 from onnxdfq.recipe.bits import Bits
 from onnxdfq.recipe.recipe import Recipe
+from onnxdfq.recipe.shard import WHOLE, Shard
 from onnxdfq.recipe.zoo import Member
+from onnxdfq.workers import ALONE, Workers
 from passes.graph.work import Work, work_per_sample
 
 if TYPE_CHECKING:
@@ -99,7 +101,8 @@ class Run:
     """What every stage may use and none may change.
 
     recipe: what was asked for. device: "cpu" or "cuda". own_images: whether the user gave images. zoo: models that
-    images are made by, none where the model itself makes them. work: where long stages keep how far they are.
+    images are made by, none where the model itself makes them. work: where long stages keep how far they are. workers:
+    the processes that make images together. shard: which of the images this run makes.
     progress: makes the display of one long stage. tell: takes what is to be reported.
     """
 
@@ -108,6 +111,8 @@ class Run:
     own_images: bool = False
     zoo: Sequence[Member] = ()
     work: WorkFolder | None = None
+    workers: Workers = ALONE
+    shard: Shard = WHOLE
     progress: Callable[[str], Progress | None] = lambda _: None
     tell: Callable[[Note | Measurement], None] = lambda _: None
 
@@ -204,8 +209,8 @@ class Method:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Making:
-    """Images that are to be made. normalization: of the model's inputs, where it is told. checkpoint: where the making
-    goes on from, and keeps how far it is."""
+    """Images that are to be made. count: of all shards. normalization: of the model's inputs, where it is told.
+    checkpoint: where the making goes on from, and keeps how far it is. workers, shard: as of `Run`."""
 
     count: int
     seed: int
@@ -213,6 +218,8 @@ class Making:
     device: str = "cpu"
     progress: Progress | None = None
     checkpoint: Checkpoint | None = None
+    workers: Workers = ALONE
+    shard: Shard = WHOLE
 
     def __post_init__(self) -> None:
         IMAGES.check("count", self.count)
@@ -255,10 +262,10 @@ class Synthesis(Method):
                 device=run.device,
                 progress=run.progress("synthesizing images"),
                 checkpoint=images_checkpoint(self, model, count, run),
+                workers=run.workers,
+                shard=run.shard,
             )
-            return kept_images(
-                making.checkpoint, lambda: self.for_run(model, making, run), lambda text: run.tell(Note(text=text))
-            )
+            return kept_images(making, lambda: self.for_run(model, making, run), lambda text: run.tell(Note(text=text)))
 
         return FixedImages(found)
 

@@ -9,7 +9,7 @@ from onnxdfq.images.samples import Samples
 from onnxdfq.images.shards import Shards, shard_files
 from onnxdfq.images.source import FixedImages, ImageSource
 from onnxdfq.methods.effort import check_images, images_in_memory
-from onnxdfq.methods.method import FloatModel, Measurement, Method, Note, Run
+from onnxdfq.methods.method import FloatModel, Measurement, Method, Note, Run, Synthesis
 from onnxdfq.model_file import fillings, given_by_user, main_input
 from onnxdfq.pipeline import held_back
 from onnxdfq.pipeline.request import Request
@@ -26,12 +26,14 @@ def make_images(
     decided by images. And others, that files are judged by.
 
     They are made, or read, here. Of the others there are several sets where the range of an input is not known, and
-    none where there are too few of the user's own to hold any back.
+    none where there are too few of the user's own to hold any back. Of several workers only the first returns.
 
     Raises:
         DataError: The user's own do not fit.
         NoBatchNorm, ShapeError: They cannot be made.
     """
+    if request.calibration is not None or not isinstance(method, Synthesis):
+        run.workers.release()
     if request.calibration is not None:
         check_images(model.graph, run.recipe.images, None)
         images, spared = _own(model, request, run)
@@ -41,6 +43,7 @@ def make_images(
     source = None if own is None else _completed(own, model, run)
     if source is not None:
         images = source.fixed(run.image_count)
+        run.workers.release()
         run.tell(Measurement(values={"images": len(images)}))
         if read_batch_norms(model.graph):
             run.tell(Measurement(values=asdict(evaluate_images(model.graph, images, device=run.device))))
