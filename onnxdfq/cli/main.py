@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from onnxdfq.cli.distilling import distill
+from onnxdfq.cli.images import images
 from onnxdfq.cli.options import (
     AS_JSON,
     FILE,
@@ -52,6 +53,7 @@ def main() -> None:
 
 main.add_command(diagnose)
 main.add_command(report)
+main.add_command(images)
 
 
 @main.command(
@@ -175,6 +177,7 @@ def _exit_unless_met(least: float | None, integers: str | None, result: Any, fil
 @click.argument("model", type=FILE)
 @click.option("-o", "--output", type=FILE, required=True, help="The .npz file, or folder of files, to write.")
 @click.option("--files", type=WHOLE, metavar="N", help="So many files, each of --images images and of the next seed.")
+@click.option("--shard", metavar="K/N", help="Only this share of the images; `onnxdfq images merge` joins all.")
 @SYNTHESIS
 def synthesize(model: Path, as_json: bool, **given: Any) -> None:
     """Only make the images that compress would calibrate on."""

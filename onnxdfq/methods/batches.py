@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from onnxdfq.images.merging import shard_origin
 from onnxdfq.progress import Steps
 from onnxdfq.synthesis.hyperparameters import batch_generators
 from onnxdfq.work.checkpoint import Parts
@@ -39,6 +40,14 @@ def batches(making: Making, sizes: Sequence[int]) -> tuple[Batch, ...]:
         for number, (size, random) in enumerate(zip(sizes, batch_generators(making.seed, len(sizes)), strict=True))
     ]
     return tuple(found[making.shard.part(len(sizes), "batches")])
+
+
+def origin(making: Making, several: Sequence[Batch]) -> dict[str, str]:
+    """What the provenance of a shard says beside that of all images."""
+    if making.shard.is_whole:
+        return {}
+    first, end = several[0].first, several[-1].first + several[-1].size
+    return shard_origin(making.shard, first, min(making.count, end) - first)
 
 
 def made(

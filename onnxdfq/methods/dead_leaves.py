@@ -42,7 +42,7 @@ class DeadLeaves(Synthesis):
         """See `Synthesis.make`; needs no BatchNormalization."""
         import torch
 
-        from onnxdfq.methods.batches import batches, made
+        from onnxdfq.methods.batches import batches, made, origin
         from onnxdfq.model_file import batch_of, main_input
         from onnxdfq.synthesis.hyperparameters import delivered, describe
         from onnxdfq.synthesis.input_range import input_range
@@ -67,4 +67,9 @@ class DeadLeaves(Synthesis):
         several = batches(making, batch_sizes(making.count, self.batch_size, batch_of(model)))
         pixels = made(making, several, spec.planes, make, self.steps if stretching else 1)
         found = delivered(spec, pixels.numpy())
-        return Images(pixels=found, method=self.name, seed=making.seed, provenance=describe(self, None, scale))
+        return Images(
+            pixels=found,
+            method=self.name,
+            seed=making.seed,
+            provenance=describe(self, None, scale) | origin(making, several),
+        )

@@ -61,7 +61,7 @@ class Genie(Synthesis):
         """See `Synthesis.make`."""
         from onnxdfq.generators.per_batch import Distilled
         from onnxdfq.images.images import Images
-        from onnxdfq.methods.batches import batches, made
+        from onnxdfq.methods.batches import batches, made, origin
         from onnxdfq.synthesis.hyperparameters import delivered, describe
         from onnxdfq.synthesis.input_range import input_range
         from onnxdfq.synthesis.network import TappedNetwork
@@ -102,5 +102,5 @@ class Genie(Synthesis):
             pixels=delivered(network.spec, pixels.numpy()),
             method=self.name,
             seed=making.seed,
-            provenance=describe(self, network, scale),
+            provenance=describe(self, network, scale) | origin(making, several),
         )

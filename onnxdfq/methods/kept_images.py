@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import sha256
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from onnxdfq.images.images import Images
@@ -19,17 +21,28 @@ OTHERS = "other:"
 
 
 def images_checkpoint(method: Method, model: FloatModel, count: int, run: Run) -> Checkpoint | None:
-    """Where images are kept; None without a work folder. They rest on the models that make them, on what these are fed,
-    on the method's settings, and on seed and count; not on bits, targets, or what else is done with them."""
+    """Where images are kept; None without a work folder."""
     if run.work is None:
         return None
+    return run.checkpoint("images", *_rest_on(method, model, count, run), str(run.shard))
+
+
+def shard_facts(method: Method, model: FloatModel, count: int, run: Run) -> dict[str, str]:
+    """What the provenance of a shard says, so that it is not merged with what does not belong to it."""
+    digest = sha256("\n".join(_rest_on(method, model, count, run)).encode()).hexdigest()
+    return {"model": model.digest[:16], "recipe": digest[:16], "onnxdfq": version("onnxdfq")}
+
+
+def _rest_on(method: Method, model: FloatModel, count: int, run: Run) -> tuple[str, ...]:
+    """All that images follow from: the models that make them, what these are fed, the method's settings, seed and
+    count; not bits, targets, or what else is done with them."""
     import torch
 
     zoo = [f"{model_hash(member.path)} {member.normalize} {member.order}" for member in run.zoo]
     filled = fillings(model.graph)
     fed = [f"{spec} {filled[spec.name]}" for spec in inputs(model.graph)]
-    drawn = f"{count} {run.shard} {run.recipe.seed} {model.normalization}"
-    return run.checkpoint("images", model.digest, *zoo, *fed, repr(method), drawn, str(torch.__version__))
+    drawn = f"{count} {run.recipe.seed} {model.normalization}"
+    return model.digest, *zoo, *fed, repr(method), drawn, str(torch.__version__)
 
 
 def kept_images(making: Making, make: Callable[[], Images], tell: Callable[[str], None]) -> Images:

@@ -229,6 +229,11 @@ class Making:
 class Synthesis(Method):
     """A method that makes a number of images and no more. A field `steps` counts the visits to each image."""
 
+    @property
+    def has_independent_batches(self) -> bool:
+        """Whether a batch comes out the same whatever the others are, so that shards make the images of one run."""
+        return True
+
     def fitted(self, model: FloatModel, recipe: Recipe) -> tuple[Self, int]:
         """With as many steps, and images, as the effort allows; what the recipe names itself stays."""
         steps: int | None = getattr(self, "steps", None)
@@ -252,7 +257,7 @@ class Synthesis(Method):
 
     def images(self, model: FloatModel, run: Run) -> ImageSource:
         """Images by `make`, made when first asked for, or by an earlier run with a work folder."""
-        from onnxdfq.methods.kept_images import images_checkpoint, kept_images
+        from onnxdfq.methods.kept_images import images_checkpoint, kept_images, shard_facts
 
         def found(count: int) -> Images:
             making = Making(
@@ -265,7 +270,12 @@ class Synthesis(Method):
                 workers=run.workers,
                 shard=run.shard,
             )
-            return kept_images(making, lambda: self.for_run(model, making, run), lambda text: run.tell(Note(text=text)))
+            images = kept_images(
+                making, lambda: self.for_run(model, making, run), lambda text: run.tell(Note(text=text))
+            )
+            if run.shard.is_whole:
+                return images
+            return replace(images, provenance=images.provenance | shard_facts(self, model, count, run))
 
         return FixedImages(found)
 

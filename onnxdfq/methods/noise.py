@@ -32,7 +32,7 @@ class Noise(Synthesis):
         """See `Synthesis.make`; needs no BatchNormalization and no gradient, and is too quick to be kept."""
         import torch
 
-        from onnxdfq.methods.batches import batches
+        from onnxdfq.methods.batches import batches, origin
         from onnxdfq.model_file import main_input
         from onnxdfq.synthesis.hyperparameters import delivered, describe
         from onnxdfq.synthesis.input_range import input_range
@@ -50,4 +50,9 @@ class Noise(Synthesis):
         if making.progress is not None:
             making.progress(1, 1, "")
         found = delivered(spec, pixels.numpy())
-        return Images(pixels=found, method="noise", seed=making.seed, provenance=describe(self, None, scale))
+        return Images(
+            pixels=found,
+            method="noise",
+            seed=making.seed,
+            provenance=describe(self, None, scale) | origin(making, several),
+        )

@@ -75,7 +75,7 @@ class Psaq(Synthesis):
             NoAttention: The model does not attend, or takes no picture.
         """
         from onnxdfq.images.images import Images
-        from onnxdfq.methods.batches import batches, made
+        from onnxdfq.methods.batches import batches, made, origin
         from onnxdfq.synthesis.attention import AttendingNetwork
         from onnxdfq.synthesis.hyperparameters import delivered, describe
         from onnxdfq.synthesis.input_range import input_range
@@ -95,7 +95,12 @@ class Psaq(Synthesis):
         several = batches(making, batch_sizes(making.count, self.batch_size, network.batch))
         pixels = made(making, several, spec.planes, make, self.steps + self.stretching)
         found = delivered(spec, pixels.numpy())
-        return Images(pixels=found, method=self.name, seed=making.seed, provenance=describe(self, None, scale))
+        return Images(
+            pixels=found,
+            method=self.name,
+            seed=making.seed,
+            provenance=describe(self, None, scale) | origin(making, several),
+        )
 
     def _search(
         self,

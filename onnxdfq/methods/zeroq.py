@@ -52,7 +52,7 @@ class ZeroQ(Synthesis):
     def make(self, model: ir.Model, making: Making) -> Images:
         """See `Synthesis.make`."""
         from onnxdfq.images.images import Images
-        from onnxdfq.methods.batches import batches, made
+        from onnxdfq.methods.batches import batches, made, origin
         from onnxdfq.synthesis.hyperparameters import delivered, describe
         from onnxdfq.synthesis.input_range import input_range
         from onnxdfq.synthesis.network import TappedNetwork
@@ -72,7 +72,7 @@ class ZeroQ(Synthesis):
             pixels=delivered(network.spec, pixels.numpy()),
             method="zeroq",
             seed=making.seed,
-            provenance=describe(self, network, scale),
+            provenance=describe(self, network, scale) | origin(making, several),
         )
 
     def _searched(self, network: TappedNetwork, scale: InputRange, start: Tensor, tell: Steps) -> Tensor:

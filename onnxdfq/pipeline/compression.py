@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from onnxdfq.errors import InputError
 from onnxdfq.images.dataset import shapes_of_data
 from onnxdfq.methods import choose_method
-from onnxdfq.methods.method import FloatModel, Measurement, Method, Need, Note, Run
+from onnxdfq.methods.method import FloatModel, Measurement, Method, Need, Note, Run, Synthesis
 from onnxdfq.model_file import Opening, main_input
 from onnxdfq.pipeline.checks import calibration_of, check_method, check_paths, distilling_of, found_device, tuning_of
 from onnxdfq.pipeline.request import Request
@@ -170,6 +170,8 @@ def run_synthesis(request: Request) -> Result:
 
         model, _ = load(request, opening, run)
         method, run = fitted(settled_method(request, model, run), model, run)
+        if not request.shard.is_whole:
+            check_shard(method, run)
         _, source, _ = make_images(model, method, request, run)
         images = None if source is None else source.fixed(run.image_count)
         if images is not None and (card := card_of_run(model, images, run)) is not None:
@@ -184,6 +186,22 @@ def run_synthesis(request: Request) -> Result:
         metrics=record.of(None),
         notes=tuple(record.notes),
     )
+
+
+def check_shard(method: Method, run: Run) -> None:
+    """Tells what shards of this method are. Raises InputError where it has none."""
+    if not isinstance(method, Synthesis):
+        raise InputError(
+            f"--method {method.name} trains one generator for all images, which shards would each train again; leave "
+            "--shard out, or name another --method (genie, zeroq, deepinversion).",
+            field="shard",
+        )
+    if not method.has_independent_batches:
+        text = (
+            f"{method.name} has the images of each shard match the model's statistics by themselves: merged, they are "
+            "others than one run makes."
+        )
+        run.tell(Note(text=text))
 
 
 def settled_method(request: Request, model: FloatModel, run: Run) -> Method:

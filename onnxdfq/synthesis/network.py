@@ -111,6 +111,11 @@ class TappedNetwork:
         return batch_sizes(count, batch_size, self._feeds.batch)
 
     @property
+    def has_fixed_batch(self) -> bool:
+        """Whether the model runs at one batch size only."""
+        return self._feeds.batch is not None
+
+    @property
     def precision(self) -> str:
         """What "auto" came to: "float32" or "bfloat16"."""
         return str(self._dtype).removeprefix("torch.")

@@ -86,11 +86,7 @@ class Parts:
     def __init__(self, checkpoint: Checkpoint | None, workers: Workers = ALONE) -> None:
         self._checkpoint, self._workers = checkpoint if workers.first else None, workers
         saved = None if self._checkpoint is None else self._checkpoint.load()
-        self._done = {} if saved is None else dict(saved.tensors)
-        for name in workers.share(sorted(self._done)):
-            kept = workers.gather(self._done.get(name))[0]
-            assert kept is not None
-            self._done[name] = kept
+        self._done = workers.share_tensors({} if saved is None else saved.tensors)
 
     def made(self, makers: Sequence[Callable[[], Tensor]]) -> Iterator[Tensor]:
         """The parts in order, as they were kept, or made. Raises WorkerError: another worker failed or hangs."""

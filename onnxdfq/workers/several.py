@@ -78,11 +78,11 @@ class Several(Workers):
             found.append(part.to(device))
         return found
 
-    def share(self, value: Any) -> Any:
+    def share(self, value: Any, *, by: int = 0) -> Any:
         """See Workers."""
         if self.size == 1:
             return value
-        return json.loads(self._messages.round(json.dumps(value) if self.first else "")[0])
+        return json.loads(self._messages.round(json.dumps(value) if self.rank == by else "")[by])
 
     def watched(self, progress: ProgressFactory) -> ProgressFactory:
         """See Workers. Only the first shows anything."""

@@ -54,9 +54,18 @@ class Workers:
         """
         return [tensor]
 
-    def share(self, value: Any) -> Any:
-        """What the first gave, for all. value: of what JSON can say. Raises WorkerError as `gather`."""
+    def share(self, value: Any, *, by: int = 0) -> Any:
+        """What one of them gave, for all. value: of what JSON can say. by: whose. Raises WorkerError as `gather`."""
         return value
+
+    def share_tensors(self, tensors: Mapping[str, Tensor], *, by: int = 0) -> dict[str, Tensor]:
+        """Those of one of them, for all. by: whose. Raises WorkerError as `gather`."""
+        found = {}
+        for name in self.share(sorted(tensors), by=by):
+            tensor = self.gather(tensors[name] if self.rank == by else None)[by]
+            assert tensor is not None  # whose it is has all of its own
+            found[name] = tensor
+        return found
 
     def watched(self, progress: ProgressFactory) -> ProgressFactory:
         """The same, where each step is a sign of life."""

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 import onnxdfq
 from onnxdfq.cli.main import main
 from onnxdfq.errors import InputError, WorkerError
-from onnxdfq.methods import DeadLeaves, Genie, Mixmix, Noise, ZeroQ
+from onnxdfq.methods import DeadLeaves, Dgh, Genie, Mixmix, Noise, ZeroQ
 from onnxdfq.methods.method import Method
 from onnxdfq.work.checkpoint import Checkpoint, Parts
 from onnxdfq.workers import ALONE, Workers
@@ -182,3 +182,18 @@ def test_any_number_of_workers_makes_the_same_images(method: Method, together: T
     for size in (2, 3):
         assert together(size, partial(made, size=size)) == [None] * size
         assert (tmp_path / f"{size}.npz").read_bytes() == (tmp_path / "1.npz").read_bytes()
+
+
+def test_workers_that_share_a_batch_make_the_same_images(
+    together: Together, tmp_path: Path, small_model: ir.Model
+) -> None:
+    """DGH: batches of 4 and of 3 images in three slices, which two workers look at."""
+    ir.save(small_model, tmp_path / "model.onnx")
+
+    def made(workers: Workers, name: str, work: Path | None = None) -> None:
+        given: dict[str, Any] = {"method": Dgh(steps=3, batch_size=4, slices=3), "images": 7, "workers": workers}
+        onnxdfq.synthesize(tmp_path / "model.onnx", output=tmp_path / f"{name}.npz", work_dir=work, **given)
+
+    made(ALONE, "one")
+    assert together(2, partial(made, name="two")) == [None, None]
+    assert (tmp_path / "two.npz").read_bytes() == (tmp_path / "one.npz").read_bytes()

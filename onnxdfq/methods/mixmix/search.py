@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from onnxdfq.generators.zoo import Found, Zoo
 from onnxdfq.images.images import Images
-from onnxdfq.methods.batches import Batch, batches, made
+from onnxdfq.methods.batches import Batch, batches, made, origin
 from onnxdfq.methods.method import Making
 from onnxdfq.methods.mixmix.deep_inversion import DeepInversion
 from onnxdfq.methods.mixmix.losses import Balance, label_loss, prior_loss, statistics_loss
@@ -70,7 +70,7 @@ def synthesize(
         labels=torch.cat(list(labels.values())).numpy(),
         method=method.name,
         seed=making.seed,
-        provenance=describe(method, None, scale) | {"zoo": members},
+        provenance=describe(method, None, scale) | {"zoo": members} | origin(making, several),
     )
 
 
