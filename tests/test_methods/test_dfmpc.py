@@ -48,6 +48,7 @@ def test_the_recalibrated_form_beats_the_papers(tmp_path: Path) -> None:
     assert best.metrics["sqnr_db"] > paper.metrics["sqnr_db"]  # type: ignore[operator]
 
 
+@pytest.mark.slow
 def test_with_calibrated_activations(tmp_path: Path) -> None:
     weights_only = onnxdfq.compress(DIGITS, output=tmp_path / "w.onnx", method="dfmpc", bits="w2/6")
     both = onnxdfq.compress(
@@ -120,6 +121,7 @@ def test_folded_models_say_why() -> None:
         onnxdfq.compress(model, method="dfmpc", bits="w2/6")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [slow("w2/6"), "w2/6a8"])
 def test_folded_models_are_quantized_by_images_of_the_users_own(tmp_path: Path, bits: str) -> None:
     images = tmp_path / "images.npz"

@@ -282,6 +282,7 @@ def test_a_normalization_stays_where_the_runtime_computes_it_along(tmp_path: Pat
         assert [node.op_type for node in result.model.graph].count("BatchNormalization") == stays
 
 
+@pytest.mark.slow
 def test_nothing_is_quantized_within_a_function_in_float(tmp_path: Path) -> None:
     """ConvMixer's unit: the runtime computes Gelu and BatchNormalization in float, one behind the other."""
     parameters = ["gamma", "beta", "mean", "var"]

@@ -33,7 +33,7 @@ METHODS = {
 }
 LEAST = 15.0  # dB on inputs of the kind that calibrated
 SECONDS = {"seconds": 120.0, "processor": 60}
-ENDLESS = {"14_loop_2_62", "09_chain_sigmoid_1000"}  # half a minute each
+ENDLESS = {"14_loop_2_62", "09_chain_sigmoid_1000", "13_data_propagation_bomb"}  # a quarter or half a minute each
 QUICK = {
     "02_function_constant_read_from_cwd",
     "06_domain_ai_onnx",
