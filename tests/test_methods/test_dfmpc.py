@@ -41,6 +41,7 @@ def test_two_and_six_bits_without_images(tmp_path: Path) -> None:
     assert result.metrics["top1"] > result.metrics["top1_float"] - 0.1  # type: ignore[operator]
 
 
+@pytest.mark.slow
 def test_the_recalibrated_form_beats_the_papers(tmp_path: Path) -> None:
     common = {"method": "dfmpc", "bits": "w2/6", "evaluate": TEST}
     best = onnxdfq.compress(DIGITS, output=tmp_path / "best.onnx", **common)  # type: ignore[arg-type]

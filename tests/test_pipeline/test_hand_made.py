@@ -15,6 +15,7 @@ from onnxdfq.images.dataset import Dataset
 from onnxdfq.recipe.plan_file import read_plan
 from onnxdfq.report.linting import lint
 
+from ..slow import slow
 from .conftest import Level, compressed, run
 
 
@@ -263,7 +264,7 @@ DENSE_WEIGHTS = {
 }
 
 
-@pytest.mark.parametrize("bits", ["w8a8", "w4a8"])
+@pytest.mark.parametrize("bits", ["w8a8", slow("w4a8")])
 def test_a_normalization_that_nothing_takes_in_is_an_integer_convolution(tmp_path: Path, bits: str) -> None:
     path = write(tmp_path / "m.onnx", DENSE, DENSE_WEIGHTS, outputs={"y": ["N", 8, 8, 8]})
     plan = tmp_path / "plan.toml"
