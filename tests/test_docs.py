@@ -35,7 +35,8 @@ TEXTS = {name: path.read_text(encoding="utf-8") for name, path in WRITTEN.items(
 PAGES = TEXTS | generated_pages()  # the first of them is the README
 BLOCK = re.compile(r"^```([a-z]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PROGRAMS = ("onnxdfq", "make")
-QUICK = {"--images": "32", "--steps": "2", "--tuning": "none", "--train-steps": "2"}
+QUICK = {"--images": "32", "--steps": "2", "--tuning": "none"}
+QUICK_TRAINING = {"--train-steps": "2"}
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -74,12 +75,15 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from passes import FoldBatchNorm
 
     folder = tmp_path_factory.mktemp("reader")
-    for name in ("model.onnx", "first.onnx", "second.onnx", "teacher.onnx", "student.onnx"):
+    for name in ("model.onnx", "first.onnx", "second.onnx", "teacher.onnx"):
         shutil.copy(DIGITS / "digits.onnx", folder / name)
     shutil.copytree(DIGITS, folder / "samples" / "digits")
     graph = onnxdfq.load(folder / "model.onnx")
     FoldBatchNorm()(graph)
     ir.save(graph, folder / "folded.onnx")
+    student = ir.load(folder / "model.onnx")
+    student.metadata_props.clear()  # a fresh one remembers nothing of its inputs
+    ir.save(student, folder / "student.onnx")
     data = np.load(DIGITS / "digits_test.npz")
     np.savez(folder / "images.npz", images=data["images"][:64], labels=data["labels"][:64])
     (folder / "photographs").mkdir()
@@ -88,8 +92,9 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (zoo,), (_, recipe) = blocks("how-to/zoo.md", "toml"), blocks("how-to/steer.md", "toml")
     (folder / "zoo.toml").write_text(zoo, encoding="utf-8")
     (folder / "recipe.toml").write_text(recipe.replace("imagenet", "none"), encoding="utf-8")
-    onnxdfq.compress(folder / "model.onnx", method="noise", images=32)
+    onnxdfq.compress(folder / "model.onnx", method="noise", images=32, report=folder / "run.json")
     shutil.copy(folder / "model.w8a8.onnx", folder / "model.of.another.tool.onnx")
+    shutil.copy(folder / "run.json", folder / "other.json")
     return folder
 
 
@@ -98,7 +103,7 @@ def quickened(words: list[str]) -> list[str]:
     _, name, *arguments = words
     options = {option for one in main.commands[name].params for option in one.opts}
     arguments = ["none" if word == "imagenet" else word for word in arguments]
-    for option, value in QUICK.items():
+    for option, value in (QUICK | QUICK_TRAINING if name == "distill" else QUICK).items():
         if option in options and option not in arguments:
             arguments += [option, value]
     return [name, *arguments, *(option for option in ("--force", "--quiet") if option in options)]

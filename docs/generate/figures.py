@@ -75,8 +75,8 @@ def _of_columns(asked: dict[str, Any], every: list[dict[str, Any]]) -> str:
         )
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
-        cells = [row.get(key) for key in columns.values()]
-        groups.setdefault(tuple(str(cell) for cell in cells if not isinstance(cell, float)), []).append(row)
+        values = [row.get(key) for key in columns.values()]
+        groups.setdefault(tuple(str(value) for value in values if not isinstance(value, float)), []).append(row)
     repeated = any(len(found) > 1 for found in groups.values())
     lines = []
     for found in groups.values():

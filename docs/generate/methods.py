@@ -11,8 +11,8 @@ WRITTEN = Path(__file__).parents[1] / "methods"
 AUTO = """Without `--method` it is `auto`: what the model allows, told in one line with its reason. That is `dgh` where
 the model carries BatchNormalization, `psaq` for a vision transformer without it, `dfmpc` where `--bits` has two widths
 (`w2/6`), else `dead-leaves`."""
-OTHERS = """`zeroq` and `noise` are there to compare with. `gdfq` and `edfq` train a generator, and the quantized network on
-its images: that is for hours rather than minutes."""
+OTHERS = """`zeroq` and `noise` are there to compare with. `gdfq` and `edfq` train a generator, and the quantized
+network on its images: that is for hours rather than minutes."""
 
 
 def method_page(name: str) -> str:
