@@ -102,7 +102,7 @@ def quickened(words: list[str]) -> list[str]:
     """The same command, for a model of one channel and in seconds."""
     _, name, *arguments = words
     options = {option for one in main.commands[name].params for option in one.opts}
-    arguments = ["none" if word == "imagenet" else word for word in arguments]
+    arguments = ["none" if word in ("imagenet", "cifar10") else word for word in arguments]
     for option, value in (QUICK | QUICK_TRAINING if name == "distill" else QUICK).items():
         if option in options and option not in arguments:
             arguments += [option, value]
