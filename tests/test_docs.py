@@ -89,6 +89,9 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "images.npz", images=data["images"][:64], labels=data["labels"][:64])
     (folder / "photographs").mkdir()
     (folder / "shards").mkdir()
+    for number in (1, 2):
+        given = {"method": onnxdfq.Noise(batch_size=16), "images": 32, "shard": f"{number}/2"}
+        onnxdfq.synthesize(folder / "model.onnx", output=folder / "shards" / f"{number}.npz", **given)
     for number, image in enumerate(data["images"][:40]):
         Image.fromarray(image[..., 0]).save(folder / "photographs" / f"{number}.png")
     (zoo,), (_, recipe) = blocks("how-to/zoo.md", "toml"), blocks("how-to/steer.md", "toml")

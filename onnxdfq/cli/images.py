@@ -13,7 +13,7 @@ def images() -> None:
     """What is done to files of images."""
 
 
-@images.command(cls=Command, example="onnxdfq images merge shards -o images.npz")
+@images.command(cls=Command, example="onnxdfq images merge shards -o merged.npz")
 @click.argument("folder", type=FILE)
 @click.option("-o", "--output", type=FILE, required=True, help="The .npz file to write, in another folder.")
 @click.option("--force", is_flag=True, help="Replace a file that exists.")
