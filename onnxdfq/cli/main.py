@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from onnxdfq.cli.distilling import distill
+from onnxdfq.cli.finetuning import finetune_package
 from onnxdfq.cli.options import (
     AS_JSON,
     FILE,
@@ -226,6 +227,7 @@ def prune(model: Path, as_json: bool, **given: Any) -> None:
 
 
 main.add_command(distill)
+main.add_command(finetune_package)
 
 
 @main.command(cls=Command)

@@ -88,12 +88,12 @@ def _slope(tape: Tape, node: ir.Node, x: ir.Value, y: ir.Value) -> ir.Value:
             gate = tape.op("Sigmoid", tape.op("Mul", alpha, x))  # s + a x s (1 - s) = s + a y (1 - s)
             return tape.op("Add", gate, tape.op("Mul", tape.op("Mul", alpha, y), tape.op("Sub", one, gate)))
         case "HardSigmoid":
-            alpha, beta = node.attributes.get_float("alpha", 0.2), node.attributes.get_float("beta", 0.5)
-            return _between(tape, x, -beta / alpha, (1 - beta) / alpha, tape.constant(alpha))
+            rise, middle = node.attributes.get_float("alpha", 0.2), node.attributes.get_float("beta", 0.5)
+            return _between(tape, x, -middle / rise, (1 - middle) / rise, tape.constant(rise))
         case "HardSwish":
             ramp = tape.op("Add", tape.op("Div", x, tape.constant(3.0)), tape.constant(0.5))
-            middle = _between(tape, x, -3.0, 3.0, ramp)
-            return tape.op("Where", tape.op("Greater", x, tape.constant(3.0)), one, middle)
+            bent = _between(tape, x, -3.0, 3.0, ramp)
+            return tape.op("Where", tape.op("Greater", x, tape.constant(3.0)), one, bent)
         case _:
             return _gelu_slope(tape, node, x)
 

@@ -72,12 +72,13 @@ def _slice(tape: Tape, node: ir.Node, given: Outputs) -> Gradients:
         steps = np.ones(starts.size, np.int64) if stride is None else stride.reshape(-1)
         found = g
         shape: list[int | None] = list(tape.sizes(node, node.outputs[0]))
-        for start, end, axis, step in zip(starts, ends, axes % len(sizes), steps, strict=True):
+        cuts = (part.tolist() for part in (starts, ends, axes % len(sizes), steps))
+        for start, end, axis, step in zip(*cuts, strict=True):
             size = sizes[axis]
             if size is None:
                 raise tape.refuse(node, "it cuts an axis of free size")
-            places = np.arange(size)[slice(int(start), _end(int(end), int(step), size), int(step))]
-            found = _placed(tape, found, shape, int(axis), places, size)
+            places = np.arange(size)[slice(start, _end(end, step, size), step)]
+            found = _placed(tape, found, shape, axis, places, size)
             shape[axis] = size
         return found
 

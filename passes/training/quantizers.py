@@ -55,7 +55,7 @@ def aligned(tape: Tape, node: ir.Node, slot: int) -> ir.Value:
     sizes = tape.known(node, value)
     if len(sizes) == 0 or sizes == (1,):
         return value
-    if len(sizes) > 1 or node.attributes.get_int("block_size", 0):
+    if len(sizes) > 1 or node.attributes.get_int("block_size", 0) > 0:
         raise tape.refuse(node, "its scales belong to blocks")
     rank = len(tape.sizes(node, node.inputs[0]))
     axis = node.attributes.get_int("axis", 1) % rank
