@@ -27,6 +27,18 @@ from onnxdfq.cli.printing import echo, echo_json, echo_notes, written_text
 )
 @click.option("--optimizer", metavar="NAME", default="adam", help="adam, or sgd with momentum.  [default: adam]")
 @click.option("--loss-on", metavar="OUTPUT", help="The output that the loss is of, where there are several.")
+@click.option(
+    "--format",
+    metavar="NAME",
+    default="onnx",
+    help="onnx, or ort-training: the four artefacts of onnxruntime-training 1.19.2, float.  [default: onnx]",
+)
+@click.option(
+    "--ort-training-python",
+    type=FILE,
+    metavar="FILE",
+    help="The interpreter of an environment with onnxruntime-training. It is run.",
+)
 @click.option("--input-shape", multiple=True, metavar="[NAME=]1,C,H,W", help="Sizes that the file leaves open.")
 @click.option("--force", is_flag=True, help="Replace the files of an older package.")
 @OP_LIBRARY
