@@ -99,6 +99,27 @@ class Parts:
         return self._done[name]
 
 
+class Findings:
+    """What a stage finds out one by one, each under a name and such that JSON can say it.
+
+    Args:
+        checkpoint: Where they are kept; None keeps none.
+    """
+
+    def __init__(self, checkpoint: Checkpoint | None) -> None:
+        self._checkpoint = checkpoint
+        saved = None if checkpoint is None else checkpoint.load()
+        self._known: dict[str, Any] = {} if saved is None else dict(saved.facts)
+
+    def __call__(self, name: str, find: Callable[[], Any], *, last: bool = False) -> Any:
+        """What was found under this name, or what `find` gives. last: whether nothing else is to be found."""
+        if name not in self._known:
+            self._known[name] = find()
+            if self._checkpoint is not None and (last or self._checkpoint.due):
+                self._checkpoint.save({}, self._known)
+        return self._known[name]
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """What an optimizer remembers, by "PARAMETER.KEY"."""
     state = optimizer.state_dict()["state"]

@@ -82,9 +82,7 @@ def find_parameters(graph: ir.Graph, output: ir.Value, choice: Choice) -> tuple[
     if not found:
         integer = next((node.op_type for node in graph if "Integer" in node.op_type or "QLinear" in node.op_type), "")
         if integer:
-            raise ValueError(
-                f"it computes on integers ({integer}), which have no gradient; give the QDQ form of the model"
-            )
+            raise ValueError(f"it computes on integers ({integer}), which has no gradient; give the QDQ form")
         what = {"scales": "no QuantizeLinear or DequantizeLinear", "biases": "no layer with a bias"}
         raise ValueError(f"it holds {what.get(choice, 'no constant float32 weights')}, so that nothing trains")
     return tuple(found)

@@ -98,7 +98,7 @@ def measured(row: str, folder: Path, share: float) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as the README shows them."""
+    """The rows as the docs show them."""
     real = next((row["top1"] for row in rows if row["row"] == "real"), None)
     lines = ["| row | teacher | student | behind the teacher | behind real images |", "|---|---|---|---|---|"]
     for row in rows:

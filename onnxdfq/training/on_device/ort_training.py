@@ -78,9 +78,7 @@ def write_artifacts(
         parameters=sum(one.start.size for one in parameters),
         tensors=len(parameters),
         state_bytes=size,
-        notes=(
-            "onnxruntime-training differentiates no quantizers: the float network trains; compress it again after.",
-        ),
+        notes=("onnxruntime-training differentiates no quantizers: the float network trains, without them.",),
     )
 
 

@@ -109,7 +109,7 @@ CASES: dict[str, tuple[tuple[int, ...], dict[str, object], str]] = {
     ),
     "QuantizeLinear of a pool": (
         IMAGE, {"s": np.float32(0.5), "z": np.uint8(3)},
-        "q = QuantizeLinear (x, s, z) m = MaxPool <kernel_shape=[2,2], strides=[2,2]> (q) y = DequantizeLinear (m, s, z)",
+        "q = QuantizeLinear (x, s, z) m = MaxPool <kernel_shape=[2,2]> (q) y = DequantizeLinear (m, s, z)",
     ),
     "Reciprocal": (VECTOR, {}, "y = Reciprocal (x)"),
     "ReduceMax": (TOKENS, {"a": np.array([1])}, "y = ReduceMax <keepdims=0> (x, a)"),
