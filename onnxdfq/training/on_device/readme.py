@@ -20,7 +20,7 @@ _TEXT = """# Training on the device
 included. Any ONNX Runtime runs it; nothing here needs torch or onnxdfq.
 
     pip install numpy onnxruntime
-    python train.py data.npz 3 16 0.001      # epochs, batch, learning rate
+    python train.py data.npz 3 16 {rate}      # epochs, batch, learning rate
 
 `train.py` is the whole loop. It writes `trained.npz`, which is a `state.npz` to go on from.
 
@@ -43,6 +43,9 @@ ONNX Runtime takes them before it optimises, so that integer kernels stay: see `
 has no `add_external_initializers`, write the tensors to infer.onnx.data instead, one behind the other in the order of
 `state.npz`, each in row-major order, and load infer.onnx.
 {saturation}"""
+
+RATES = {"head": 1e-2, "biases": 1e-2, "scales": 1e-2, "all": 1e-4}
+"""Learning rates to begin with: one step of Adam moves each number by about that."""
 
 _SATURATION = """
 Integers that training found may be beyond what 16-bit sums of old processors hold, which compress keeps away from:
@@ -75,6 +78,7 @@ def readme(
         count=sum(one.start.size for one in parameters),
         tensors=len(parameters),
         data=" and ".join(lines) + "." + images,
+        rate=f"{RATES[training.train]:g}",
         train=training.train,
         optimizer=training.optimizer,
         loss=training.loss,
