@@ -11,6 +11,7 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import click
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -87,6 +88,10 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = np.load(DIGITS / "digits_test.npz")
     np.savez(folder / "images.npz", images=data["images"][:64], labels=data["labels"][:64])
     (folder / "photographs").mkdir()
+    (folder / "shards").mkdir()
+    for number in (1, 2):
+        given = {"method": onnxdfq.Noise(batch_size=16), "images": 32, "shard": f"{number}/2"}
+        onnxdfq.synthesize(folder / "model.onnx", output=folder / "shards" / f"{number}.npz", **given)
     for number, image in enumerate(data["images"][:40]):
         Image.fromarray(image[..., 0]).save(folder / "photographs" / f"{number}.png")
     (zoo,), (_, recipe) = blocks("how-to/zoo.md", "toml"), blocks("how-to/steer.md", "toml")
@@ -126,7 +131,11 @@ def test_python_on_the_pages_is_python() -> None:
 
 
 def test_every_option_stands_on_the_page_of_commands() -> None:
-    for name, command in main.commands.items():
+    groups = {f"{name} ": one for name, one in main.commands.items() if isinstance(one, click.Group)} | {"": main}
+    several = {prefix + name: one for prefix, group in groups.items() for name, one in group.commands.items()}
+    for name, command in several.items():
+        if isinstance(command, click.Group):
+            continue
         assert isinstance(command, Command)
         section = PAGES["commands.md"].split(f"\n## {name}\n")[1].split("\n## ")[0]
         for option in (option for one in command.params for option in one.opts if option.startswith("--")):

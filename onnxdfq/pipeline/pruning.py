@@ -62,6 +62,7 @@ def run_pruning(request: PruneRequest) -> Result:
             _, source, judging = make_images(model, method, request, run)
             images = None if source is None else source.fixed(run.image_count)
         else:
+            run.workers.release()
             judging = judging_images(model, None, request, run)
         judged = None if images is None else Judged(images=images, session=session, run=run)
         plan = decided(model.graph, request, judged)
