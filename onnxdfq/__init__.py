@@ -20,7 +20,17 @@ if getattr(passes, "PART_OF", None) != "onnxdfq":
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
-    from onnxdfq.api import compare_runtimes, compress, distill, evaluate, load, merge_images, prune, synthesize
+    from onnxdfq.api import (
+        compare_runtimes,
+        compress,
+        distill,
+        evaluate,
+        finetune_package,
+        load,
+        merge_images,
+        prune,
+        synthesize,
+    )
     from onnxdfq.errors import DfqError, InputError, OutputError
     from onnxdfq.evaluation import Evaluation, RuntimeDifference
     from onnxdfq.exporting import export
@@ -87,6 +97,7 @@ _HOMES = {
     "distill": "api",
     "evaluate": "api",
     "export": "exporting",
+    "finetune_package": "api",
     "image_card": "report.cards",
     "inspect": "report.inspection",
     "lint": "report.linting",
@@ -131,6 +142,7 @@ __all__ = [
     "distill",
     "evaluate",
     "export",
+    "finetune_package",
     "image_card",
     "inspect",
     "lint",

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from onnxdfq.cli.distilling import distill
+from onnxdfq.cli.finetuning import finetune_package
 from onnxdfq.cli.images import images
 from onnxdfq.cli.options import (
     AS_JSON,
@@ -230,6 +231,7 @@ def prune(model: Path, as_json: bool, **given: Any) -> None:
 
 
 main.add_command(distill)
+main.add_command(finetune_package)
 
 
 @main.command(cls=Command)
