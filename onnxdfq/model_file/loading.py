@@ -26,6 +26,7 @@ from onnxdfq.model_file.sizes import fix_input_shapes, forget_placeholders
 from onnxdfq.model_file.sparse import write_out_sparse
 from onnxdfq.model_file.through_proto import CARRIED_INLINE, infer_shapes
 from onnxdfq.model_file.to_float32 import to_float32
+from onnxdfq.model_file.uncached import UncachedTensor
 from onnxdfq.model_file.untrusted import load_inner_data, read_proto, refuse_ill_formed
 from passes.graph.editing import name_of
 
@@ -194,8 +195,11 @@ def _load_external_data(model: ir.Model, *, keep_large: bool) -> None:
     for graph in model.graphs():
         for value in graph.initializers.values():
             tensor = value.const_value
-            kept = keep_large and graph is model.graph
-            if isinstance(tensor, ir.ExternalTensor) and not (kept and tensor.nbytes > CARRIED_INLINE):
+            if not isinstance(tensor, ir.ExternalTensor):
+                continue
+            if keep_large and graph is model.graph and tensor.nbytes > CARRIED_INLINE:
+                value.const_value = UncachedTensor.of(tensor, tensor.base_dir)
+            else:
                 value.const_value = ir.external_data.convert_tensors_from_external([tensor])[0]
 
 
