@@ -12,7 +12,7 @@ demo: $(INSTALLED)
 
 # One thread to a process: two torch processes that each take all cores slow one another tenfold.
 test: $(INSTALLED) lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group notebook --group docs

@@ -20,7 +20,7 @@ if getattr(passes, "PART_OF", None) != "onnxdfq":
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
-    from onnxdfq.api import compare_runtimes, compress, distill, evaluate, load, prune, synthesize
+    from onnxdfq.api import compare_runtimes, compress, distill, evaluate, load, merge_images, prune, synthesize
     from onnxdfq.errors import DfqError, InputError, OutputError
     from onnxdfq.evaluation import Evaluation, RuntimeDifference
     from onnxdfq.exporting import export
@@ -92,6 +92,7 @@ _HOMES = {
     "lint": "report.linting",
     "load": "api",
     "load_target": "targets",
+    "merge_images": "api",
     "prune": "api",
     "synthesize": "api",
 }
@@ -135,6 +136,7 @@ __all__ = [
     "lint",
     "load",
     "load_target",
+    "merge_images",
     "prune",
     "synthesize",
 ]

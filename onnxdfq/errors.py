@@ -9,6 +9,7 @@
     │   ├── AlreadyQuantized      the model already holds Quantize/Dequantize nodes
     │   ├── ShapeError            an input shape is unknown, or zero
     │   └── DataError             images or labels that cannot be used
+    ├── WorkerError               one of several processes failed, hangs or does not fit (exit code: its own)
     └── OutputError               the result could not be written (exit code 2: the path is at fault, 1: the disk)
 
 Messages are one sentence or two: what was found, what is allowed, what to do. What they quote of a file is escaped.
@@ -63,6 +64,14 @@ class ShapeError(InputError):
 
 class DataError(InputError):
     """Images or labels that cannot be used."""
+
+
+class WorkerError(DfqError):
+    """One of several processes failed, hangs, or does not fit the others."""
+
+    def __init__(self, message: str, *, exit_code: int = 1, field: str | None = None) -> None:
+        super().__init__(message, field=field)
+        self.exit_code = exit_code
 
 
 class OutputError(DfqError):

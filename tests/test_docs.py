@@ -11,13 +11,15 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import click
 import numpy as np
 import onnx_ir as ir
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from docs.generate.figures import with_figures
+from docs.generate.figures import with_figures, without_figures, written_pages
+from docs.generate.links import LINK, links_of_the_site
 from docs.generate.pages import generated_pages
 from docs.generate.targets import meanings, notes
 from onnxdfq.cli.main import main
@@ -31,10 +33,11 @@ from .graphs import DIGITS, REPOSITORY
 
 WRITTEN = {str(path.relative_to(REPOSITORY / "docs")): path for path in sorted((REPOSITORY / "docs").rglob("*.md"))}
 TEXTS = {name: path.read_text(encoding="utf-8") for name, path in WRITTEN.items()}
-PAGES = TEXTS | generated_pages() | {"README.md": (REPOSITORY / "README.md").read_text(encoding="utf-8")}
+PAGES = TEXTS | generated_pages()  # the first of them is the README
 BLOCK = re.compile(r"^```([a-z]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PROGRAMS = ("onnxdfq", "make")
 QUICK = {"--images": "32", "--steps": "2", "--tuning": "none"}
+QUICK_TRAINING = {"--train-steps": "2"}
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -42,8 +45,8 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 def commands(page: str, program: str = "onnxdfq") -> list[list[str]]:
-    """The lines of a page that a shell is to run, as words; blocks of the README name no language."""
-    lines = "".join(blocks(page, "" if page == "README.md" else "sh")).replace("\\\n", " ").splitlines()
+    """The lines of a page that a shell is to run, as words."""
+    lines = "".join(blocks(page, "sh")).replace("\\\n", " ").splitlines()
     return [words for line in lines if (words := shlex.split(line, comments=True)) and words[0] == program]
 
 
@@ -73,21 +76,30 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from passes import FoldBatchNorm
 
     folder = tmp_path_factory.mktemp("reader")
-    for name in ("model.onnx", "first.onnx", "second.onnx", "target.onnx"):
+    for name in ("model.onnx", "first.onnx", "second.onnx", "teacher.onnx"):
         shutil.copy(DIGITS / "digits.onnx", folder / name)
     shutil.copytree(DIGITS, folder / "samples" / "digits")
     graph = onnxdfq.load(folder / "model.onnx")
     FoldBatchNorm()(graph)
     ir.save(graph, folder / "folded.onnx")
+    student = ir.load(folder / "model.onnx")
+    student.metadata_props.clear()  # a fresh one remembers nothing of its inputs
+    ir.save(student, folder / "student.onnx")
     data = np.load(DIGITS / "digits_test.npz")
     np.savez(folder / "images.npz", images=data["images"][:64], labels=data["labels"][:64])
     (folder / "photographs").mkdir()
+    (folder / "shards").mkdir()
+    for number in (1, 2):
+        given = {"method": onnxdfq.Noise(batch_size=16), "images": 32, "shard": f"{number}/2"}
+        onnxdfq.synthesize(folder / "model.onnx", output=folder / "shards" / f"{number}.npz", **given)
     for number, image in enumerate(data["images"][:40]):
         Image.fromarray(image[..., 0]).save(folder / "photographs" / f"{number}.png")
-    zoo = TEXTS["how-to/zoo.md"].split("```toml\n")[1].split("```")[0]
+    (zoo,), (_, recipe) = blocks("how-to/zoo.md", "toml"), blocks("how-to/steer.md", "toml")
     (folder / "zoo.toml").write_text(zoo, encoding="utf-8")
-    onnxdfq.compress(folder / "model.onnx", method="noise", images=32)
+    (folder / "recipe.toml").write_text(recipe.replace("imagenet", "none"), encoding="utf-8")
+    onnxdfq.compress(folder / "model.onnx", method="noise", images=32, report=folder / "run.json")
     shutil.copy(folder / "model.w8a8.onnx", folder / "model.of.another.tool.onnx")
+    shutil.copy(folder / "run.json", folder / "other.json")
     return folder
 
 
@@ -95,8 +107,8 @@ def quickened(words: list[str]) -> list[str]:
     """The same command, for a model of one channel and in seconds."""
     _, name, *arguments = words
     options = {option for one in main.commands[name].params for option in one.opts}
-    arguments = ["none" if word == "imagenet" else word for word in arguments]
-    for option, value in QUICK.items():
+    arguments = ["none" if word in ("imagenet", "cifar10") else word for word in arguments]
+    for option, value in (QUICK | QUICK_TRAINING if name == "distill" else QUICK).items():
         if option in options and option not in arguments:
             arguments += [option, value]
     return [name, *arguments, *(option for option in ("--force", "--quiet") if option in options)]
@@ -119,7 +131,11 @@ def test_python_on_the_pages_is_python() -> None:
 
 
 def test_every_option_stands_on_the_page_of_commands() -> None:
-    for name, command in main.commands.items():
+    groups = {f"{name} ": one for name, one in main.commands.items() if isinstance(one, click.Group)} | {"": main}
+    several = {prefix + name: one for prefix, group in groups.items() for name, one in group.commands.items()}
+    for name, command in several.items():
+        if isinstance(command, click.Group):
+            continue
         assert isinstance(command, Command)
         section = PAGES["commands.md"].split(f"\n## {name}\n")[1].split("\n## ")[0]
         for option in (option for one in command.params for option in one.opts if option.startswith("--")):
@@ -158,13 +174,16 @@ def test_the_meaning_of_a_key_is_that_of_the_docstring() -> None:
 def test_a_table_holds_the_results_files_figures() -> None:
     file = "accuracy/results.json"
     asked = (
-        '```figures\nfile = "{}"\nwhere = {{ model = "{}", method = "dgh", bits = "w8a8", scheme = "power-of-two" }}\n'
+        '<!-- figures\nfile = "{}"\n'
+        'where = {{ model = "{}", method = "dgh", bits = "w8a8", scheme = "power-of-two" }}\n'
+        'columns = {{ model = "model", top1 = "top1", drop = "drop_points" }}\n-->\n'
+        "Of yesterday.\n<!-- end of figures -->"
     )
-    asked += 'columns = {{ model = "model", top1 = "top1", drop = "drop_points" }}\n```'
     rows = json.loads((REPOSITORY / "samples" / file).read_text())["rows"]
     row = next(row for row in rows if row["model"] == "resnet56_cifar10jpeg")
     single = with_figures(asked.format(file, "resnet56_cifar10jpeg"))
     assert f"| {100 * row['top1']:.2f} % | {row['drop_points']:.2f} |" in single and "runs" not in single
+    assert "yesterday" not in single and with_figures(single) == single and without_figures(single) == ""
     drops = [row["drop_points"] for row in rows if row["model"] == "resnet8_cifar10"]
     assert f"| {sum(drops) / 3:.2f} | 3 |" in with_figures(asked.format(file, "resnet8_cifar10"))
     with pytest.raises(ValueError, match="holds no"):
@@ -174,8 +193,28 @@ def test_a_table_holds_the_results_files_figures() -> None:
 def test_no_figure_is_typed() -> None:
     for page, text in TEXTS.items():
         if page.startswith(("methods/", "expect/")):
-            assert not re.search(r"[0-9][.,][0-9]+ ?(%|dB|points|seconds)", text), page
-        assert "```figures" not in with_figures(text)
+            typed = without_figures(text)
+            assert not re.search(r"[0-9][.,][0-9]+ ?(%|dB|points|seconds)|^<!-- figures", typed, re.MULTILINE), page
+
+
+@pytest.mark.parametrize("page", written_pages(), ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_every_table_is_that_of_its_results_file(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert text == with_figures(text), "python -m docs.generate.figures writes the tables anew"
+
+
+def test_every_link_leads_to_what_is_there() -> None:
+    for page in written_pages():
+        for link in LINK.findall(page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), (page, link)
+
+
+def test_links_lead_into_the_site() -> None:
+    text = "[a](docs/how-to/zero.md#b) [c](samples/notebook.ipynb) [d](https://x.org) [e](#f)"
+    assert links_of_the_site(text, "") == "[a](how-to/zero.md#b) [c](notebooks/notebook.md) [d](https://x.org) [e](#f)"
+    text = "[a](four-bits.md) [b](../../onnxdfq/targets/ort.toml) [c](../../README.md#d) [e](../methods)"
+    found = "[a](four-bits.md) [b](../targets/ort.md) [c](../index.md#d) [e](../methods/index.md)"
+    assert links_of_the_site(text, "docs/how-to") == found == links_of_the_site(found, "docs/how-to")
 
 
 class Assets(HTMLParser):

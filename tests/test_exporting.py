@@ -71,7 +71,7 @@ def run(path: Path, *arrays: Tensor) -> list[np.ndarray[Any, Any]]:
     return list(session.run(None, feeds))
 
 
-@pytest.mark.parametrize("dynamo", [False, True])
+@pytest.mark.parametrize("dynamo", [False, slow(True)])
 @pytest.mark.parametrize("batch", [slow(1), 4])
 def test_batch_norm_survives(tmp_path: Path, dynamo: bool, batch: int) -> None:
     torch.manual_seed(0)
@@ -96,7 +96,7 @@ def test_batch_norm_survives(tmp_path: Path, dynamo: bool, batch: int) -> None:
     assert [node.op_type for node in loaded.graph].count("BatchNormalization") == 5
 
 
-@pytest.mark.parametrize("dynamo", [False, True])
+@pytest.mark.parametrize("dynamo", [False, slow(True)])
 def test_several_inputs_and_outputs(tmp_path: Path, dynamo: bool) -> None:
     torch.manual_seed(0)
     net, path = Pair().eval(), tmp_path / "pair.onnx"
@@ -189,6 +189,7 @@ def raising(*_: Any) -> ir.Model:
         raise RuntimeError("\x1b[96mStep 1 of 3\x1b[0m") from error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("first", "reason"), [(invalid, "Reshape"), slow((raising, "KeyError: 'the cause'"))])
 def test_a_file_that_does_not_run_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: Any, reason: str

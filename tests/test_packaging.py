@@ -40,6 +40,7 @@ def test_the_wheel_holds_both_packages_and_their_data(wheel: Path) -> None:
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
+@pytest.mark.slow
 def test_the_wheel_works_from_another_folder(wheel: Path, tmp_path: Path) -> None:
     """The dependencies are lent by this environment through a .pth file; the project's own folder is not among them."""
     home = tmp_path / "environment"

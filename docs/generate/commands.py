@@ -1,5 +1,7 @@
 """The page of all commands, from the commands themselves."""
 
+from collections.abc import Iterator
+
 import click
 
 from docs.generate.markdown import code, plain, table
@@ -16,11 +18,20 @@ fault of onnxdfq, with 1.
 def commands_page() -> str:
     """A section for each command: what it does, how it is called, its options."""
     context = click.Context(main, info_name="onnxdfq")
-    return "\n".join([HEAD, *(_section(name, command, context) for name, command in main.commands.items())])
+    return "\n".join([HEAD, *_sections(main, context)])
 
 
-def _section(name: str, command: click.Command, parent: click.Context) -> str:
-    context = click.Context(command, info_name=name, parent=parent, **command.context_settings)
+def _sections(group: click.Group, context: click.Context) -> Iterator[str]:
+    """Those of all commands of a group, and of the groups in it."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from _sections(command, click.Context(command, info_name=name, parent=context))
+        else:
+            yield _section(command, click.Context(command, info_name=name, parent=context))
+
+
+def _section(command: click.Command, context: click.Context) -> str:
+    name = context.command_path.partition(" ")[2]
     usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
     parts = [f"## {name}", *map(plain, (command.help or "").split("\n\n")), f"```text\n{usage}\n```"]
     if isinstance(command, Command):

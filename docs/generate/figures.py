@@ -1,10 +1,13 @@
-"""Tables of figures, read from the results files of `samples/`: a page says which, and holds no figure itself.
+"""Tables of figures in the pages. Each stands behind a comment that says which rows of a results file it shows:
 
-    ```figures
+    <!-- figures
     file = "accuracy/results.json"
     where = { method = "dgh", bits = ["w8a8", "w4a8"] }
     columns = { model = "model", bits = "bits", float = "top1_float", compressed = "top1", drop = "drop_points" }
-    ```
+    -->
+
+or that a function of a sample makes it: `table = "accuracy.run.table"`. `python -m docs.generate.figures` writes all of
+them anew, and a test holds them against the files: so they can be read without a build, and nobody types a figure.
 
 Rows that differ in nothing but what was measured (seeds) are averaged.
 """
@@ -12,49 +15,75 @@ Rows that differ in nothing but what was measured (seeds) are averaged.
 import json
 import re
 import tomllib
+from importlib import import_module
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from docs.generate.markdown import plain, table
 
-SAMPLES = Path(__file__).parents[2] / "samples"
-FENCE = re.compile(r"^```figures\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+REPOSITORY = Path(__file__).parents[2]
+SAMPLES = REPOSITORY / "samples"
+END = "<!-- end of figures -->"
+FIGURES = re.compile(rf"^(<!-- figures\n(.*?)^-->\n).*?^{END}$", re.MULTILINE | re.DOTALL)
 PERCENT = ("top1", "top1_float", "agreement", "confident", "map", "map_float", "same_outputs")
 FINE = ("bn_distance",)
 TOLD = ("command", "date", "versions", "hardware", "rows")
 
 
+def written_pages() -> list[Path]:
+    """The pages that people write: the README, and what lies in `docs/`."""
+    return [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
+
+
 def with_figures(text: str) -> str:
-    """A page with its tables.
+    """A page with its tables as the results files give them.
 
     Raises:
         ValueError: a page asks for rows or columns that its results file does not have.
     """
-    return FENCE.sub(lambda found: _figures(tomllib.loads(found[1])), text)
+    return FIGURES.sub(lambda found: f"{found[1]}\n{_figures(tomllib.loads(found[2]))}\n\n{END}", text)
+
+
+def without_figures(text: str) -> str:
+    """What people wrote of a page."""
+    return FIGURES.sub("", text)
 
 
 def _figures(asked: dict[str, Any]) -> str:
-    results = json.loads((SAMPLES / asked["file"]).read_text(encoding="utf-8"))
+    sample = asked.get("table", "").partition(".")[0]
+    file = asked.get("file", f"{sample}/results.json")
+    results = json.loads((SAMPLES / file).read_text(encoding="utf-8"))
+    told = [f"`{results['command']}`", results["date"], plain(results["hardware"])]
+    told += [f"{plain(key)}: {value}" for key, value in results.items() if key not in TOLD and type(value) is int]
+    made = _of_sample(asked["table"], results["rows"]) if sample else _of_columns(asked, results["rows"])
+    return f"{made}\n\n*From `samples/{file}`: {', '.join(told)}.*"
+
+
+def _of_sample(path: str, rows: list[dict[str, Any]]) -> str:
+    module, _, function = path.rpartition(".")
+    made: str = getattr(import_module(f"samples.{module}"), function)(rows)
+    return made
+
+
+def _of_columns(asked: dict[str, Any], every: list[dict[str, Any]]) -> str:
     columns: dict[str, str] = asked["columns"]
-    rows = [row for row in results["rows"] if _wanted(row, asked.get("where", {}))]
+    rows = [row for row in every if _wanted(row, asked.get("where", {}))]
     if not rows or any(all(key not in row for row in rows) for key in columns.values()):
         raise ValueError(
             f"samples/{asked['file']} holds no {' or no '.join(columns.values())} {asked.get('where', '')}"
         )
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
-        cells = [row.get(key) for key in columns.values()]
-        groups.setdefault(tuple(str(cell) for cell in cells if not isinstance(cell, float)), []).append(row)
+        values = [row.get(key) for key in columns.values()]
+        groups.setdefault(tuple(str(value) for value in values if not isinstance(value, float)), []).append(row)
     repeated = any(len(found) > 1 for found in groups.values())
     lines = []
     for found in groups.values():
         cells = [_cell(key, [row.get(key) for row in found]) for key in columns.values()]
         lines.append([*cells, str(len(found))] if repeated else cells)
     head = [*columns, "runs"] if repeated else [*columns]
-    told = [f"`{results['command']}`", results["date"], plain(results["hardware"])]
-    told += [f"{plain(key)}: {value}" for key, value in results.items() if key not in TOLD and type(value) is int]
-    return f"{table(list(map(plain, head)), lines)}\n\n*From `samples/{asked['file']}`: {', '.join(told)}.*"
+    return table(list(map(plain, head)), lines)
 
 
 def _wanted(row: dict[str, Any], where: dict[str, Any]) -> bool:
@@ -72,3 +101,8 @@ def _cell(key: str, values: list[Any]) -> str:
     if key in PERCENT:
         return f"{100 * mean:.2f} %"
     return f"{mean:.4f}" if key in FINE else f"{mean:.1f}" if key.startswith(("sqnr", "seconds")) else f"{mean:.2f}"
+
+
+if __name__ == "__main__":
+    for page in written_pages():
+        page.write_text(with_figures(page.read_text(encoding="utf-8")), encoding="utf-8")

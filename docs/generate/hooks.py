@@ -1,11 +1,13 @@
-"""What mkdocs calls: generated pages join the written ones, folders of them the navigation, figures the tables."""
+"""What mkdocs calls: pages that are generated join the others, folders of pages the navigation; links turn inward."""
 
+from posixpath import dirname, join
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
-from docs.generate.figures import with_figures
+from docs.generate.links import links_of_the_site
 from docs.generate.pages import generated_pages
 
 
@@ -20,9 +22,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Fill in the figures."""
-    return with_figures(markdown)
+def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
+    """Lead links to the site's pages."""
+    return links_of_the_site(markdown, join("docs", dirname(page.file.src_uri)).rstrip("/"))
 
 
 def _filled(entry: Any, paths: list[str]) -> Any:

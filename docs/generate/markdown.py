@@ -24,4 +24,4 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _escaped(text: str) -> str:
-    return re.sub(r"[&<>*_|`\[\]{}\\]", lambda found: f"&#{ord(found[0])};", text)
+    return re.sub(r"[&<>*|`\[\]{}\\]|(?<!\w)_|_(?!\w)", lambda found: f"&#{ord(found[0])};", text)

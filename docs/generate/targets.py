@@ -55,8 +55,11 @@ def targets_index() -> str:
     ]
     parts = [
         "# Targets",
+        "`--target` says what to write for, `ort` by default. Repeat it, and one synthesis gives a file for each: "
+        "`model.w8a8.ort.onnx`, `model.w8a8.qnn.onnx`.",
+        "```sh\nonnxdfq compress model.onnx --target ort --target qnn\n```",
         "A target is a TOML file; `--target FILE.toml` takes one of yours, and a package adds one by the entry point "
-        "`onnxdfq.targets`.",
+        "`onnxdfq.targets`. One that does not take the bits says which it takes, before any work.",
         table(["target", "title", "rules"], rows),
         f"## What the keys mean\n\n{_keys(Target)}",
         f"## What the keys of an operator mean\n\n{_keys(OperatorRule)}",

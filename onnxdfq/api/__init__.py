@@ -8,7 +8,8 @@ from onnxdfq.api.compressing import compress
 from onnxdfq.api.distilling import distill
 from onnxdfq.api.evaluating import compare_runtimes, evaluate
 from onnxdfq.api.loading import load
+from onnxdfq.api.merging import merge_images
 from onnxdfq.api.pruning import prune
 from onnxdfq.api.synthesizing import synthesize
 
-__all__ = ["compare_runtimes", "compress", "distill", "evaluate", "load", "prune", "synthesize"]
+__all__ = ["compare_runtimes", "compress", "distill", "evaluate", "load", "merge_images", "prune", "synthesize"]

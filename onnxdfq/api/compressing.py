@@ -15,6 +15,7 @@ from onnxdfq.recipe.choices import DEVICES, Clipping, Effort, Scheme
 from onnxdfq.recipe.names import one_of
 from onnxdfq.recipe.plan_file import PlanFile, read_plan
 from onnxdfq.recipe.recipe import Recipe, Settings
+from onnxdfq.workers import ALONE, Workers
 from passes.target.target import Target
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def compress(
     op_library: Sequence[Path | str] = (),
     device: str | None = None,
     force: bool = False,
+    workers: Workers = ALONE,
     progress: ProgressFactory = silent,
 ) -> Result:
     """Quantize a float model without data.
@@ -101,7 +103,8 @@ def compress(
         inputs: by input, what it is fed where no data is given: "normal:0:1", "uniform:0:255", "image", or a number.
         op_library: shared libraries with custom operators that the model holds; they are code that runs.
         dynamic_batch: let the written file take any batch, whatever the model was declared for.
-        device: "auto", "cpu" or "cuda". force: replace files that exist. progress: see `onnxdfq.progress`.
+        device: "auto", "cpu" or "cuda". force: replace files that exist. workers: those that `onnxdfq.workers.joined`
+            found this process among; of these only the first returns. progress: see `onnxdfq.progress`.
 
     Raises:
         InputError: what was given cannot be used. OutputError: what came out cannot be written.
@@ -167,6 +170,7 @@ def compress(
             save_plan=None if save_plan is None else Path(save_plan),
             work_dir=None if work_dir is None else Path(work_dir),
             force=force,
+            workers=workers,
             progress=progress,
         )
         result = (run_compression if settled.block is None else run_weights_only)(request)

@@ -14,6 +14,7 @@ from onnxdfq.recipe.choices import DEVICES, Effort, OptimizerName, Statistics
 from onnxdfq.recipe.distillation import KnowledgeDistillation
 from onnxdfq.recipe.names import one_of
 from onnxdfq.recipe.recipe import Recipe, Settings
+from onnxdfq.workers import ALONE, Workers
 
 if TYPE_CHECKING:
     from onnxdfq.pipeline.arguments import ModelLike, ZooLike
@@ -54,6 +55,7 @@ def distill(
     op_library: Sequence[Path | str] = (),
     device: str | None = None,
     force: bool = False,
+    workers: Workers = ALONE,
     progress: ProgressFactory = silent,
 ) -> Result:
     """Train a float student against a float teacher without data.
@@ -70,7 +72,7 @@ def distill(
             images, which the teacher makes, as for `compress`. A method that trains a generator (dafl, gdfq, edfq)
             makes them anew at each step, and its generator learns on. Of `calibration` all images train, but those
             that are held back.
-        evaluate, work_dir, input_shape, inputs, op_library, device, force, progress: as for `compress`.
+        evaluate, work_dir, input_shape, inputs, op_library, device, force, workers, progress: as for `compress`.
 
     Raises:
         InputError, OutputError: as `compress`; and where teacher and student do not fit, or nothing in it trains.
@@ -126,6 +128,7 @@ def distill(
                 input_shape=input_shape or {},
                 inputs=inputs or {},
                 force=force,
+                workers=workers,
                 progress=progress,
             )
         )

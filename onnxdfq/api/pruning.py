@@ -16,6 +16,7 @@ from onnxdfq.recipe.choices import DEVICES, Effort
 from onnxdfq.recipe.names import one_of
 from onnxdfq.recipe.pruning import MULTIPLE, Pruning, parse_repair
 from onnxdfq.recipe.recipe import Recipe, Settings
+from onnxdfq.workers import ALONE, Workers
 
 if TYPE_CHECKING:
     from onnxdfq.pipeline.arguments import ModelLike, ZooLike
@@ -51,6 +52,7 @@ def prune(
     op_library: Sequence[Path | str] = (),
     device: str | None = None,
     force: bool = False,
+    workers: Workers = ALONE,
     progress: ProgressFactory = silent,
 ) -> Result:
     """Prune a float model without data; it stays a float model with its BatchNormalizations, for `compress` to take.
@@ -70,7 +72,7 @@ def prune(
             images, towards the model that was pruned), or several; by default the first two. train_steps: of the last.
         recipe, method, effort, minutes, images, steps, batch_size, seed, normalize, settings, zoo, calibration: of the
             images for the repair, as for `compress`.
-        work_dir, input_shape, inputs, op_library, device, force, progress: as for `compress`.
+        work_dir, input_shape, inputs, op_library, device, force, workers, progress: as for `compress`.
 
     Raises:
         InputError, OutputError: as `compress`; and where nothing can be pruned, or a layer would be left empty.
@@ -120,6 +122,7 @@ def prune(
                 input_shape=input_shape or {},
                 inputs=inputs or {},
                 force=force,
+                workers=workers,
                 progress=progress,
             )
         )

@@ -15,6 +15,8 @@ from onnxdfq.progress import ProgressFactory, silent
 from onnxdfq.recipe.choices import DEVICES, Effort
 from onnxdfq.recipe.names import one_of
 from onnxdfq.recipe.recipe import Recipe, Settings
+from onnxdfq.recipe.shard import WHOLE, Shard
+from onnxdfq.workers import ALONE, Workers
 
 if TYPE_CHECKING:
     from onnxdfq.pipeline.arguments import ModelLike, ZooLike
@@ -26,6 +28,7 @@ def synthesize(
     *,
     output: Path | str | None = None,
     files: int | None = None,
+    shard: str | None = None,
     recipe: Recipe | None = None,
     method: str | Method | None = None,
     effort: Effort | None = None,
@@ -43,6 +46,7 @@ def synthesize(
     op_library: Sequence[Path | str] = (),
     device: str | None = None,
     force: bool = False,
+    workers: Workers = ALONE,
     progress: ProgressFactory = silent,
 ) -> Result:
     """Only the images, as `compress` would make them; the arguments are its own.
@@ -51,6 +55,7 @@ def synthesize(
         output: the .npz file to write; by default none.
         files: as many files, each of so many images and of the next seed; `output` is their folder, and what trains
             takes it as `calibration`.
+        shard: "3/8" for the third of eight shares, each made by a run of its own; `merge_images` joins them.
 
     Returns:
         The images (none of several files), and as model the float network that they were made for, in canonical form.
@@ -71,6 +76,7 @@ def synthesize(
         normalize=normalize,
         settings=settings,
     )
+    part = WHOLE if shard is None else Shard.parse(shard)
     one_of("device", device or "auto", DEVICES, field="device")
     from onnxdfq.pipeline.compression import run_synthesis
 
@@ -86,10 +92,14 @@ def synthesize(
             save_images=None if output is None else Path(output),
             work_dir=None if work_dir is None else Path(work_dir),
             force=force,
+            workers=workers,
+            shard=part,
             progress=progress,
         )
         if files is None:
             return run_synthesis(request)
+        if not part.is_whole:
+            raise InputError("Each of several files has a seed of its own, and no shards; leave --files out.")
         from onnxdfq.pipeline.sharding import run_synthesis_in_files
 
         if output is None:

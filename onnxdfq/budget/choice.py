@@ -18,6 +18,7 @@ from onnxdfq.model_file import batch_of
 from onnxdfq.progress import Progress, Steps
 from onnxdfq.recipe.bits import FLOAT_BITS, LayerBits
 from onnxdfq.recipe.budget import Budget
+from onnxdfq.work.checkpoint import Findings
 from passes.quantize.points import find_quant_points
 from passes.target.target import Target
 
@@ -118,6 +119,7 @@ def bit_choices(
     *,
     device: str = "cpu",
     progress: Progress | None = None,
+    findings: Findings | None = None,
 ) -> BitChoices:
     """What there is to choose among, measured; `BitChoices.within` takes the best of all choices, not a good one.
 
@@ -134,6 +136,7 @@ def bit_choices(
         budget: Bytes, or bit operations per image.
         device: Where the network runs.
         progress: Called after each measurement.
+        findings: Where what was measured is kept.
 
     Raises:
         InputError: The budget is below the least that is possible; or as `Calibration.decide` does for pins.
@@ -141,7 +144,14 @@ def bit_choices(
     layers, groups = _read(model, calibration, target, budget)
     batch_size = batch_of(model) or calibration.batch_size
     pixels = pixels[: max(IMAGES, batch_size)]
-    sensitivity = _measure(model, pixels, observations, calibration, target, groups, batch_size, device, progress)
+    kept = (Findings(None) if findings is None else findings)(
+        "sensitivity",
+        lambda: _measure(
+            model, pixels, observations, calibration, target, groups, batch_size, device, progress
+        ).to_lists(),
+        last=True,
+    )
+    sensitivity = Sensitivity.of_lists(kept)
     return BitChoices(layers=layers, groups=groups, options=[_options(group, sensitivity, budget) for group in groups])
 
 

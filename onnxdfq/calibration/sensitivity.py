@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Self
 
 import numpy as np
 import onnx_ir as ir
@@ -39,6 +40,22 @@ class Sensitivity:
 
     weights: Mapping[str, Mapping[int, float]]
     activations: Mapping[str, Mapping[int, float]]
+
+    def to_lists(self) -> list[list[tuple[str, int, float]]]:
+        """As JSON can say it, whose keys are texts."""
+        return [
+            [(name, bits, loss) for name, losses in table.items() for bits, loss in losses.items()]
+            for table in (self.weights, self.activations)
+        ]
+
+    @classmethod
+    def of_lists(cls, lists: Sequence[Sequence[tuple[str, int, float]]]) -> Self:
+        """What `to_lists` gave."""
+        tables: list[dict[str, dict[int, float]]] = [{}, {}]
+        for table, rows in zip(tables, lists, strict=True):
+            for name, bits, loss in rows:
+                table.setdefault(name, {})[bits] = loss
+        return cls(weights=tables[0], activations=tables[1])
 
 
 def measure_sensitivity(

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from onnxdfq.cli.options import FILE, SECTIONS, SYNTHESIS, WHOLE, Command, prepared
+from onnxdfq.cli.options import FILE, SECTIONS, SYNTHESIS, WHOLE, SharedCommand, prepared
 from onnxdfq.cli.printing import echo_float
 
 TRAINING = (
@@ -23,7 +23,7 @@ TRAINING = (
 
 
 @click.command(
-    cls=Command,
+    cls=SharedCommand,
     sections={"Training": TRAINING}
     | {key: names for key, names in SECTIONS.items() if key not in ("What", "Targets", "Proof")}
     | {"How": ("method", *SECTIONS["How"])},

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from onnxdfq.cli.distilling import distill
+from onnxdfq.cli.images import images
 from onnxdfq.cli.options import (
     AS_JSON,
     FILE,
@@ -19,6 +20,7 @@ from onnxdfq.cli.options import (
     WHOLE,
     Command,
     Group,
+    SharedCommand,
     prepared,
 )
 from onnxdfq.cli.printing import (
@@ -51,10 +53,11 @@ def main() -> None:
 
 main.add_command(diagnose)
 main.add_command(report)
+main.add_command(images)
 
 
 @main.command(
-    cls=Command,
+    cls=SharedCommand,
     sections=SECTIONS,
     example="onnxdfq compress model.onnx --bits w8a8 --normalize imagenet --target ort --target qnn",
 )
@@ -167,13 +170,14 @@ def _exit_unless_met(least: float | None, integers: str | None, result: Any, fil
 
 
 @main.command(
-    cls=Command,
+    cls=SharedCommand,
     sections={key: names for key, names in SECTIONS.items() if key != "Targets"},
     example="onnxdfq synthesize model.onnx --normalize imagenet -o images.npz",
 )
 @click.argument("model", type=FILE)
 @click.option("-o", "--output", type=FILE, required=True, help="The .npz file, or folder of files, to write.")
 @click.option("--files", type=WHOLE, metavar="N", help="So many files, each of --images images and of the next seed.")
+@click.option("--shard", metavar="K/N", help="Only this share of the images; `onnxdfq images merge` joins all.")
 @SYNTHESIS
 def synthesize(model: Path, as_json: bool, **given: Any) -> None:
     """Only make the images that compress would calibrate on."""
@@ -191,7 +195,7 @@ def synthesize(model: Path, as_json: bool, **given: Any) -> None:
 
 
 @main.command(
-    cls=Command,
+    cls=SharedCommand,
     sections={"What": ("sparsity", "channels", "pattern", "budget", "multiple", "repair", "train_steps")}
     | {key: names for key, names in SECTIONS.items() if key not in ("What", "Targets", "Proof")}
     | {"How": ("method", *SECTIONS["How"])},

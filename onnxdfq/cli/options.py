@@ -1,6 +1,7 @@
 """Options that commands share, the sections that their help shows them in, and faults in the words of the shell."""
 
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from onnxdfq.limits import IMAGES, STEPS
 from onnxdfq.progress import TerminalProgress, silent
 from onnxdfq.shown import sentence, shortened
 from onnxdfq.signals import came, written
+from onnxdfq.workers import is_other, joined, silence_others
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 SECTIONS = {
@@ -49,6 +51,7 @@ class Group(click.Group):
 
     def make_context(self, *given: Any, **named: Any) -> click.Context:
         """Read the arguments."""
+        silence_others(os.environ)
         try:
             return super().make_context(*given, **named)
         except KeyboardInterrupt:  # which click would only call "Aborted!"
@@ -104,6 +107,10 @@ class Command(click.Command):
         self.sections = sections or {}
         self.example = example
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it; of several processes that torchrun started, the first alone does."""
+        return None if is_other(os.environ) else super().invoke(ctx)
+
     def records(self, ctx: click.Context) -> dict[str, list[tuple[str, str]]]:
         """By section, of each option in it how it is given and what it means."""
         shown = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
@@ -125,6 +132,16 @@ class Command(click.Command):
         if self.example:
             with formatter.section("Example"):
                 formatter.write_text(self.example)
+
+
+class SharedCommand(Command):
+    """A command that several processes run together, as torchrun starts them; its context's object is the workers."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it, as the process that this one is among them."""
+        with joined() as workers:
+            ctx.obj = workers
+            return click.Command.invoke(self, ctx)
 
 
 def together(*options: Callable[[Function], Function]) -> Callable[[Function], Function]:
@@ -252,6 +269,7 @@ def prepared(given: dict[str, Any]) -> dict[str, Any]:
         handler.setFormatter(LogFormatter("%(name)s: %(message)s"))
         logging.basicConfig(level=logging.DEBUG, handlers=[handler])
     return given | {
+        "workers": click.get_current_context().obj,
         "recipe": None if recipe is None else Recipe.load(recipe),
         "settings": parse_settings(given["settings"]),
         "input_shape": parse_input_shapes(given["input_shape"]),

@@ -83,7 +83,7 @@ def diagnosis_text(found: Any) -> str:
     """The verdict, the findings with their remedies, and the worst layers."""
     level = "without any noise" if found.sqnr_db is None else f"{found.sqnr_db:.1f} dB"
     against = f"against {found.against}" if found.against else "against itself without quantizers"
-    lines = [f"{sentence(found.file)}, quantized by {sentence(found.by)}: {level}, {sentence(against)}."]
+    lines = [f"{sentence(found.file)}, a file of {sentence(found.by)}: {level}, {sentence(against)}."]
     lines.append(f"Measured on {found.samples} inputs ({found.data}); kernels of the target {found.target}.")
     for place, finding in enumerate(found.findings, start=1):
         lines.append(f"\n{place}. {_name(finding.layer)}: {sentence(finding.cause)} [{finding.kind}]")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from onnxdfq.images.images import Images
@@ -12,6 +11,9 @@ from onnxdfq.methods.method import Making, Synthesis
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+    from onnxdfq.methods.batches import Batch
+    from onnxdfq.progress import Steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,35 +42,34 @@ class DeadLeaves(Synthesis):
         """See `Synthesis.make`; needs no BatchNormalization."""
         import torch
 
+        from onnxdfq.methods.batches import batches, made, origin
         from onnxdfq.model_file import batch_of, main_input
-        from onnxdfq.progress import Steps
-        from onnxdfq.synthesis.hyperparameters import batch_generators, delivered, describe
+        from onnxdfq.synthesis.hyperparameters import delivered, describe
         from onnxdfq.synthesis.input_range import input_range
+        from onnxdfq.synthesis.network import batch_sizes
         from onnxdfq.synthesis.start import starting_images
         from onnxdfq.synthesis.stretched import Stretching
-        from onnxdfq.work.checkpoint import Parts
 
-        scale, spec, fixed = input_range(model, making.normalization), main_input(model), batch_of(model)
+        scale, spec = input_range(model, making.normalization), main_input(model)
         low, high = scale.limits(torch.device("cpu"))
         stretching = Stretching(model, scale, making.device) if self.steps and spec.image is not None else None
-        size = fixed or self.batch_size
-        pixels = torch.empty(making.count, *spec.planes)
-        generators = batch_generators(making.seed, -(-making.count // size))
-        whole = self.steps if stretching else 1
-        parts, tell = Parts(making.checkpoint), Steps(making.progress, len(generators) * whole)
 
-        def made(shape: tuple[int, ...], first: int, generator: torch.Generator) -> torch.Tensor:
-            images = starting_images(spec, shape, seed=making.seed, first=first, generator=generator).clamp(low, high)
+        def make(batch: Batch, tell: Steps) -> torch.Tensor:
+            shape = (batch.size, *spec.planes)
+            start = starting_images(spec, shape, seed=making.seed, first=batch.first, generator=batch.random)
+            images = start.clamp(low, high)
             if stretching:
-                return stretching(images, steps=self.steps, rate=self.rate, generator=generator, tell=tell)
-            tell("")
-            return images
+                images = stretching(images, steps=self.steps, rate=self.rate, generator=batch.random, tell=tell)
+            else:
+                tell("")
+            return scale.to_model(images)
 
-        for number, (batch, generator) in enumerate(zip(torch.split(pixels, size), generators, strict=True)):
-            # A model of one batch size needs full batches.
-            shape = (fixed or len(batch), *batch.shape[1:])
-            images = parts(number, partial(made, shape, number * size, generator))
-            tell.reach((number + 1) * whole)
-            batch.copy_(scale.to_model(images)[: len(batch)])
+        several = batches(making, batch_sizes(making.count, self.batch_size, batch_of(model)))
+        pixels = made(making, several, spec.planes, make, self.steps if stretching else 1)
         found = delivered(spec, pixels.numpy())
-        return Images(pixels=found, method=self.name, seed=making.seed, provenance=describe(self, None, scale))
+        return Images(
+            pixels=found,
+            method=self.name,
+            seed=making.seed,
+            provenance=describe(self, None, scale) | origin(making, several),
+        )

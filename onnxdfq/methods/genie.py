@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from onnxdfq.limits import BATCH, RATE, STEPS, Bounds, check_bounds
@@ -14,8 +13,11 @@ from onnxdfq.recipe.names import one_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+    import torch
 
     from onnxdfq.images.images import Images
+    from onnxdfq.methods.batches import Batch
+    from onnxdfq.progress import Steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,16 +59,13 @@ class Genie(Synthesis):
 
     def make(self, model: ir.Model, making: Making) -> Images:
         """See `Synthesis.make`."""
-        import torch
-
         from onnxdfq.generators.per_batch import Distilled
         from onnxdfq.images.images import Images
-        from onnxdfq.progress import Steps
-        from onnxdfq.synthesis.hyperparameters import batch_generators, delivered, describe
+        from onnxdfq.methods.batches import batches, made, origin
+        from onnxdfq.synthesis.hyperparameters import delivered, describe
         from onnxdfq.synthesis.input_range import input_range
         from onnxdfq.synthesis.network import TappedNetwork
         from onnxdfq.synthesis.swing import Swing
-        from onnxdfq.work.checkpoint import Parts
 
         swing = Swing(model)
         network = TappedNetwork(
@@ -77,15 +76,13 @@ class Genie(Synthesis):
             replacements=swing.replacements,
         )
         scale = input_range(model, making.normalization)
-        sizes = network.batch_sizes(making.count, self.batch_size)
-        parts, tell = Parts(making.checkpoint), Steps(making.progress, self.steps * len(sizes))
 
-        def batch(size: int, random: torch.Generator) -> torch.Tensor:
+        def make(batch: Batch, tell: Steps) -> torch.Tensor:
             found = Distilled(
                 network,
                 scale,
-                size,
-                random,
+                batch.size,
+                batch.random,
                 steps=self.steps,
                 latent=self.latent,
                 width=self.width,
@@ -95,17 +92,15 @@ class Genie(Synthesis):
             )
             for _ in range(self.steps):
                 if self.swing:
-                    swing.draw(random)
+                    swing.draw(batch.random)
                 tell(f"loss {found.step():.4f}")
             return found.images()
 
-        pixels = []
-        for number, (size, random) in enumerate(zip(sizes, batch_generators(making.seed, len(sizes)), strict=True)):
-            pixels.append(parts(number, partial(batch, size, random)))
-            tell.reach((number + 1) * self.steps)
+        several = batches(making, network.batch_sizes(making.count, self.batch_size))
+        pixels = made(making, several, network.planes, make, self.steps)
         return Images(
-            pixels=delivered(network.spec, torch.cat(pixels)[: making.count].numpy()),
+            pixels=delivered(network.spec, pixels.numpy()),
             method=self.name,
             seed=making.seed,
-            provenance=describe(self, network, scale),
+            provenance=describe(self, network, scale) | origin(making, several),
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import sha256
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from onnxdfq.images.images import Images
@@ -10,7 +12,7 @@ from onnxdfq.model_file import fillings, inputs
 from onnxdfq.model_file.untrusted import model_hash
 
 if TYPE_CHECKING:
-    from onnxdfq.methods.method import FloatModel, Method, Run
+    from onnxdfq.methods.method import FloatModel, Making, Method, Run
     from onnxdfq.work.checkpoint import Checkpoint, Saved
 
 TABLES = ("pixels", "pictures", "labels")
@@ -19,31 +21,47 @@ OTHERS = "other:"
 
 
 def images_checkpoint(method: Method, model: FloatModel, count: int, run: Run) -> Checkpoint | None:
-    """Where images are kept; None without a work folder. They rest on the models that make them, on what these are fed,
-    on the method's settings, and on seed and count; not on bits, targets, or what else is done with them."""
+    """Where images are kept; None without a work folder."""
     if run.work is None:
         return None
+    return run.checkpoint("images", *_rest_on(method, model, count, run), str(run.shard))
+
+
+def shard_facts(method: Method, model: FloatModel, count: int, run: Run) -> dict[str, str]:
+    """What the provenance of a shard says, so that it is not merged with what does not belong to it."""
+    digest = sha256("\n".join(_rest_on(method, model, count, run)).encode()).hexdigest()
+    return {"model": model.digest[:16], "recipe": digest[:16], "onnxdfq": version("onnxdfq")}
+
+
+def _rest_on(method: Method, model: FloatModel, count: int, run: Run) -> tuple[str, ...]:
+    """All that images follow from: the models that make them, what these are fed, the method's settings, seed and
+    count; not bits, targets, or what else is done with them."""
     import torch
 
     zoo = [f"{model_hash(member.path)} {member.normalize} {member.order}" for member in run.zoo]
     filled = fillings(model.graph)
     fed = [f"{spec} {filled[spec.name]}" for spec in inputs(model.graph)]
     drawn = f"{count} {run.recipe.seed} {model.normalization}"
-    return run.checkpoint("images", model.digest, *zoo, *fed, repr(method), drawn, str(torch.__version__))
+    return model.digest, *zoo, *fed, repr(method), drawn, str(torch.__version__)
 
 
-def kept_images(checkpoint: Checkpoint | None, make: Callable[[], Images], tell: Callable[[str], None]) -> Images:
-    """The images that are kept, which is told, or else those that are made, which are kept then.
+def kept_images(making: Making, make: Callable[[], Images], tell: Callable[[str], None]) -> Images:
+    """The images that are kept, which is told, or else those that are made, which are kept then. Of several workers
+    the first alone goes on where they are kept.
 
     Raises:
         InputError, OutputError: The checkpoint cannot be read, or written.
+        WorkerError: Another worker failed or hangs.
     """
-    if checkpoint is None:
-        return make()
-    saved = checkpoint.load(done=True)
-    if saved is not None:
+    checkpoint = making.checkpoint
+    saved = None if checkpoint is None else checkpoint.load(done=True)
+    if making.workers.share(saved is not None):
+        making.workers.release()
+    if saved is not None and checkpoint is not None:
         tell(f"The images are those of an earlier run, from {checkpoint.path}.")
         return _from_saved(saved)
+    if checkpoint is None:
+        return make()
     import torch
 
     images = make()

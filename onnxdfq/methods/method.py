@@ -22,7 +22,9 @@ from onnxdfq.limits import IMAGES
 from onnxdfq.methods.effort import affordable, check_images, images_in_memory, limit_of
 from onnxdfq.recipe.bits import Bits
 from onnxdfq.recipe.recipe import Recipe
+from onnxdfq.recipe.shard import WHOLE, Shard
 from onnxdfq.recipe.zoo import Member
+from onnxdfq.workers import ALONE, Workers
 from passes.graph.work import Work, work_per_sample
 
 if TYPE_CHECKING:
@@ -99,7 +101,8 @@ class Run:
     """What every stage may use and none may change.
 
     recipe: what was asked for. device: "cpu" or "cuda". own_images: whether the user gave images. zoo: models that
-    images are made by, none where the model itself makes them. work: where long stages keep how far they are.
+    images are made by, none where the model itself makes them. work: where long stages keep how far they are. workers:
+    the processes that make images together. shard: which of the images this run makes.
     progress: makes the display of one long stage. tell: takes what is to be reported.
     """
 
@@ -108,6 +111,8 @@ class Run:
     own_images: bool = False
     zoo: Sequence[Member] = ()
     work: WorkFolder | None = None
+    workers: Workers = ALONE
+    shard: Shard = WHOLE
     progress: Callable[[str], Progress | None] = lambda _: None
     tell: Callable[[Note | Measurement], None] = lambda _: None
 
@@ -204,8 +209,8 @@ class Method:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Making:
-    """Images that are to be made. normalization: of the model's inputs, where it is told. checkpoint: where the making
-    goes on from, and keeps how far it is."""
+    """Images that are to be made. count: of all shards. normalization: of the model's inputs, where it is told.
+    checkpoint: where the making goes on from, and keeps how far it is. workers, shard: as of `Run`."""
 
     count: int
     seed: int
@@ -213,6 +218,8 @@ class Making:
     device: str = "cpu"
     progress: Progress | None = None
     checkpoint: Checkpoint | None = None
+    workers: Workers = ALONE
+    shard: Shard = WHOLE
 
     def __post_init__(self) -> None:
         IMAGES.check("count", self.count)
@@ -221,6 +228,11 @@ class Making:
 @dataclass(frozen=True, kw_only=True)
 class Synthesis(Method):
     """A method that makes a number of images and no more. A field `steps` counts the visits to each image."""
+
+    @property
+    def has_independent_batches(self) -> bool:
+        """Whether a batch comes out the same whatever the others are, so that shards make the images of one run."""
+        return True
 
     def fitted(self, model: FloatModel, recipe: Recipe) -> tuple[Self, int]:
         """With as many steps, and images, as the effort allows; what the recipe names itself stays."""
@@ -245,7 +257,7 @@ class Synthesis(Method):
 
     def images(self, model: FloatModel, run: Run) -> ImageSource:
         """Images by `make`, made when first asked for, or by an earlier run with a work folder."""
-        from onnxdfq.methods.kept_images import images_checkpoint, kept_images
+        from onnxdfq.methods.kept_images import images_checkpoint, kept_images, shard_facts
 
         def found(count: int) -> Images:
             making = Making(
@@ -255,10 +267,15 @@ class Synthesis(Method):
                 device=run.device,
                 progress=run.progress("synthesizing images"),
                 checkpoint=images_checkpoint(self, model, count, run),
+                workers=run.workers,
+                shard=run.shard,
             )
-            return kept_images(
-                making.checkpoint, lambda: self.for_run(model, making, run), lambda text: run.tell(Note(text=text))
+            images = kept_images(
+                making, lambda: self.for_run(model, making, run), lambda text: run.tell(Note(text=text))
             )
+            if run.shard.is_whole:
+                return images
+            return replace(images, provenance=images.provenance | shard_facts(self, model, count, run))
 
         return FixedImages(found)
 

@@ -32,20 +32,27 @@ class Noise(Synthesis):
         """See `Synthesis.make`; needs no BatchNormalization and no gradient, and is too quick to be kept."""
         import torch
 
+        from onnxdfq.methods.batches import batches, origin
         from onnxdfq.model_file import main_input
-        from onnxdfq.synthesis.hyperparameters import batch_generators, delivered, describe
+        from onnxdfq.synthesis.hyperparameters import delivered, describe
         from onnxdfq.synthesis.input_range import input_range
+        from onnxdfq.synthesis.network import batch_sizes
 
         scale = input_range(model, making.normalization)
         low, high = scale.limits(torch.device("cpu"))
         spec = main_input(model)
         shape = spec.planes
-        pixels = torch.empty(making.count, *shape)
-        generators = batch_generators(making.seed, -(-making.count // self.batch_size))
-        for batch, generator in zip(torch.split(pixels, self.batch_size), generators, strict=True):
-            standardised = torch.randn(self.batch_size, *shape, generator=generator)[: len(batch)]
-            batch.copy_(scale.to_model(standardised.clamp(low, high)))
+        several = batches(making, batch_sizes(making.count, self.batch_size))
+        pixels = torch.empty(sum(batch.size for batch in several), *shape)
+        for batch, rows in zip(several, torch.split(pixels, self.batch_size), strict=True):
+            standardised = torch.randn(self.batch_size, *shape, generator=batch.random)[: len(rows)]
+            rows.copy_(scale.to_model(standardised.clamp(low, high)))
         if making.progress is not None:
             making.progress(1, 1, "")
         found = delivered(spec, pixels.numpy())
-        return Images(pixels=found, method="noise", seed=making.seed, provenance=describe(self, None, scale))
+        return Images(
+            pixels=found,
+            method="noise",
+            seed=making.seed,
+            provenance=describe(self, None, scale) | origin(making, several),
+        )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from onnxdfq.limits import BATCH, RATE, STEPS, WEIGHT, Bounds, check_bounds
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from onnxdfq.images.images import Images
+    from onnxdfq.methods.batches import Batch
     from onnxdfq.progress import Steps
     from onnxdfq.synthesis.attention import AttendingNetwork
     from onnxdfq.synthesis.input_range import InputRange
@@ -45,10 +45,8 @@ class Psaq(Synthesis):
     flip for the batch, a clamp after each step. Differs from it: jitter is a share of the side (15 and 30 of 224), and
     total variation is that of as many numbers as 32 images of 224×224 have, both so that other sizes are treated alike;
     leading tokens are left out where the others make a square, not always one; there are more images than one batch
-    of 32; fewer steps are taken but for `paper`; the start is dead leaves, not Gaussian pixels; and the stretching: at
-    w8a8, from 128 images of 60 steps, the signal to noise of a vision transformer on 64 other dead leaves as they are,
-    stretched, and on 64 other images of this method without it was 26.4, 22.0 and 27.3 dB without and 25.0, 33.2 and
-    26.2 dB with it; from dead leaves 25.0, 33.0 and 26.0.
+    of 32; fewer steps are taken but for `paper`; the start is dead leaves, not Gaussian pixels; and the stretching,
+    without which grids are too narrow for inputs that range wider than these images.
     """
 
     name: ClassVar[str] = "psaq"
@@ -74,34 +72,33 @@ class Psaq(Synthesis):
         Raises:
             NoAttention: The model does not attend, or takes no picture.
         """
-        import torch
-
         from onnxdfq.images.images import Images
-        from onnxdfq.progress import Steps
+        from onnxdfq.methods.batches import batches, made, origin
         from onnxdfq.synthesis.attention import AttendingNetwork
-        from onnxdfq.synthesis.hyperparameters import batch_generators, delivered, describe
+        from onnxdfq.synthesis.hyperparameters import delivered, describe
         from onnxdfq.synthesis.input_range import input_range
+        from onnxdfq.synthesis.network import batch_sizes
         from onnxdfq.synthesis.start import starting_images
         from onnxdfq.synthesis.stretched import Stretching
-        from onnxdfq.work.checkpoint import Parts
 
         network = AttendingNetwork(model, method=self.name, device=making.device)
         scale, spec = input_range(model, making.normalization), network.spec
         stretching = Stretching(model, scale, making.device)
-        size = network.batch or self.batch_size
-        pixels = torch.empty(making.count, *spec.planes)
-        generators = batch_generators(making.seed, -(-making.count // size))
-        whole = self.steps + self.stretching
-        parts, tell = Parts(making.checkpoint), Steps(making.progress, len(generators) * whole)
-        for number, (batch, generator) in enumerate(zip(torch.split(pixels, size), generators, strict=True)):
-            # A model of one batch size needs full batches.
-            shape = (network.batch or len(batch), *batch.shape[1:])
-            start = starting_images(spec, shape, seed=making.seed, first=number * size, generator=generator)
-            images = parts(number, partial(self._search, network, scale, stretching, start, generator, tell))
-            tell.reach((number + 1) * whole)
-            batch.copy_(scale.to_model(images)[: len(batch)])
+
+        def make(batch: Batch, tell: Steps) -> Tensor:
+            shape = (batch.size, *spec.planes)
+            start = starting_images(spec, shape, seed=making.seed, first=batch.first, generator=batch.random)
+            return scale.to_model(self._search(network, scale, stretching, start, batch.random, tell))
+
+        several = batches(making, batch_sizes(making.count, self.batch_size, network.batch))
+        pixels = made(making, several, spec.planes, make, self.steps + self.stretching)
         found = delivered(spec, pixels.numpy())
-        return Images(pixels=found, method=self.name, seed=making.seed, provenance=describe(self, None, scale))
+        return Images(
+            pixels=found,
+            method=self.name,
+            seed=making.seed,
+            provenance=describe(self, None, scale) | origin(making, several),
+        )
 
     def _search(
         self,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from onnxdfq.limits import BATCH, RATE, STEPS, check_bounds
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from onnxdfq.images.images import Images
+    from onnxdfq.methods.batches import Batch
     from onnxdfq.progress import Steps
     from onnxdfq.synthesis.input_range import InputRange
     from onnxdfq.synthesis.network import TappedNetwork
@@ -51,36 +51,28 @@ class ZeroQ(Synthesis):
 
     def make(self, model: ir.Model, making: Making) -> Images:
         """See `Synthesis.make`."""
-        import torch
-
         from onnxdfq.images.images import Images
-        from onnxdfq.progress import Steps
-        from onnxdfq.synthesis.hyperparameters import batch_generators, delivered, describe
+        from onnxdfq.methods.batches import batches, made, origin
+        from onnxdfq.synthesis.hyperparameters import delivered, describe
         from onnxdfq.synthesis.input_range import input_range
         from onnxdfq.synthesis.network import TappedNetwork
         from onnxdfq.synthesis.start import starting_images
-        from onnxdfq.work.checkpoint import Parts
 
         network = TappedNetwork(model, method="zeroq", device=making.device, precision=self.precision)
         scale = input_range(model, making.normalization)
-        sizes = network.batch_sizes(making.count, self.batch_size)
-        pixels = torch.empty(sum(sizes), *network.planes)
-        parts, tell = Parts(making.checkpoint), Steps(making.progress, self.steps * len(sizes))
-        first = 0
-        for number, (batch, generator) in enumerate(
-            zip(torch.split(pixels, sizes), batch_generators(making.seed, len(sizes)), strict=True)
-        ):
-            start = starting_images(
-                network.spec, tuple(batch.shape), seed=making.seed, first=first, generator=generator
-            )
-            first += len(batch)
-            batch.copy_(parts(number, partial(self._searched, network, scale, start, tell)))
-            tell.reach((number + 1) * self.steps)
+
+        def make(batch: Batch, tell: Steps) -> Tensor:
+            shape = (batch.size, *network.planes)
+            start = starting_images(network.spec, shape, seed=making.seed, first=batch.first, generator=batch.random)
+            return self._searched(network, scale, start, tell)
+
+        several = batches(making, network.batch_sizes(making.count, self.batch_size))
+        pixels = made(making, several, network.planes, make, self.steps)
         return Images(
-            pixels=delivered(network.spec, pixels[: making.count].numpy()),
+            pixels=delivered(network.spec, pixels.numpy()),
             method="zeroq",
             seed=making.seed,
-            provenance=describe(self, network, scale),
+            provenance=describe(self, network, scale) | origin(making, several),
         )
 
     def _searched(self, network: TappedNetwork, scale: InputRange, start: Tensor, tell: Steps) -> Tensor:

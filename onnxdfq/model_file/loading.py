@@ -21,6 +21,7 @@ from onnxdfq.model_file.convert import convert
 from onnxdfq.model_file.declared import declare_shapes, fix_declared_sizes, runs_at_other_sizes, with_declared_sizes
 from onnxdfq.model_file.filling import set_fillings
 from onnxdfq.model_file.free_batch import free_batch
+from onnxdfq.model_file.ordering import sort_nodes
 from onnxdfq.model_file.saving import is_large
 from onnxdfq.model_file.sizes import fix_input_shapes, forget_placeholders
 from onnxdfq.model_file.sparse import write_out_sparse
@@ -179,6 +180,7 @@ def _tell_nodes_apart(model: ir.Model) -> None:
 
 
 def _parsed(proto: onnx.ModelProto, path: Path) -> ir.Model:
+    sort_nodes(proto)
     refuse_ill_formed(path, proto)
     load_inner_data(path, proto)
     write_out_sparse(path, proto)

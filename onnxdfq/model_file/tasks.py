@@ -11,6 +11,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+import onnx
 import onnx_ir as ir
 
 from onnxdfq.errors import DfqError
@@ -148,10 +149,21 @@ def _limits(size: int, nodes: int) -> Limits:
 
 TASKS: Mapping[str, Callable[..., Any]] = {"open_float": open_float, "read_any": read_any}
 
-if __name__ == "__main__":
-    import onnxruntime  # noqa: F401  once, here, and not in every fork
+
+def _warm_up() -> None:
+    """What libraries do at their first call, a fifth of what a small file takes: once, and not in every fork."""
+    import onnxruntime  # noqa: F401
 
     sys.modules["torch"] = None  # type: ignore[assignment]  # onnxsim imports it for what nobody uses here
-    import onnxsim  # noqa: F401
+    import onnxsim
 
+    text = '<ir_version: 8, opset_import: ["": 17]> g (float[N] x) => (float[N] y) { y = Relu(x) }'
+    model = onnx.parser.parse_model(text)
+    onnx.shape_inference.infer_shapes(model)
+    onnx.version_converter.convert_version(model, 21)
+    onnxsim.simplify(model)
+
+
+if __name__ == "__main__":
+    _warm_up()
     serve(TASKS, int(sys.argv[1]))

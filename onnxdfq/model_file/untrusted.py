@@ -3,11 +3,12 @@
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
 import onnx
-from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from onnxdfq.errors import ModelFileError, UnsupportedOperator
@@ -264,14 +265,18 @@ def messages_of(message: Message, kind: type[Found]) -> Iterator[Found]:
         if isinstance(found, kind):
             yield found
         parts: list[Message] = []
-        for field in found.DESCRIPTOR.fields:
-            if field.type != FieldDescriptor.TYPE_MESSAGE:
-                continue
-            if field.is_repeated:
-                parts.extend(getattr(found, field.name))
-            elif found.HasField(field.name):
-                parts.append(getattr(found, field.name))
+        for name, is_repeated in _fields_of_messages(found.DESCRIPTOR):
+            if is_repeated:
+                parts.extend(getattr(found, name))
+            elif found.HasField(name):
+                parts.append(getattr(found, name))
         waiting.extend(reversed(parts))
+
+
+@cache
+def _fields_of_messages(kind: Descriptor) -> tuple[tuple[str, bool], ...]:
+    """Fields of a message that hold messages themselves: name, and whether it is repeated."""
+    return tuple((field.name, field.is_repeated) for field in kind.fields if field.type == FieldDescriptor.TYPE_MESSAGE)
 
 
 def _why_not_parsed(data: bytes) -> str:

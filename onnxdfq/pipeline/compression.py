@@ -6,17 +6,19 @@ at: a refusal must not wait for it.
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from onnxdfq.errors import InputError
 from onnxdfq.images.dataset import shapes_of_data
 from onnxdfq.methods import choose_method
-from onnxdfq.methods.method import FloatModel, Measurement, Method, Need, Note, Run
+from onnxdfq.methods.method import FloatModel, Measurement, Method, Need, Note, Run, Synthesis
 from onnxdfq.model_file import Opening, main_input
 from onnxdfq.pipeline.checks import calibration_of, check_method, check_paths, distilling_of, found_device, tuning_of
 from onnxdfq.pipeline.request import Request
@@ -119,6 +121,7 @@ def run_weights_only(request: Request) -> Result:
         from onnxdfq.pipeline.planning import FLOAT_PLAN
         from onnxdfq.pipeline.weights_only import with_block_weights
 
+        run.workers.release()
         model, original = load(request, opening, run)
         written, images, findings = with_block_weights(model, original, request, run)
     plans = dict.fromkeys(written, FLOAT_PLAN)
@@ -167,6 +170,8 @@ def run_synthesis(request: Request) -> Result:
 
         model, _ = load(request, opening, run)
         method, run = fitted(settled_method(request, model, run), model, run)
+        if not request.shard.is_whole:
+            check_shard(method, run)
         _, source, _ = make_images(model, method, request, run)
         images = None if source is None else source.fixed(run.image_count)
         if images is not None and (card := card_of_run(model, images, run)) is not None:
@@ -181,6 +186,22 @@ def run_synthesis(request: Request) -> Result:
         metrics=record.of(None),
         notes=tuple(record.notes),
     )
+
+
+def check_shard(method: Method, run: Run) -> None:
+    """Tells what shards of this method are. Raises InputError where it has none."""
+    if not isinstance(method, Synthesis):
+        raise InputError(
+            f"--method {method.name} trains one generator for all images, which shards would each train again; leave "
+            "--shard out, or name another --method (genie, zeroq, deepinversion).",
+            field="shard",
+        )
+    if not method.has_independent_batches:
+        text = (
+            f"{method.name} has the images of each shard match the model's statistics by themselves: merged, they are "
+            "others than one run makes."
+        )
+        run.tell(Note(text=text))
 
 
 def settled_method(request: Request, model: FloatModel, run: Run) -> Method:
@@ -263,27 +284,62 @@ def recorded(request: Request) -> Iterator[tuple[Opening, Run, Record]]:
 
     Checks first what can be checked first: a file that is refused does not wait for torch.
     """
-    started, record = time.monotonic(), Record()
-    check_paths(request)
-    sweep_all(request.folders)
+    started, record, workers = time.monotonic(), Record(), request.workers
+    workers.wait_for_first()
+    if workers.first:
+        check_paths(request)
+        sweep_all(request.folders)
     with Opening(
         request.source, input_shape=request.input_shape, data=_shapes_at_hand(request), fed=request.inputs
     ) as opening:
         opening.check()
         if request.method is not None:
             check_method(request, request.method)
-        with work_folder(request.work_dir, request.source.name, lambda text: record.take(Note(text=text))) as work:
+        device = found_device(request.device)
+        if workers.size > 1:
+            agree(request, device)
+            several = f"{workers.size} workers make the images together; the first does all else alone."
+            record.take(Note(text=several))
+        kept = request.work_dir if workers.first else None
+        with work_folder(kept, request.source.name, lambda text: record.take(Note(text=text))) as work:
             run = Run(
                 recipe=request.recipe,
-                device=found_device(request.device),
+                device=device,
                 own_images=request.calibration is not None,
                 zoo=request.zoo,
                 work=work,
-                progress=request.progress,
+                workers=workers,
+                shard=request.shard,
+                progress=workers.watched(request.progress),
                 tell=record.take,
             )
             yield opening, run, record
     run.tell(Measurement(values={"seconds": round(time.monotonic() - started, 1), "peak_memory": peak_memory()}))
+
+
+def agree(request: Request, device: str) -> None:
+    """All workers are about to do the same. Raises WorkerError: one of them, which is named, is not."""
+    import torch
+
+    from onnxdfq.model_file.untrusted import model_hash
+
+    workers, recipe = request.workers, request.recipe
+    if device == "cuda":
+        workers.take_gpu()
+    zoo = "".join(f"{model_hash(member.path)} {member.normalize} {member.order}" for member in request.zoo)
+    rest = (recipe.to_toml(), repr(request.method), zoo, repr(dict(request.inputs)), repr(dict(request.input_shape)))
+    workers.agree(
+        {
+            "onnxdfq": version("onnxdfq"),
+            "torch": str(torch.__version__),
+            "device": device,
+            "threads (OMP_NUM_THREADS)": str(torch.get_num_threads()),
+            "the model of SHA-256": model_hash(request.source)[:16],
+            "the seed": str(recipe.seed),
+            "the shard": str(request.shard),
+            "a recipe of SHA-256": hashlib.sha256("\n".join(rest).encode()).hexdigest()[:16],
+        }
+    )
 
 
 def peak_memory() -> int | None:

@@ -1,5 +1,6 @@
 """`--budget drop=…`: the fewest bits, or the fewest layers that stay float, at which so few answers change."""
 
+import json
 from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
@@ -18,6 +19,7 @@ from onnxdfq.images.images import Images
 from onnxdfq.methods.method import FloatModel, Measurement, Note, Run
 from onnxdfq.pipeline.verdict import layer_losses
 from onnxdfq.recipe.budget import Budgets
+from onnxdfq.work.checkpoint import Findings
 from passes.quantize.plan import QuantPlan
 from passes.target.kept_float import KeptFloat
 from passes.target.target import Target
@@ -48,7 +50,7 @@ class Dropping:
     tuning, come later and better it as a rule.
 
     model: folded. original: the float network. images: that decide nothing else. calibration, target: of the widths
-    that hold for all. lost: what was measured so far.
+    that hold for all. lost: what was measured so far, by the choice.
     """
 
     model: FloatModel
@@ -59,7 +61,7 @@ class Dropping:
     calibration: Calibration
     target: Target
     run: Run
-    lost: dict[tuple[object, ...], float] = field(default_factory=dict)
+    lost: Findings = field(default_factory=lambda: Findings(None))
 
     def cheapest(self, start: Choice, fewer: BitChoices | None) -> Choice:
         """The cheapest choice that holds.
@@ -162,16 +164,18 @@ class Dropping:
 
     def _points(self, choice: Choice) -> float:
         """How many of a hundred answers change."""
-        key = (tuple(sorted((name, str(bits)) for name, bits in choice.bits.items())), choice.floats, choice.activation)
-        if key not in self.lost:
-            graph = self.model.graph.clone()
-            WriteForTarget(self._plan(choice), replace(self.target, static_shapes=False))(graph)
-            data = Dataset(images=self.images.pixels, others=self.images.others)
-            agreement = evaluate(self._session(graph), data, against=self.original).agreement
-            if agreement is None:  # of outputs that mix the samples of a batch
-                raise InputError("--budget drop counts classes, and these outputs have none that can be told apart.")
-            self.lost[key] = 100 * (1 - agreement)
-        return self.lost[key]
+        bits = sorted((name, str(bits)) for name, bits in choice.bits.items())
+        key = json.dumps([bits, sorted(choice.floats), choice.activation])
+        return float(self.lost(key, lambda: self._lost(choice)))
+
+    def _lost(self, choice: Choice) -> float:
+        graph = self.model.graph.clone()
+        WriteForTarget(self._plan(choice), replace(self.target, static_shapes=False))(graph)
+        data = Dataset(images=self.images.pixels, others=self.images.others)
+        agreement = evaluate(self._session(graph), data, against=self.original).agreement
+        if agreement is None:  # of outputs that mix the samples of a batch
+            raise InputError("--budget drop counts classes, and these outputs have none that can be told apart.")
+        return 100 * (1 - agreement)
 
     def _session(self, graph: ir.Model) -> Session:
         try:

@@ -5,11 +5,13 @@ from dataclasses import asdict, replace
 from onnxdfq.images.dataset import load_data
 from onnxdfq.images.feeding import Feeding
 from onnxdfq.images.images import Images
+from onnxdfq.images.merging import rows_of, shard_origin
 from onnxdfq.images.samples import Samples
 from onnxdfq.images.shards import Shards, shard_files
 from onnxdfq.images.source import FixedImages, ImageSource
 from onnxdfq.methods.effort import check_images, images_in_memory
-from onnxdfq.methods.method import FloatModel, Measurement, Method, Note, Run
+from onnxdfq.methods.kept_images import shard_facts
+from onnxdfq.methods.method import FloatModel, Measurement, Method, Note, Run, Synthesis
 from onnxdfq.model_file import fillings, given_by_user, main_input
 from onnxdfq.pipeline import held_back
 from onnxdfq.pipeline.request import Request
@@ -26,12 +28,14 @@ def make_images(
     decided by images. And others, that files are judged by.
 
     They are made, or read, here. Of the others there are several sets where the range of an input is not known, and
-    none where there are too few of the user's own to hold any back.
+    none where there are too few of the user's own to hold any back. Of several workers only the first returns.
 
     Raises:
         DataError: The user's own do not fit.
         NoBatchNorm, ShapeError: They cannot be made.
     """
+    if request.calibration is not None or not isinstance(method, Synthesis):
+        run.workers.release()
     if request.calibration is not None:
         check_images(model.graph, run.recipe.images, None)
         images, spared = _own(model, request, run)
@@ -41,6 +45,7 @@ def make_images(
     source = None if own is None else _completed(own, model, run)
     if source is not None:
         images = source.fixed(run.image_count)
+        run.workers.release()
         run.tell(Measurement(values={"images": len(images)}))
         if read_batch_norms(model.graph):
             run.tell(Measurement(values=asdict(evaluate_images(model.graph, images, device=run.device))))
@@ -104,14 +109,15 @@ def completed(images: Images, model: FloatModel, run: Run) -> Images:
     """The images, with what the model's other inputs are fed beside them, which is told."""
     found = fillings(model.graph)
     others = dict(images.others)
+    rows = rows_of(images)  # of a shard: what all are fed is drawn together
     for spec in Feeding(model.graph).others:
         if spec.name in others:
             continue
         if found[spec.name].kind == "image" and spec.image is not None:
             scale = other_range(spec, model.normalization)
-            others[spec.name] = starting_samples(spec, scale, len(images), seed=images.seed)
+            others[spec.name] = starting_samples(spec, scale, rows.stop, seed=images.seed)[rows]
         else:
-            others[spec.name] = found[spec.name].draw(spec, len(images), images.seed)
+            others[spec.name] = found[spec.name].draw(spec, rows.stop, images.seed)[rows]
         text = f"The input {spec.name!r} ({spec.dtype.name.lower()} {spec.text() or 'scalar'}) is fed "
         advice = "" if spec.name in given_by_user(model.graph) else f"; --input {spec.name}=... says otherwise"
         run.tell(Note(text=f"{text}{found[spec.name].sentence}{advice}."))
@@ -124,7 +130,16 @@ def _made(model: FloatModel, method: Method, run: Run) -> ImageSource | None:
     spec = main_input(model.graph)
     sentence = fillings(model.graph)[spec.name].sentence
     run.tell(Note(text=f"The input {spec.name!r} is no picture to search for: it is fed {sentence}."))
-    return FixedImages(lambda count: _drawn(model, count, run.recipe.seed) or held_back.made(model, run))
+
+    def drawn(count: int) -> Images:
+        found = _drawn(model, count, run.recipe.seed) or held_back.made(model, run)
+        if run.shard.is_whole:
+            return found
+        rows = run.shard.part(count, "samples")
+        origin = shard_origin(run.shard, rows.start, rows.stop - rows.start) | shard_facts(method, model, count, run)
+        return replace(found.taken(rows), provenance=found.provenance | origin)
+
+    return FixedImages(drawn)
 
 
 def _drawn(model: FloatModel, count: int, seed: int) -> Images | None:

@@ -5,8 +5,11 @@ targets have in common (equal plans, activations alike) is worked out once.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from onnxdfq.budget import bit_choices
 from onnxdfq.budget.ladder import Choice
@@ -25,11 +28,12 @@ from onnxdfq.recipe.budget import MOST, Budget, Budgets
 from onnxdfq.training.distilling import Distilling
 from onnxdfq.training.outputs import class_scores, distilled_outputs
 from onnxdfq.tuning import Tuning
-from onnxdfq.work.checkpoint import Checkpoint
+from onnxdfq.work.checkpoint import Checkpoint, Findings
 from passes.dfmpc.plan import QuantizedWeight
 from passes.graph.work import work_per_sample
 from passes.quantize.plan import QuantPlan, TensorQuant
 from passes.quantize.points import find_quant_points
+from passes.target.kept_float import NOTHING_KEPT
 from passes.target.target import Target
 
 Found = TypeVar("Found")
@@ -122,17 +126,20 @@ def widths(case: Case, planning: Planning) -> Case:
         calibration=case.calibration,
         target=case.target,
         run=run,
+        lost=Findings(_checkpoint("answers", _decides(case, budgets), case, images, planning)),
     )
     fewer = None
     if budgets.cost is None and case.target.packs_weights and planning.images is not None:
         every = Budget(kind="size", limit=MOST)
-        fewer = bit_choices(**_measured_by(case, planning, planning.images), budget=every)
+        fewer = bit_choices(**_measured_by(case, planning, planning.images, every))
     calibration, target = dropping.applied(dropping.cheapest(Choice(bits=case.calibration.layer_bits), fewer))
     return replace(case, calibration=calibration, target=target)
 
 
-def _measured_by(case: Case, planning: Planning, images: Images) -> dict[str, Any]:
+def _measured_by(case: Case, planning: Planning, images: Images, budget: Budget) -> dict[str, Any]:
     return {
+        "findings": Findings(_checkpoint("sensitivity", _decides(case, budget.kind), case, images, planning)),
+        "budget": budget,
         "model": planning.model.graph,
         "pixels": images.samples,
         "observations": planning.observations,
@@ -147,7 +154,7 @@ def _within_cost(case: Case, planning: Planning) -> Case:
     run, images, cost = planning.run, planning.images, planning.budgets.cost
     if cost is None or images is None:
         return case
-    chosen = bit_choices(**_measured_by(case, planning, images), budget=cost).within(cost.limit)
+    chosen = bit_choices(**_measured_by(case, planning, images, cost)).within(cost.limit)
     values = {"weight_bytes": round(chosen.size), "bit_operations": chosen.bops}
     run.tell(Measurement(values=values, target=case.target.name))
     containers = {bits: case.target.weight_container(bits) for bits in set(chosen.weight_bits.values())}
@@ -172,9 +179,9 @@ def chosen_by_outputs(case: Case, planning: Planning) -> Case:
     if images is None or recipe.clipping != "mse":
         return case
     zero_points = case.calibration.takes_zero_points(case.target)
-    found = planning.once(
-        ("thresholds", zero_points, case.plan.activation_fingerprint),
-        lambda: thresholds_by_outputs(
+
+    def choose() -> dict[str, dict[str, Any]]:
+        chosen = thresholds_by_outputs(
             planning.model.graph,
             case.plan,
             images.samples,
@@ -182,9 +189,20 @@ def chosen_by_outputs(case: Case, planning: Planning) -> Case:
             zero_points=zero_points,
             device=planning.run.device,
             progress=planning.run.progress("choosing thresholds"),
-        ),
+        )
+        return {name: asdict(quant) | {"threshold": float(quant.threshold)} for name, quant in chosen.items()}
+
+    kept = Findings(_checkpoint("thresholds", zero_points, case, images, planning))
+    table = planning.once(
+        ("thresholds", zero_points, case.plan.activation_fingerprint), lambda: kept("thresholds", choose, last=True)
     )
+    found = {name: _quant(**entry) for name, entry in table.items()}
     return _decided(case, planning, found) if found else case
+
+
+def _quant(*, threshold: float, clip: Sequence[int] | None, **rest: Any) -> TensorQuant:
+    """From what JSON says of one whole tensor's quantization."""
+    return TensorQuant(threshold=np.float64(threshold), clip=None if clip is None else (clip[0], clip[1]), **rest)
 
 
 def refined(case: Case, planning: Planning) -> Case:
@@ -261,12 +279,21 @@ def _distilled(case: Case, planning: Planning) -> Case:
     return replace(case, plan=plan)
 
 
+def _decides(case: Case, budget: object) -> tuple[object, ...]:
+    """What plans follow from that are decided to be measured."""
+    kept = case.target.kept_float
+    target = replace(case.target, kept_float=NOTHING_KEPT)
+    return budget, case.calibration, target, sorted(kept.nodes), sorted(kept.values)
+
+
 def _checkpoint(stage: str, how: object, case: Case, images: Images, planning: Planning) -> Checkpoint | None:
     """In the work folder, under a key of all that a stage follows from. how: its settings."""
     run, shards = planning.run, planning.shards
     settings = (case.plan.fingerprint, planning.model.digest, run.recipe.to_toml(), repr(how))
     limits = repr((case.target.pair_limit, case.target.pair_order))
-    data = (images.pixels, *images.others.values()) if shards is None else (shards.digest(),)
+    data: list[str | NDArray[Any]] = [images.pixels, *images.others.values()] if shards is None else [shards.digest()]
+    if images is not planning.images and planning.images is not None:
+        data += [planning.images.pixels, *planning.images.others.values()]
     return run.checkpoint(stage, *settings, limits, *data)
 
 

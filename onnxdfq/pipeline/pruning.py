@@ -62,6 +62,7 @@ def run_pruning(request: PruneRequest) -> Result:
             _, source, judging = make_images(model, method, request, run)
             images = None if source is None else source.fixed(run.image_count)
         else:
+            run.workers.release()
             judging = judging_images(model, None, request, run)
         judged = None if images is None else Judged(images=images, session=session, run=run)
         plan = decided(model.graph, request, judged)
@@ -69,7 +70,7 @@ def run_pruning(request: PruneRequest) -> Result:
         before = model.graph.clone()
         carry_out(model.graph, plan, request, run)
         if images is not None and request.pruning.is_fitted:
-            _fit(model, before, plan, images, run)
+            _fit(model, before, plan, images, request, run)
         if images is not None and "distillation" in request.pruning.repair:
             repair(model, before, images, request, request.pruning.train_steps, run)
         _measure_sizes(request, before, model.graph, run)
@@ -109,9 +110,15 @@ def carry_out(graph: ir.Model, plan: ChannelPlan | ZeroPlan, request: PruneReque
     drop_unused_initializers(graph.graph)
 
 
-def _fit(model: FloatModel, before: ir.Model, plan: ChannelPlan | ZeroPlan, images: Images, run: Run) -> None:
+def _fit(
+    model: FloatModel, before: ir.Model, plan: ChannelPlan | ZeroPlan, images: Images, request: PruneRequest, run: Run
+) -> None:
     from onnxdfq.pruning.least_squares import fit_layers
+    from onnxdfq.training.data import trains
 
+    if "distillation" in request.pruning.repair and len(images) > 1:
+        # what decides which state is kept has to be as new to the first as to the last
+        images = images.taken(trains(len(images)).numpy())
     left = fit_layers(
         model.graph, before, plan, images.samples, device=run.device, progress=run.progress("fitting layers")
     )

@@ -14,7 +14,9 @@ from onnxdfq.recipe.bits import LayerBits
 from onnxdfq.recipe.budget import Budgets
 from onnxdfq.recipe.plan_file import PlanFile
 from onnxdfq.recipe.recipe import Recipe
+from onnxdfq.recipe.shard import WHOLE, Shard
 from onnxdfq.recipe.zoo import Member
+from onnxdfq.workers import ALONE, Workers
 
 if TYPE_CHECKING:
     from passes.target.target import Target
@@ -58,6 +60,8 @@ class Request:
     save_images: Path | None = None
     save_plan: Path | None = None
     work_dir: Path | None = None
+    workers: Workers = ALONE
+    shard: Shard = WHOLE
     device: str = "auto"
     input_shape: Mapping[str, Sequence[int]] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)

@@ -3,12 +3,13 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 
 import onnx_ir as ir
 
 from onnxdfq.images.images import Images
-from onnxdfq.methods.method import FloatModel, Measurement, Method, Run
+from onnxdfq.methods.method import FloatModel, Measurement, Method, Note, Run
 from onnxdfq.model_file.declared import restore_shapes
 from onnxdfq.model_file.saving import stage_model
 from onnxdfq.model_file.writing import Staged
@@ -19,7 +20,8 @@ from onnxdfq.pipeline.handing import stage_handed
 from onnxdfq.pipeline.request import Request
 from onnxdfq.recipe.bits import bits_of_plan
 from onnxdfq.recipe.plan_file import plan_text
-from passes.graph.editing import drop_unused_initializers
+from passes.graph.editing import drop_unused_initializers, node_titles
+from passes.lint.quantized_graph import concats_of_filled
 from passes.quantize.plan import QuantPlan
 from passes.quantize.points import find_quant_points
 from passes.target.target import Target
@@ -44,6 +46,7 @@ def write(
 ) -> ir.Model:
     """The quantized graph for one target, with the provenance of its numbers and the boundary of the file."""
     graph = model.graph.clone()
+    target = _with_batch(graph.graph, target, request, run)
     WriteForTarget(plan, target)(graph)
     graph = with_quantized_bodies(graph, bodies, target, calibration_of(request))
     drop_unused_initializers(graph.graph)
@@ -68,6 +71,23 @@ def write(
         entries["norm"] = str(model.normalization)
     WriteProvenance(entries)(graph)
     return graph
+
+
+def _with_batch(graph: ir.Graph, target: Target, request: Request, run: Run) -> Target:
+    """The target, with every size as a number where its runtime computes wrong with an open batch."""
+    rule = target.operators.get("Concat")
+    if rule is None or not rule.trips_over_filled or target.static_shapes or request.dynamic_batch:
+        return target
+    if not (concats := concats_of_filled(graph)):
+        return target
+    title = node_titles(graph)[concats[0]]
+    run.tell(
+        Note(
+            text=f"The batch is written as 1 for the target {target.name}: {title} joins data with what is filled to "
+            f"the size of the batch, and {target.title} computes wrong where that is open (--dynamic-batch keeps it)."
+        )
+    )
+    return replace(target, static_shapes=True)
 
 
 def stage_images(request: Request, images: Images | None, staged: Staged) -> None:

@@ -108,9 +108,12 @@ class TappedNetwork:
     def batch_sizes(self, count: int, batch_size: int) -> list[int]:
         """Sizes of the batches that hold `count` images. All are full, and there may be more images, where the model
         runs at one batch size only."""
-        if self._feeds.batch is not None:
-            return [self._feeds.batch] * -(-count // self._feeds.batch)
-        return [min(batch_size, count - start) for start in range(0, count, batch_size)]
+        return batch_sizes(count, batch_size, self._feeds.batch)
+
+    @property
+    def has_fixed_batch(self) -> bool:
+        """Whether the model runs at one batch size only."""
+        return self._feeds.batch is not None
 
     @property
     def precision(self) -> str:
@@ -153,6 +156,13 @@ class TappedNetwork:
 
     def _vector(self, array: Float[NDArray[np.floating[Any]], "c"]) -> Float32[Tensor, "c"]:
         return torch.tensor(array, dtype=torch.float32, device=self.device)
+
+
+def batch_sizes(count: int, size: int, fixed: int | None = None) -> list[int]:
+    """Sizes of batches that hold so many images: the last may be smaller, unless the model runs at one size only."""
+    if fixed is not None:
+        return [fixed] * -(-count // fixed)
+    return [min(size, count - start) for start in range(0, count, size)]
 
 
 def as_input(spec: InputSpec, planes: Float32[Tensor, "n c h w"]) -> Float32[Tensor, "n ..."]:

@@ -19,6 +19,16 @@ HELD_BACK = 10  # one sample of so many decides which state is kept, and trains 
 MOST_HELD = 512  # of them: they are looked at twenty times
 
 
+def held_back(count: int) -> Int64[Tensor, "h"]:
+    """Indices of those of `count` samples that decide which state is kept."""
+    return torch.arange(0, count, max(HELD_BACK, -(-count // MOST_HELD)))
+
+
+def trains(count: int) -> Int64[Tensor, "t"]:
+    """Those of the others."""
+    return torch.tensor(sorted(set(range(count)) - set(held_back(count).tolist())), dtype=torch.int64)
+
+
 class TrainingData:
     """Samples on the device, by index. Of those in several files one file is in memory.
 
@@ -46,8 +56,7 @@ class TrainingData:
         self._ends = tuple(accumulate(counts))
         self._part, self._arrays = -1, dict[str, Tensor]()
         self._load(0)
-        self.held = torch.arange(0, len(self), max(HELD_BACK, -(-len(self) // MOST_HELD)))
-        self.trains = torch.tensor(sorted(set(range(len(self))) - set(self.held.tolist())))
+        self.held, self.trains = held_back(len(self)), trains(len(self))
         if not len(self.trains):
             raise DataError("Training needs 2 samples at least, for one of ten decides which state is kept; give more.")
         self.parts = tuple(len(part) for part in self._parted(self.trains))

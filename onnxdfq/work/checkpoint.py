@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor
 from onnxdfq.model_file.writing import atomic_write
 from onnxdfq.signals import kept
 from onnxdfq.work.header import NAME, read_header
+from onnxdfq.workers import ALONE, Workers
 
 EVERY_S = 120.0
 
@@ -75,28 +76,66 @@ class Checkpoint:
 
 
 class Parts:
-    """Parts of a stage that are made one after another, each the same whether those before it were made here or not.
+    """Parts of a stage, each the same whoever makes it, and whether those before it were made here or not.
 
     Args:
-        checkpoint: Where those that are done are kept; None keeps none.
+        checkpoint: Where those that are done are kept; None keeps none. Of several workers only the first's is used.
+        workers: Who make them: each makes every so many-th, and all get all.
+    """
+
+    def __init__(self, checkpoint: Checkpoint | None, workers: Workers = ALONE) -> None:
+        self._checkpoint, self._workers = checkpoint if workers.first else None, workers
+        saved = None if self._checkpoint is None else self._checkpoint.load()
+        self._done = workers.share_tensors({} if saved is None else saved.tensors)
+
+    def made(self, makers: Sequence[Callable[[], Tensor]]) -> Iterator[Tensor]:
+        """The parts in order, as they were kept, or made. Raises WorkerError: another worker failed or hangs."""
+        for start in range(0, len(makers), self._workers.size):
+            numbers = range(start, min(start + self._workers.size, len(makers)))
+            found = self._round(numbers, makers)
+            yield from found
+
+    def _round(self, numbers: range, makers: Sequence[Callable[[], Tensor]]) -> list[Tensor]:
+        """One part for each worker, or fewer at the end."""
+        if all(str(number) in self._done for number in numbers):
+            return [self._done[str(number)] for number in numbers]
+        own = numbers[self._workers.rank] if self._workers.rank < len(numbers) else None
+        made = None if own is None or str(own) in self._done else self._make(makers[own])
+        gathered = self._workers.gather(made)
+        found = []
+        for number, part in zip(numbers, gathered, strict=False):
+            part = self._done.get(str(number), part)
+            assert part is not None  # all workers make the same calls
+            found.append(part)
+        if self._checkpoint is not None:
+            self._done |= {str(number): part for number, part in zip(numbers, found, strict=True)}
+            if self._checkpoint.due:
+                self._checkpoint.save(self._done, {"parts": len(self._done)})
+        return found
+
+    def _make(self, make: Callable[[], Tensor]) -> Tensor:
+        return make().detach().cpu()
+
+
+class Findings:
+    """What a stage finds out one by one, each under a name and such that JSON can say it.
+
+    Args:
+        checkpoint: Where they are kept; None keeps none.
     """
 
     def __init__(self, checkpoint: Checkpoint | None) -> None:
         self._checkpoint = checkpoint
         saved = None if checkpoint is None else checkpoint.load()
-        self._done = {} if saved is None else dict(saved.tensors)
+        self._known: dict[str, Any] = {} if saved is None else dict(saved.facts)
 
-    def __call__(self, number: int, make: Callable[[], Tensor]) -> Tensor:
-        """The part of this number, as it was kept, or made."""
-        name = str(number)
-        if name not in self._done:
-            found = make()
-            if self._checkpoint is None:
-                return found
-            self._done[name] = found.detach().cpu()
-            if self._checkpoint.due:
-                self._checkpoint.save(self._done, {"parts": len(self._done)})
-        return self._done[name]
+    def __call__(self, name: str, find: Callable[[], Any], *, last: bool = False) -> Any:
+        """What was found under this name, or what `find` gives. last: whether nothing else is to be found."""
+        if name not in self._known:
+            self._known[name] = find()
+            if self._checkpoint is not None and (last or self._checkpoint.due):
+                self._checkpoint.save({}, self._known)
+        return self._known[name]
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

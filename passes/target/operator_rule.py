@@ -26,6 +26,8 @@ class OperatorRule:
     checks: further conditions, by their names in `passes/lint/checks.py`.
     carries: the runtime moves a DequantizeLinear before the operator behind it, so that it counts there too.
     pulls: the runtime moves a QuantizeLinear behind the operator before it, so that it counts there too.
+    trips_over_filled: the runtime computes other numbers where an input is filled to the size of an open batch, as the
+        class token of a vision transformer is.
     vanishes: the runtime removes the activation function where the QuantizeLinear behind it saturates likewise;
         `refused` are then the element types of that QuantizeLinear with which it fails to.
     with_add: for MatMul: the operator that it becomes together with an Add of a constant row right behind it.
@@ -53,6 +55,7 @@ class OperatorRule:
     checks: tuple[str, ...] = ()
     carries: bool = False
     pulls: bool = False
+    trips_over_filled: bool = False
     vanishes: bool = False
     with_add: str = ""
     oldest_opset: int = 0

@@ -95,7 +95,7 @@ def accuracies(compressed: Path, name: str, case: Case) -> Iterator[dict[str, An
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as the README shows them: means over the seeds."""
+    """The rows as the docs show them: means over the seeds."""
     lines = ["| model | images | bits | thresholds | float | compressed | drop |", "|---|---|---|---|---|---|---|"]
     runs: dict[str, list[dict[str, Any]]] = {}
     for row in rows:

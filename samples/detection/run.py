@@ -153,7 +153,7 @@ def measure(settings: dict[str, Any], images: Path, coco: COCO, expected: tuple[
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as the README shows them."""
+    """The rows as the docs show them."""
     lines = [
         "| detector | method | bits | thresholds | tuning | mAP float | mAP | drop |",
         "|---|---|---|---|---|---|---|---|",

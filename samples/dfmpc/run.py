@@ -157,7 +157,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
-    """The default and what it is compared with, as the README shows them."""
+    """The default and what it is compared with, as the docs show them."""
     shown = {"direct, per layer": "direct", "paper": "paper's form", "noise probe": "dfmpc", RECONSTRUCTED: "and brecq"}
     lines = [f"| model | bits | float | {' | '.join(shown.values())} | drop |", "|---" * (4 + len(shown)) + "|"]
     found = {(row["model"], row["bits"], row["form"]): row for row in rows if row["low_layers"] == ASSIGNMENTS[0]}

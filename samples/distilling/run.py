@@ -5,6 +5,7 @@ generator; and a pruned one learns to be what it was. Test images are used for e
 """
 
 import argparse
+import json
 import tempfile
 import time
 from pathlib import Path
@@ -98,7 +99,7 @@ def measured(row: str, folder: Path, share: float) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as the README shows them."""
+    """The rows as the docs show them."""
     real = next((row["top1"] for row in rows if row["row"] == "real"), None)
     lines = ["| row | teacher | student | behind the teacher | behind real images |", "|---|---|---|---|---|"]
     for row in rows:
@@ -112,18 +113,20 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """All rows, or those that are named; written after each, so that a broken run leaves what it has."""
+    """All rows, or those that are named, which leaves the others as they are; written after each, so that a broken run
+    leaves what it has."""
     parser = argparse.ArgumentParser()
     parser.add_argument("rows", nargs="*", default=[], help=" ".join(ROWS))
     parser.add_argument("--share", type=float, default=1.0, help="of all steps, to see whether it works")
     given = parser.parse_args()
-    rows: list[dict[str, Any]] = []
+    known = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+    rows = {row["row"]: row for row in known}
     with tempfile.TemporaryDirectory() as folder:
         for row in given.rows or ROWS:
-            rows.append(measured(row, Path(folder), given.share))
+            rows[row] = measured(row, Path(folder), given.share)
             if given.share == 1:
-                write_results(RESULTS, rows, images=IMAGES, synthesis=SYNTHESIS, steps=STEPS)
-    print(table(rows))
+                write_results(RESULTS, list(rows.values()), images=IMAGES, synthesis=SYNTHESIS, steps=STEPS)
+    print(table(list(rows.values())))
 
 
 if __name__ == "__main__":

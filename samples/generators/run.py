@@ -102,7 +102,7 @@ def measure(setting: Setting) -> Iterator[dict[str, Any]]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Drops as the README shows them."""
+    """Drops as the docs show them."""
     lines = ["| method | quantizer | bits | similarity | drop |", "|---|---|---|---|---|"]
     for row in rows:
         alike = "–" if row["similarity_by_label"] is None else f"{row['similarity_by_label']:.2f}"

@@ -28,7 +28,7 @@ def main() -> None:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Drops as the README shows them."""
+    """Drops as the docs show them."""
     lines = ["| tuning | " + " | ".join(BITS) + " |", "|---|" + "---|" * len(BITS)]
     for tuning in TUNINGS:
         drops = {row["bits"]: f"{row['drop_points']:.2f}" for row in rows if row["tuning"] == tuning}

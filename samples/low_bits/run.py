@@ -140,7 +140,7 @@ def measure(name: str, setting: Setting, seed: int, images: Path, seconds: float
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Drops of the studied network as the README shows them: one line per kind of images, effort and scheme."""
+    """Drops of the studied network as the docs show them: one line per kind of images, effort and scheme."""
     lines = ["| images | effort | thresholds | " + " | ".join(BITS) + " |", "|---|---|---|" + "---|" * len(BITS)]
     for images, effort, scheme in (
         *product(["dgh"], ["fast", "standard"], ["power-of-two", "free"]),
@@ -151,13 +151,14 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def others(rows: list[dict[str, Any]]) -> str:
-    """Drops of the other networks at the effort `standard`: means over the seeds."""
-    lines = ["| at `standard` | w8a8 | w4a8 |", "|---|---|---|"]
-    found = [row for row in _rows(rows, effort="standard") if row["model"] != STUDIED]
-    for name, evaluated, count in dict.fromkeys((row["model"], row["evaluated_on"], row["count"]) for row in found):
+def overview(rows: list[dict[str, Any]]) -> str:
+    """What every network loses at the effort `standard`: means over the seeds, those of the most images first."""
+    lines = ["| network | test images | float | drop at w8a8 | drop at w4a8 |", "|---|---|---|---|---|"]
+    found = _rows(rows, effort="standard", scheme="power-of-two")
+    places = dict.fromkeys((row["model"], row["evaluated_on"], row["count"], row["top1_float"]) for row in found)
+    for name, evaluated, count, expected in sorted(places, key=lambda place: -place[2]):
         drops = [_drop(found, name, bits, evaluated_on=evaluated) for bits in ("w8a8", "w4a8")]
-        lines.append(f"| {name} ({count:,} images) | " + " | ".join(drops) + " |")
+        lines.append(f"| {name} | {count:,} | {100 * expected:.2f} % | " + " | ".join(drops) + " |")
     return "\n".join(lines)
 
 
@@ -196,7 +197,7 @@ def main() -> None:
                     seconds[path] = make_images(name, setting, seed, path)
                 rows.extend(measure(name, setting, seed, path, seconds.get(path, 0.0)))
                 write_results(RESULTS, rows)
-    print(table(rows), others(rows), efforts(rows), sep="\n\n")
+    print(table(rows), overview(rows), efforts(rows), sep="\n\n")
 
 
 if __name__ == "__main__":

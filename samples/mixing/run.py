@@ -134,7 +134,7 @@ def measure(target: str, images: Set, path: Path) -> Iterator[dict[str, Any]]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Drops as the README shows them, and how well the zoo knows the images' labels."""
+    """Drops as the docs show them, and how well the zoo knows the images' labels."""
     lines = ["| network | images by | labels that the zoo knows | drop |", "|---|---|---|---|"]
     for row in rows:
         by = "itself" if row["made_by"] == [row["model"]] else row["images"]

@@ -116,7 +116,7 @@ def make_all(folder: Path, kinds: list[str]) -> dict[Path, dict[str, Any]]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as the README shows them."""
+    """The rows as the docs show them."""
     lines = ["| pruned | by | repair | float | pruned | drop |", "|---|---|---|---|---|---|"]
     for row in rows:
         what = next(f"{kind} {row[kind]}" for kind in WHAT if kind in row)

@@ -132,7 +132,7 @@ def rows_of(source: Path, images: Images) -> list[dict[str, Any]]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """As the README has it."""
+    """As the docs have it."""
     head = ["| model | file | exact | default |", "|---|---|---|---|"]
     body = [
         f"| {row['model']} | {row['tool']} | {row['sqnr_exact_kernels']} dB | {row['sqnr_default_kernels']} dB |"

@@ -68,7 +68,7 @@ def row(name: str, method: str, model: ir.Model, images: Images, seconds: float 
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as the README shows them."""
+    """The rows as the docs show them."""
     lines = ["| model | images | made by | distance | confident |", "|---|---|---|---|---|"]
     lines += [
         f"| {row['model']} | {row['images']} | {row['method']} | {row['bn_distance']:.4f} | {row['confident']:.1%} |"

@@ -110,7 +110,7 @@ def rows(names: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 
 def table(found: list[dict[str, Any]]) -> str:
-    """The rows as the README shows them."""
+    """The rows as the docs show them."""
     lines = ["| images | bits | thresholds | float | compressed | drop |", "|---|---|---|---|---|---|"]
     for row in found:
         figures = f"{100 * row['top1_float']:.2f} | {100 * row['top1']:.2f} | {row['drop_points']:.2f}"

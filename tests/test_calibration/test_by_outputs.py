@@ -14,6 +14,7 @@ from onnxdfq.targets import load_target
 from passes.quantize.plan import QuantPlan
 
 from ..graphs import build
+from ..slow import slow
 
 ORT = load_target("ort")
 SAMPLE = Path(__file__).resolve().parents[2] / "samples" / "digits" / "digits.onnx"
@@ -90,7 +91,9 @@ def test_a_grid_begins_where_the_function_behind_it_saturates() -> None:
     assert all(quant.signed for quant in thresholds_by_outputs(leaky, plan, images, zero_points=True).values())
 
 
-@pytest.mark.parametrize("settings, begun", [({}, True), ({"shift_negative": True}, False), ({"target": "qnn"}, False)])
+@pytest.mark.parametrize(
+    "settings, begun", [({}, True), slow(({"shift_negative": True}, False)), slow(({"target": "qnn"}, False))]
+)
 def test_the_pipeline_begins_grids_below_zero_where_the_target_does(
     settings: dict[str, object], begun: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,8 @@ from onnxdfq.engine import cache as module
 from onnxdfq.engine.cache import Cache
 from onnxdfq.errors import OutputError
 
+from ..slow import slow
+
 # In a process of its own: without the reservation the system kills it.
 FULL = """
 import resource, sys
@@ -50,7 +52,7 @@ def test_large_values_lie_in_a_file_that_goes(folder: Path, monkeypatch: pytest.
     assert list(folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("how", ["limit", "full"])
+@pytest.mark.parametrize("how", ["limit", slow("full")])
 def test_a_temporary_folder_without_room(tmp_path: Path, how: str) -> None:
     command = [sys.executable, "-c", FULL, how]
     if how == "full":

@@ -16,6 +16,8 @@ from onnxdfq.cli.main import main
 from onnxdfq.evaluation import saturation
 from onnxdfq.evaluation.evaluation import Session
 
+from ..slow import slow
+
 Level = onnxruntime.GraphOptimizationLevel
 
 
@@ -52,7 +54,7 @@ def images(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("target", ["ort", "compact", "openvino"])
-@pytest.mark.parametrize("scheme", ["power-of-two", "free"])
+@pytest.mark.parametrize("scheme", ["power-of-two", slow("free")])
 def test_optimised_is_unoptimised(case: Path, images: Path, tmp_path: Path, target: str, scheme: str) -> None:
     """Bit for bit, in default sessions; on a processor without VNNI it bites."""
     output = tmp_path / "q.onnx"
@@ -86,7 +88,7 @@ def test_tuned_integers_keep_within(case: Path, images: Path, tmp_path: Path) ->
     )
 
 
-@pytest.mark.parametrize("target", ["generic", "qnn", "tensorrt", "tflite", "vitisai"])
+@pytest.mark.parametrize("target", ["generic", "qnn", slow("tensorrt"), slow("tflite"), slow("vitisai")])
 def test_figures_are_exact_for_targets_that_do_not_ask(case: Path, images: Path, target: str, tmp_path: Path) -> None:
     """These files may saturate ONNX Runtime's default kernels, but not the session that they are measured by."""
     output = tmp_path / "q.onnx"

@@ -41,6 +41,7 @@ def test_two_and_six_bits_without_images(tmp_path: Path) -> None:
     assert result.metrics["top1"] > result.metrics["top1_float"] - 0.1  # type: ignore[operator]
 
 
+@pytest.mark.slow
 def test_the_recalibrated_form_beats_the_papers(tmp_path: Path) -> None:
     common = {"method": "dfmpc", "bits": "w2/6", "evaluate": TEST}
     best = onnxdfq.compress(DIGITS, output=tmp_path / "best.onnx", **common)  # type: ignore[arg-type]
@@ -48,6 +49,7 @@ def test_the_recalibrated_form_beats_the_papers(tmp_path: Path) -> None:
     assert best.metrics["sqnr_db"] > paper.metrics["sqnr_db"]  # type: ignore[operator]
 
 
+@pytest.mark.slow
 def test_with_calibrated_activations(tmp_path: Path) -> None:
     weights_only = onnxdfq.compress(DIGITS, output=tmp_path / "w.onnx", method="dfmpc", bits="w2/6")
     both = onnxdfq.compress(
@@ -120,6 +122,7 @@ def test_folded_models_say_why() -> None:
         onnxdfq.compress(model, method="dfmpc", bits="w2/6")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [slow("w2/6"), "w2/6a8"])
 def test_folded_models_are_quantized_by_images_of_the_users_own(tmp_path: Path, bits: str) -> None:
     images = tmp_path / "images.npz"

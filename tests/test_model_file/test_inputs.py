@@ -19,6 +19,7 @@ from onnxdfq.model_file import (
     parse_input_shapes,
 )
 
+from ..slow import slow
 from .conftest import assert_same_function, build, conv_net, noise, run, saved
 
 
@@ -47,7 +48,7 @@ def test_shapes_that_are_unknown_or_empty(tmp_path: Path, shape: Sequence[Any] |
 @pytest.mark.parametrize(
     "shape", [("batch", 3, "h", "w"), (None, None, None, None), None, (1, 3, -1, 8), (1, 3, "h", 8)]
 )
-@pytest.mark.parametrize("given", ["x=1,3,8,8", "1,3,8,8", "5,3,8,8"])
+@pytest.mark.parametrize("given", ["x=1,3,8,8", slow("1,3,8,8"), slow("5,3,8,8")])
 def test_given_shapes(tmp_path: Path, shape: Sequence[Any] | None, given: str) -> None:
     path = saved(conv_net(shape=shape), tmp_path)
     model = load_model(path, input_shape=parse_input_shapes([given]))

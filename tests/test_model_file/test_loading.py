@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
+import onnxruntime
 import pytest
 from onnx import helper
 
@@ -19,7 +21,7 @@ from onnxdfq.model_file import (
     main_input,
     save_model,
 )
-from onnxdfq.model_file.loading import prepare_model, read_float_model
+from onnxdfq.model_file.loading import prepare_model, read_any_model, read_float_model
 
 from ..slow import all_but
 from .conftest import assert_same_function, build, conv_net, noise, old_net, run, saved, weight
@@ -254,3 +256,33 @@ def test_a_layer_that_computes_on_no_numbers_is_refused(tmp_path: Path) -> None:
     proto = build(nodes, {"none": np.array([0, 1, 1, 1]), "w": weight(4, 3, 3, 3)}, opset=21)
     with pytest.raises(ShapeError, match=r"Conv 'conv' computes on 'tiled', which holds no numbers \(0×3×8×8\)"):
         load_model(saved(proto, tmp_path))
+
+
+OUT_OF_ORDER = """<ir_version: 10, opset_import: ["" : 21]> net (float[N,3] x, bool c) => (float[N,3] y) {
+    y = Add (b, r)
+    r = Relu (x)
+    b = If (c) <then_branch = yes () => (float[N,3] p) { s = Sigmoid (r) p = Neg (s) },
+                else_branch = no () => (float[N,3] q) { q = Identity (r) }>
+}"""
+
+
+def test_nodes_out_of_order_are_put_in_order(tmp_path: Path) -> None:
+    """ONNX Runtime loads them, and quantizers write them (Quark)."""
+    proto = onnx.parser.parse_model(OUT_OF_ORDER)
+    onnx.save(proto, tmp_path / "m.onnx")
+    model = read_any_model(tmp_path / "m.onnx")
+    assert [node.op_type for node in model.graph] == ["Relu", "If", "Add"]
+    onnx.checker.check_model(ir.to_proto(model))
+    x = np.random.default_rng(0).normal(size=(2, 3)).astype(np.float32)
+    for c in (True, False):
+        feeds = {"x": x, "c": np.array(c)}
+        written = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString()).run(None, feeds)[0]
+        np.testing.assert_array_equal(written, onnxruntime.InferenceSession(tmp_path / "m.onnx").run(None, feeds)[0])
+
+
+def test_nodes_that_read_in_a_circle_are_refused(tmp_path: Path) -> None:
+    proto = onnx.parser.parse_model(OUT_OF_ORDER)
+    proto.graph.node[1].input[0] = "y"
+    onnx.save(proto, tmp_path / "m.onnx")
+    with pytest.raises(ModelFileError, match="must be topologically sorted"):
+        read_any_model(tmp_path / "m.onnx")

@@ -186,7 +186,7 @@ def test_initializers_of_old_files_need_not_be_inputs(tmp_path: Path) -> None:
 def test_every_truncation_is_refused(tmp_path: Path) -> None:
     data = saved(conv_net(), tmp_path).read_bytes()
     path = tmp_path / "cut.onnx"
-    for size in range(1, len(data), 7):
+    for size in range(1, len(data), 17):
         path.write_bytes(data[:size])
         with pytest.raises(ModelFileError):
             load_model(path)
@@ -319,7 +319,7 @@ def test_every_refusal_is_one_of_ours(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     path = tmp_path / "flipped.onnx"
     refused = 0
-    for _ in range(60):
+    for _ in range(30):
         flipped = bytearray(data)
         for at in random.integers(0, len(data), 3):
             flipped[at] ^= 1 << int(random.integers(0, 8))

@@ -141,7 +141,7 @@ def calls_of(work: Callable[[Any], Any], given: Any) -> int:
 
 FLOAT = [step for step in STEPS if step not in ("quantized", "integers")]
 PAIRS = [*product(FLOAT, WORK), *product(("quantized", "integers"), ("lint", "engine", "taps"))]
-QUICK = [*product(("sum", "layers", "normalized"), WORK), *product(FLOAT, ("canonical",)), ("quantized", "lint")]
+QUICK = [*product(("layers",), WORK), *product(("sum", "normalized"), ("canonical", "written")), ("quantized", "lint")]
 
 
 @pytest.mark.parametrize(("step", "work"), all_but(PAIRS, QUICK))
@@ -156,7 +156,9 @@ def test_work_grows_as_the_chain_does(step: str, work: str) -> None:
 STRAIGHT = ("clip", "identity", "product", "reshaped", "moved", "relu", "integers")
 
 
-@pytest.mark.parametrize(("step", "work"), [pair for pair in PAIRS if pair[0] in STRAIGHT])
+@pytest.mark.parametrize(
+    ("step", "work"), all_but([pair for pair in PAIRS if pair[0] in STRAIGHT], [*product(("relu",), WORK)])
+)
 def test_nothing_recurses_along_a_chain(step: str, work: str) -> None:
     prepare, run = WORK[work]
     model, limit = chain(step, 300), sys.getrecursionlimit()

@@ -26,7 +26,7 @@ SIZES = {"channel_shuffle_dynamic_shape": {"x": (1, 3, 16, 16)}}
 KEPT_FLOAT = {"lstm_head_after_cnn": {"LSTM"}, "wrong_input_shape_advice": {"LSTM"}}
 
 
-@pytest.fixture(params=all_but(CASES, CASES[::4]))
+@pytest.fixture(params=all_but(CASES, CASES[::8]))
 def case(request: pytest.FixtureRequest, shared_cases: Path) -> Path:
     """One of the files."""
     return shared_cases / f"{request.param}.onnx"

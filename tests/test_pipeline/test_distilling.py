@@ -42,6 +42,7 @@ def test_the_curve_is_in_the_result(tmp_path: Path) -> None:
     assert result.metrics["blocks_tuned"] > 0
 
 
+@pytest.mark.slow
 def test_the_same_call_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = compressed(tmp_path).path
     assert wanted is not None

@@ -15,6 +15,7 @@ from onnxdfq.images.dataset import Dataset
 from onnxdfq.recipe.plan_file import read_plan
 from onnxdfq.report.linting import lint
 
+from ..slow import slow
 from .conftest import Level, compressed, run
 
 
@@ -263,7 +264,7 @@ DENSE_WEIGHTS = {
 }
 
 
-@pytest.mark.parametrize("bits", ["w8a8", "w4a8"])
+@pytest.mark.parametrize("bits", ["w8a8", slow("w4a8")])
 def test_a_normalization_that_nothing_takes_in_is_an_integer_convolution(tmp_path: Path, bits: str) -> None:
     path = write(tmp_path / "m.onnx", DENSE, DENSE_WEIGHTS, outputs={"y": ["N", 8, 8, 8]})
     plan = tmp_path / "plan.toml"
@@ -282,6 +283,7 @@ def test_a_normalization_stays_where_the_runtime_computes_it_along(tmp_path: Pat
         assert [node.op_type for node in result.model.graph].count("BatchNormalization") == stays
 
 
+@pytest.mark.slow
 def test_nothing_is_quantized_within_a_function_in_float(tmp_path: Path) -> None:
     """ConvMixer's unit: the runtime computes Gelu and BatchNormalization in float, one behind the other."""
     parameters = ["gamma", "beta", "mean", "var"]

@@ -11,6 +11,7 @@ from onnxdfq.model_file import read_model
 from onnxdfq.report.linting import lint
 from passes.graph.operators import LINEAR
 
+from ..slow import all_but, slow
 from .ort_graph import RUNS_AS, load, verdicts
 
 pytestmark = pytest.mark.skipif(RUNS_AS != "x86_64", reason="the rules were tried on x86-64")
@@ -37,7 +38,7 @@ def test_onnxruntime_does_what_lint_says(shared_data: Path, tmp_path: Path, netw
     assert set(layers) == {"integer"}, "what this project writes runs on integers"
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", all_but(NETWORKS, ["resnet8_cifar10", "vit_cifar10"]))
 def test_a_float_network_is_float(shared_data: Path, network: str) -> None:
     found = lint(shared_data / "models" / f"{network}.onnx", target="ort")
     assert found.count["integer"] == found.count["refused"] == 0
@@ -46,7 +47,7 @@ def test_a_float_network_is_float(shared_data: Path, network: str) -> None:
 
 
 @pytest.mark.parametrize(("network", "bits"), PAIRS)
-@pytest.mark.parametrize("target", ["ort", "openvino"])
+@pytest.mark.parametrize("target", [slow("ort"), "openvino"])
 def test_openvino_does_what_lint_says(shared_data: Path, tmp_path: Path, network: str, bits: str, target: str) -> None:
     pytest.importorskip("openvino", reason="openvino is not installed: pip install openvino")
     from . import openvino_graph

@@ -8,6 +8,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
+import onnxdfq
 from onnxdfq.targets import load_target
 from passes.graph.operators import ACTIVATIONS, ELEMENTWISE
 from passes.lint.lint import Finding, lint
@@ -136,3 +137,56 @@ def is_wrong(model: onnx.ModelProto, folder: Path) -> bool:
     compiled = openvino.Core().compile_model(folder / "model.onnx", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     fast = list(compiled(list(feeds.values())).values())
     return any(np.abs(a - b).max() > 0.05 * np.abs(a).max() for a, b in zip(plain, fast, strict=True))
+
+
+def class_token(folder: Path) -> Path:
+    """Patches of a Conv behind a token that is there once for every image of a batch of any size."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 17]>
+        patches (float[N,3,6,6] image) => (float[N,17,8] tokens)
+        <int64[3] rows = {0, 8, -1}, int64[1] zero = {0}, int64[2] rest = {1, 8}>
+        {
+            conv = Conv (image, weight, bias)
+            flat = Reshape (conv, rows)
+            patch = Transpose <perm = [0, 2, 1]> (flat)
+            shape = Shape (image)
+            batch = Gather (shape, zero)
+            size = Concat <axis = 0> (batch, rest)
+            token = Expand (start, size)
+            tokens = Concat <axis = 1> (token, patch)
+        }"""
+    )
+    random = np.random.default_rng(0)
+    for name, shape in {"weight": (8, 3, 3, 3), "bias": (8,), "start": (1, 1, 8)}.items():
+        values = random.normal(size=shape).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    path = folder / "patches.onnx"
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize("dynamic_batch", [False, True])
+def test_a_class_token_of_an_open_batch_is_refused_and_written_with_a_fixed_one(
+    tmp_path: Path, dynamic_batch: bool
+) -> None:
+    written = tmp_path / "q.onnx"
+    result = onnxdfq.compress(
+        class_token(tmp_path),
+        output=written,
+        method="noise",
+        images=8,
+        normalize="none",
+        tuning="none",
+        target="openvino",
+        dynamic_batch=dynamic_batch,
+    )
+    refused = [finding.reason for finding in onnxdfq.lint(written).findings if finding.verdict == "refused"]
+    images = np.random.default_rng(1).integers(0, 256, (16, 6, 6, 3), np.uint8)
+    (difference,) = onnxdfq.compare_runtimes(written, images, runtime="openvino")
+    if dynamic_batch:
+        assert refused == ["token is filled to a size that is left open, and OpenVINO, CPU then computes wrong"]
+        assert difference.steps > 1
+    else:
+        assert not refused
+        assert difference.steps <= 1
+        assert any("batch is written as 1" in note for note in result.notes)

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 import onnxdfq
 
-from ..slow import all_but
+from ..slow import all_but, slow
 from .conftest import compressed
 
 
@@ -235,8 +235,8 @@ NORMALIZED_FIRST = {"densenet": 3, "preactivation": 3}  # normalizations before 
 @pytest.mark.parametrize(
     ("name", "dynamo"),
     [
-        *all_but(((name, False) for name in NETWORKS), [("efficientnet", False), ("taps", False)]),
-        *all_but([("mobilenetv3", True), ("detector", True), ("vit", True)], [("vit", True)]),
+        *all_but(((name, False) for name in NETWORKS), [("taps", False)]),
+        *all_but([("mobilenetv3", True), ("detector", True), ("vit", True)], []),
     ],
 )
 def test_every_conv_and_gemm_becomes_integer(
@@ -254,7 +254,13 @@ def test_every_conv_and_gemm_becomes_integer(
 @pytest.mark.parametrize("name", all_but(["efficientnet", "mobilenetv3", "detector", "taps", "unet"], ["taps"]))
 @pytest.mark.parametrize(
     "settings",
-    [{"bits": "w4a4"}, {"bits": "w8a16"}, {"bits": "w8a32"}, {"scheme": "free"}, {"shift_negative": True}],
+    [
+        {"bits": "w4a4"},
+        slow({"bits": "w8a16"}),
+        slow({"bits": "w8a32"}),
+        {"scheme": "free"},
+        slow({"shift_negative": True}),
+    ],
     ids=lambda settings: "-".join(map(str, settings.values())),
 )
 def test_other_settings(

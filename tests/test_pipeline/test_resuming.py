@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 import onnxdfq
+from onnxdfq.budget import choice
 from onnxdfq.methods import DeadLeaves, Dgh, Genie, Mixmix, ZeroQ
 from onnxdfq.methods.dgh.search import _Search
 from onnxdfq.methods.method import Method
+from onnxdfq.pipeline import dropping, planning
 from onnxdfq.tuning import tuning
 from onnxdfq.tuning.reconstruction import Reconstruction
 from onnxdfq.tuning.tuning import Tuning
@@ -73,7 +75,7 @@ def test_images_go_on_where_they_were_broken_off(
     method: Method, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kind: Any = _Search if isinstance(method, Dgh) else Parts
-    name = "visit" if isinstance(method, Dgh) else "__call__"
+    name = "visit" if isinstance(method, Dgh) else "_make"
     own, last = getattr(kind, name), 8 if isinstance(method, Dgh) else 2
 
     def synthesized(work: Path | None) -> tuple[bytes, int]:
@@ -119,7 +121,29 @@ def test_images_serve_runs_of_other_bits(tmp_path: Path) -> None:
     assert first.images.provenance == second.images.provenance and second.images.method == "dgh"
     anew = compressed(tmp_path, method=method, work_dir=work, seed=1)
     assert any("keeps images of another model, recipe or version" in note for note in anew.notes)
-    assert len(kept_in(work)) == 2
+    assert [one.stage for one in kept_in(work)].count("images") == 2
+
+
+@pytest.mark.parametrize("budget", ["size=40kB", slow("drop=20"), slow("size=40kB,drop=20")])
+def test_what_was_measured_is_not_measured_again(budget: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work, measured = tmp_path / "work", list[str]()
+
+    def counts(place: Any, name: str) -> None:
+        own = getattr(place, name)
+        monkeypatch.setattr(place, name, lambda *given, **named: (measured.append(name), own(*given, **named))[1])
+
+    counts(planning, "thresholds_by_outputs")
+    counts(choice, "measure_sensitivity")
+    counts(dropping, "evaluate")
+    images = np.random.default_rng(0).standard_normal((64, 1, 8, 8)).astype(np.float32)
+    settings: dict[str, Any] = {"calibration": images, "tuning": "none", "budget": budget, "target": "compact"}
+    whole = bytes_of(compressed(tmp_path, **settings))
+    found, kept = set(measured), bytes_of(compressed(tmp_path, **settings, work_dir=work))
+    measured.clear()
+    again = bytes_of(compressed(tmp_path, **settings, work_dir=work))
+    assert whole == kept == again and found and not measured
+    compressed(tmp_path, **settings | {"calibration": images[::-1].copy()}, work_dir=work)
+    assert set(measured) == found, "other inputs are measured anew"
 
 
 @pytest.mark.parametrize("scheme", ["power-of-two", slow("free")])

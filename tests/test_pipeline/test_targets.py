@@ -23,7 +23,7 @@ from onnxdfq.pipeline.result import Result
 from onnxdfq.targets import load_target, target_names
 from passes.quantize.grid import is_power_of_two
 
-from ..slow import all_but
+from ..slow import all_but, slow
 from .conftest import Level, asks_for_exact_kernels, run
 
 INTEGER = [name for name in target_names() if load_target(name).format != "float"]
@@ -106,7 +106,7 @@ def test_each_file_is_valid_and_runs_as_it_computes(name: str, result: Result) -
     check_file(name, result)
 
 
-@pytest.mark.parametrize("bits", ["w8a8", "w4a8"])
+@pytest.mark.parametrize("bits", [slow("w8a8"), "w4a8"])
 @pytest.mark.parametrize(
     "case",
     all_but(
@@ -219,7 +219,7 @@ def test_int32_biases_are_exact_products(tmp_path: Path) -> None:
         np.testing.assert_array_equal(bias, source * weight)
 
 
-@pytest.mark.parametrize("bits", ["w4a8", "w2a4", "w3a32"])
+@pytest.mark.parametrize("bits", ["w4a8", slow("w2a4"), slow("w3a32")])
 def test_the_smallest_file_computes_what_the_default_one_does(bits: str, tmp_path: Path) -> None:
     result = compress(tmp_path, ["ort", "compact"], bits=bits)
     ort, compact = result.targets["ort"], result.targets["compact"]

@@ -160,7 +160,7 @@ def test_a_refused_file_meets_nothing() -> None:
 @pytest.mark.parametrize(
     "target",
     [
-        name if name in ("tflite", "vitisai") else pytest.param(name, marks=pytest.mark.slow)
+        name if name == "vitisai" else pytest.param(name, marks=pytest.mark.slow)
         for name in target_names()
         if name != "images"  # which no runtime is behind
     ],

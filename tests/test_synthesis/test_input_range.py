@@ -75,8 +75,8 @@ def test_an_input_that_is_no_image_has_a_range_too(nets: SimpleNamespace) -> Non
     ("name", "mean", "std"),
     [
         ("resnet20_cifar10", (-0.06, 0.0, 0.0), 1.05),
-        ("resnet8_cifar10", (123.0, 120.0, 110.0), 63.0),
-        ("mobilenetv1_vww", (0.46, 0.44, 0.40), 0.26),
+        slow(("resnet8_cifar10", (123.0, 120.0, 110.0), 63.0)),
+        slow(("mobilenetv1_vww", (0.46, 0.44, 0.40), 0.26)),
         slow(("fastestdet_coco", (0.41, 0.44, 0.465), 0.28)),  # BGR: blue, the darkest, comes first
     ],
 )

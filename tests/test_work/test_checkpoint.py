@@ -2,6 +2,7 @@
 
 import errno
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -62,12 +63,11 @@ def test_parts_that_are_kept_are_not_made_again(tmp_path: Path) -> None:
         made.append(number)
         return torch.full((2,), float(number))
 
-    first = parts()
-    for number in range(3):
-        assert torch.equal(first(number, lambda number=number: make(number)), torch.full((2,), float(number)))  # type: ignore[misc]
-    again = parts()
-    for number in range(5):
-        assert torch.equal(again(number, lambda number=number: make(number)), torch.full((2,), float(number)))  # type: ignore[misc]
+    def found(several: Parts, count: int) -> list[float]:
+        return [float(part.sum()) for part in several.made([partial(make, number) for number in range(count)])]
+
+    assert found(parts(), 3) == [0.0, 2.0, 4.0]
+    assert found(parts(), 5) == [0.0, 2.0, 4.0, 6.0, 8.0]
     assert made == [0, 1, 2, 3, 4]
 
 
@@ -75,5 +75,5 @@ def test_parts_without_a_folder_are_made_each_time() -> None:
     made: list[int] = []
     parts = Parts(None)
     for _ in range(2):
-        parts(0, lambda: torch.tensor(made.append(0) or 1))  # type: ignore[func-returns-value]
+        list(parts.made([lambda: torch.tensor(made.append(0) or 1)]))  # type: ignore[func-returns-value]
     assert len(made) == 2

@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -14,18 +13,19 @@ from torch.nn import functional
 
 from onnxdfq.generators.zoo import Found, Zoo
 from onnxdfq.images.images import Images
+from onnxdfq.methods.batches import Batch, batches, made, origin
 from onnxdfq.methods.method import Making
 from onnxdfq.methods.mixmix.deep_inversion import DeepInversion
 from onnxdfq.methods.mixmix.losses import Balance, label_loss, prior_loss, statistics_loss
 from onnxdfq.model_file import InputSpec
 from onnxdfq.progress import Steps
-from onnxdfq.synthesis.hyperparameters import batch_generators, delivered, describe
+from onnxdfq.synthesis.hyperparameters import delivered, describe
 from onnxdfq.synthesis.input_range import BRIGHTEST, DARKEST, PIXEL_MEAN, PIXEL_STD, InputRange
 from onnxdfq.synthesis.mixing import draw_box, mixed
+from onnxdfq.synthesis.network import batch_sizes
 from onnxdfq.synthesis.priors import canvas_extra
 from onnxdfq.synthesis.start import LEAST_SIDE, starting_images
 from onnxdfq.synthesis.view import View
-from onnxdfq.work.checkpoint import Parts
 
 WARM_UP = 0.05  # of a stage: 100 of DeepInversion's 2000 steps
 BETAS = 0.5, 0.9
@@ -45,23 +45,19 @@ def synthesize(
         scale: Of that input.
         making: How many; from its seed labels, models, boxes and starts are drawn.
     """
-    count, seed = making.count, making.seed
-    sizes = [min(method.batch_size, count - start) for start in range(0, count, method.batch_size)]
-    parts, tell = Parts(making.checkpoint), Steps(making.progress, method.steps * len(sizes))
+    several = batches(making, batch_sizes(making.count, method.batch_size))
+    drawn, labels = {}, {}  # by number; of all batches, also of those that another makes
+    for batch in several:
+        drawn[batch.number] = sorted(torch.randperm(len(zoo), generator=batch.random)[: zoo.held].tolist())
+        labels[batch.number] = _labels(batch.size, found[0].classes, batch.random)
 
-    def run(drawn: list[int], asked: Tensor, start: Tensor, generator: torch.Generator) -> Tensor:
-        return _Batch(method, zoo.views(drawn), spec, scale, asked, generator).run(start, tell)
+    def make(batch: Batch, tell: Steps) -> Tensor:
+        shape = (batch.size, *spec.planes)
+        start = starting_images(spec, shape, seed=making.seed, first=batch.first, generator=batch.random)
+        views, asked = zoo.views(drawn[batch.number]), labels[batch.number]
+        return _Search(method, views, spec, scale, asked, batch.random).run(start, tell)
 
-    batches, labels, first = [], [], 0
-    for number, (size, generator) in enumerate(zip(sizes, batch_generators(seed, len(sizes)), strict=True)):
-        drawn = sorted(torch.randperm(len(zoo), generator=generator)[: zoo.held].tolist())
-        asked = _labels(size, found[0].classes, generator)
-        start = starting_images(spec, (size, *spec.planes), seed=seed, first=first, generator=generator)
-        batches.append(parts(number, partial(run, drawn, asked, start, generator)))
-        tell.reach((number + 1) * method.steps)
-        labels.append(asked)
-        first += size
-    standardised = torch.cat(batches)
+    standardised = made(making, several, spec.planes, make, method.steps)
     pictures = None
     if spec.image is not None:
         # what is delivered is what a file of bytes holds, so that every model sees the same
@@ -71,10 +67,10 @@ def synthesize(
     return Images(
         pixels=delivered(spec, scale.to_model(standardised).numpy()),
         pictures=None if pictures is None else np.ascontiguousarray(pictures.permute(0, 2, 3, 1).numpy()),
-        labels=torch.cat(labels).numpy(),
+        labels=torch.cat(list(labels.values())).numpy(),
         method=method.name,
-        seed=seed,
-        provenance=describe(method, None, scale) | {"zoo": members},
+        seed=making.seed,
+        provenance=describe(method, None, scale) | {"zoo": members} | origin(making, several),
     )
 
 
@@ -110,7 +106,7 @@ class _Losses:
     slope: Tensor
 
 
-class _Batch:
+class _Search:
     """The search of one batch: all its models look at all its images, in two stages."""
 
     def __init__(

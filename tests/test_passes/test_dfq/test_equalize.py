@@ -8,6 +8,8 @@ from passes.canonical.canonicalize import Canonicalize
 from passes.canonical.fold_batch_norm import FoldBatchNorm
 from passes.dfq.equalize import EqualizeChannels, equalizing_scales
 
+from ...slow import slow
+
 RNG = np.random.default_rng(5)
 
 
@@ -171,7 +173,7 @@ def test_dead_channels_stay(build, assert_same):
     assert_same(model, equalize(model), rtol=2e-5)
 
 
-@pytest.mark.parametrize("name", ["mobilenetv1_vww", "resnet8_cifar10"])
+@pytest.mark.parametrize("name", [slow("mobilenetv1_vww"), "resnet8_cifar10"])
 def test_real_networks(shared_data, assert_same, name):
     model = load_model(shared_data / "models" / f"{name}.onnx")
     Canonicalize()(model)

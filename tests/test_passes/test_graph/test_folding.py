@@ -10,6 +10,8 @@ from torch import nn
 from passes.graph.batch_norm import read_batch_norms
 from passes.graph.folding import absence_in_words, folded_batch_norms, rewritten_batch_norms
 
+from ...slow import slow
+
 RNG = np.random.default_rng(1)
 
 
@@ -110,7 +112,7 @@ def test_biases_everywhere_are_no_trace(build):
 
 
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.Identity], ids=["folded", "never had one"])
-@pytest.mark.parametrize("dynamo", [False, True])
+@pytest.mark.parametrize("dynamo", [False, slow(True)])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_files_of_torchs_own_exporters(tmp_path, norm, dynamo):
     arguments = [4] if norm is nn.BatchNorm2d else []

@@ -23,6 +23,7 @@ def test_folding_keeps_what_is_known(shared_data, name):
         np.testing.assert_allclose(after[value].std, before[value].std, rtol=1e-3, atol=1e-9, err_msg=value)
 
 
+@pytest.mark.slow
 def test_real_network_on_real_images(shared_data, run_on):
     """Every activation of a trained ResNet-20 behaves as told, up to the images that happen to be looked at."""
     model = load_model(shared_data / "models/resnet20_cifar10jpeg.onnx")

@@ -9,6 +9,7 @@ import pytest
 from passes.canonical.canonicalize import Canonicalize
 from passes.canonical.fold_batch_norm import FoldBatchNorm, unfolded_batch_norms
 
+from ....slow import slow
 from .conftest import rand, statistics, unshifting
 
 BACKWARD = [
@@ -293,11 +294,11 @@ def test_4_other_arithmetic_stays(build, expression, constant):
     [
         ("resnet8_cifar10", 0),
         ("resnet20_cifar10", 0),
-        ("resnet20_cifar10jpeg", 0),
-        ("resnet56_cifar10", 0),
-        ("resnet56_cifar10jpeg", 0),
+        slow(("resnet20_cifar10jpeg", 0)),
+        slow(("resnet56_cifar10", 0)),
+        slow(("resnet56_cifar10jpeg", 0)),
         ("mobilenetv1_vww", 0),
-        ("fastestdet_coco", 0),
+        slow(("fastestdet_coco", 0)),
         ("convmixer_cifar10", 16),  # between Gelu and a sum; only the last one reaches a layer behind it
     ],
 )

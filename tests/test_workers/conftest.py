@@ -1,0 +1,50 @@
+"""Processes that do one run together, forked so that none has to load torch."""
+
+import os
+import pickle
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from onnxdfq.workers import Workers, joined
+
+Together = Callable[..., list[Any]]
+
+
+@pytest.fixture
+def together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Together:
+    """together(size, work, timeout=30): by rank, what `work(workers)` came to, or the error that it raised; None for
+    one that was released."""
+
+    monkeypatch.setattr("onnxdfq.workers.joining.LINGER_S", 0.5)
+
+    def run(size: int, work: Callable[[Workers], Any], timeout: int = 30) -> list[Any]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        common = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        children = []
+        for rank in range(size):
+            environment = {**common, "RANK": str(rank), "ONNXDFQ_TIMEOUT": str(timeout)}
+            if (child := os.fork()) == 0:
+                _child(environment, work, tmp_path / f"rank{rank}")
+            children.append(child)
+        for child in children:
+            os.waitpid(child, 0)
+        return [pickle.loads((tmp_path / f"rank{rank}").read_bytes()) for rank in range(size)]
+
+    return run
+
+
+def _child(environment: Mapping[str, str], work: Callable[[Workers], Any], place: Path) -> None:
+    result: Any = None
+    try:
+        with joined(environment) as workers:
+            result = work(workers)
+    except BaseException as error:
+        result = error
+    place.write_bytes(pickle.dumps(result))
+    os._exit(0)
