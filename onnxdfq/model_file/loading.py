@@ -22,7 +22,7 @@ from onnxdfq.model_file.declared import declare_shapes, fix_declared_sizes, runs
 from onnxdfq.model_file.filling import set_fillings
 from onnxdfq.model_file.free_batch import free_batch
 from onnxdfq.model_file.ordering import sort_nodes
-from onnxdfq.model_file.saving import is_large
+from onnxdfq.model_file.saving import is_large, runs_lean
 from onnxdfq.model_file.sizes import fix_input_shapes, forget_placeholders
 from onnxdfq.model_file.sparse import write_out_sparse
 from onnxdfq.model_file.through_proto import CARRIED_INLINE, infer_shapes
@@ -123,7 +123,7 @@ def read_any_model(path: Path) -> ir.Model:
         UnsupportedOperator: It holds an operator that ONNX itself lacks.
     """
     model = _parsed(read_proto(path), path)
-    _load_external_data(model, keep_large=is_large(model))
+    _load_external_data(model, keep_large=runs_lean(model))
     return model
 
 

@@ -27,7 +27,7 @@ def runs_lean(model: ir.Model) -> bool:
 def save_model(model: ir.Model, path: Path, *, force: bool = False, inner_shapes: bool = True) -> None:
     """Writes the model with inferred shapes, after onnx.checker (full check) and strict shape inference pass.
 
-    Weights beyond 2 GB go to `<name>.data` beside it.
+    Weights that are beyond 2 GB, or would be in float32, go to `<name>.data` beside it.
 
     Args:
         model: Gains the inferred shapes and stays the same otherwise.
@@ -60,7 +60,7 @@ def stage_model(
         try:
             if inferred:
                 infer_shapes(model, strict=True)
-            if is_large(model):
+            if runs_lean(model):
                 with staged.file(path.with_name(path.name + ".data")) as data:
                     ir.save(model, temporary, external_data=data.name)
                     onnx.checker.check_model(temporary, full_check=True)

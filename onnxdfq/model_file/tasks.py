@@ -22,7 +22,7 @@ from onnxdfq.model_file.runtime import op_libraries
 from onnxdfq.model_file.saving import runs_lean
 from onnxdfq.model_file.stages import CONVERTING, READING, RUNNING
 from onnxdfq.model_file.through_proto import infer_shapes
-from onnxdfq.model_file.untrusted import files_of, model_hash
+from onnxdfq.model_file.untrusted import bytes_of, model_hash
 from onnxdfq.sandbox import Limits, Stage, serve
 
 TIMES_ITS_SIZE = 6  # of memory that a large model gets: protobufs, sessions and weights in several forms
@@ -130,11 +130,6 @@ def limits_for(path: Path, model: ir.Model | None = None) -> Limits:
     with suppress(OSError, ValueError):  # reading it will say why
         size = path.stat().st_size
     return _limits(size, size // BYTES_OF_NODE)
-
-
-def bytes_of(path: Path) -> int:
-    """Of the file and its external data. Raises ModelFileError as `read_proto` does."""
-    return sum(file.stat().st_size for file in files_of(path))
 
 
 def _limits(size: int, nodes: int) -> Limits:

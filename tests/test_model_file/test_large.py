@@ -14,8 +14,9 @@ from onnxdfq.model_file import handover, loading, save_model, saving, through_pr
 from onnxdfq.model_file.loading import read_any_model
 from onnxdfq.model_file.reference import with_outputs
 from onnxdfq.model_file.runtime import reads_beside, session_options
-from onnxdfq.model_file.tasks import bytes_of, limits_for, make_room
+from onnxdfq.model_file.tasks import limits_for, make_room
 from onnxdfq.model_file.uncached import UncachedTensor
+from onnxdfq.model_file.untrusted import bytes_of
 from onnxdfq.sandbox import Limits
 
 from .conftest import build, conv_net, noise, run, save_external, weight
