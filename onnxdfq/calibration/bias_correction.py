@@ -8,7 +8,7 @@ import onnx_ir as ir
 from jaxtyping import Float32, Float64
 from numpy.typing import NDArray
 
-from passes.graph.editing import constant_value
+from passes.graph.editing import constant_value, is_constant
 from passes.graph.operators import LAYERS
 from passes.quantize.grid import covering_power_of_two
 from passes.quantize.plan import TensorQuant
@@ -22,12 +22,12 @@ GREATEST_BIAS = 2.0**30
 
 def has_bias_to_set(node: ir.Node) -> bool:
     """Whether `node` is a layer whose bias, present or not, is ours to write."""
-    if node.op_type not in LAYERS or constant_value(node.inputs[1]) is None:
+    if node.op_type not in LAYERS or not is_constant(node.inputs[1]):
         return False
     transposed, beta = node.attributes.get_int("transA", 0), node.attributes.get_float("beta", 1.0)
     if transposed or beta == 0.0:
         return False
-    return len(node.inputs) < 3 or node.inputs[2] is None or constant_value(node.inputs[2]) is not None
+    return len(node.inputs) < 3 or node.inputs[2] is None or is_constant(node.inputs[2])
 
 
 def corrected_bias(

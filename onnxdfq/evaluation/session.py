@@ -13,11 +13,13 @@ from onnxdfq.errors import DataError, ModelFileError
 from onnxdfq.evaluation.saturation import EXACT
 from onnxdfq.images.feeding import Feeding
 from onnxdfq.images.samples import Samples, SamplesLike
-from onnxdfq.model_file import Opened, is_large, read_model
+from onnxdfq.model_file import Opened, read_model
 from onnxdfq.model_file.reference import as_types
-from onnxdfq.model_file.runtime import reason_of, session_options
+from onnxdfq.model_file.runtime import lean_options, reads_beside, reason_of, session_options
+from onnxdfq.model_file.saving import runs_lean
 from onnxdfq.model_file.through_proto import infer_shapes
 from passes.graph.compared import FLOATS, answer_output, compared_values, is_float
+from passes.graph.editing import is_op
 from passes.write.provenance import read_provenance
 
 BATCH_SIZE = 64
@@ -26,10 +28,11 @@ BATCH_SIZE = 64
 class Session:
     """A model in ONNX Runtime, fed with batches of samples; inputs that these lack get what suits them.
 
-    Integer kernels compute exactly, on every processor.
+    Integer kernels compute exactly, on every processor. A network that hardly fits into memory is loaded anew for each
+    run, and leaves it then; nothing of it is fused.
 
     Args:
-        path: Of the model, for error messages and for weights of more than 2 GB.
+        path: Of the model, for error messages and for weights that lie beside it.
         model: A version of it, which runs in its place.
         original: The file as it was opened. Its `model` only tells what goes in and comes out: what runs is the file
             itself, wherever it runs.
@@ -41,7 +44,8 @@ class Session:
         main, others: The inputs.
         fused: What came of `fuse`.
         exact: False where ONNX Runtime cannot compute exactly (int8 QLinear operators, whose own kernels are exact, in
-            one file with others).
+            one file with others), or has nothing to (integers in blocks, which its option for that makes invalid).
+        lean: Whether it hardly fits into memory.
         answer: Name of the output that tells classes apart: integers (N, ...) or scores (N, K); None where none does.
         classes: How many the model tells apart, None where it is no classifier.
 
@@ -58,7 +62,7 @@ class Session:
         called: Path | None = None,
         fuse: bool = True,
     ) -> None:
-        self.path = called or path
+        self.path, self._file = called or path, path
         if original is not None:
             model = original.model
         given, model = model, self._read(path) if model is None else model
@@ -87,26 +91,29 @@ class Session:
         ]
         inner = [value for value in values if value not in model.graph.outputs]
         if self._original is not None:
-            source = self._original.file
+            self._source = self._original.file
         else:
             if inner:
                 given = model = model.clone()
                 names = {value.name: value for node in model.graph for value in node.outputs}
                 model.graph.outputs.extend(names[value.name] for value in inner)
-            source = path if given is None or is_large(given) else ir.to_proto(given).SerializeToString()
+            self._source = path if given is None else ir.to_proto(given).SerializeToString()
+        self.lean = runs_lean(model)
         self.fused = fuse and not any(value.dtype == ir.DataType.INT2 for value in model.graph.initializers.values())
-        self.exact = True
+        self.exact = not any(_is_int8_in_blocks(node) for node in model.graph)
         try:
             try:
-                self._session = self._open(source)
+                session = self._open()
             except Exception as error:  # onnxruntime's own exceptions share no base class but this
                 if "QLinear" not in str(error):
                     raise
                 self.exact = False
-                self._session = self._open(source)
+                session = self._open()
         except Exception as error:
             reason = reason_of(error).replace(str(path), str(self.path))
             raise ModelFileError(f"ONNX Runtime refuses {self.path}: {reason}") from error
+        self._present = {value.name for value in session.get_outputs()}
+        self._session = None if self.lean else session
 
     def _read(self, path: Path) -> ir.Model:
         try:
@@ -114,13 +121,15 @@ class Session:
         except ModelFileError as error:
             raise ModelFileError(str(error).replace(str(path), str(self.path))) from error
 
-    def _open(self, source: Path | bytes) -> ort.InferenceSession:
-        options = session_options()
+    def _open(self) -> ort.InferenceSession:
+        options = lean_options() if self.lean else session_options()
         if self.exact:
             options.add_session_config_entry(*EXACT)
-        if not self.fused:
+        if not self.fused and not self.lean:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        if isinstance(self._source, bytes):
+            reads_beside(options, self._file)
+        return ort.InferenceSession(self._source, options, providers=["CPUExecutionProvider"])
 
     def batch_size(self, samples: SamplesLike) -> int:
         """The model's fixed batch, or a good one for these samples."""
@@ -155,7 +164,7 @@ class Session:
 
     def answer_like(self, other: str | None) -> str | None:
         """The output of this name, or its own `answer` where it has none of that name: another network has others."""
-        return other if other in {value.name for value in self._session.get_outputs()} else self.answer
+        return other if other in self._present else self.answer
 
     def _run(self, samples: SamplesLike, names: list[str]) -> list[Shaped[NDArray[Any], "..."]]:
         given, batch = Samples.of(samples), self._feeding.batch
@@ -165,7 +174,7 @@ class Session:
             rows = np.minimum(np.arange(count + short), count - 1)
             given = Samples(main=given.main[rows], others={name: array[rows] for name, array in given.others.items()})
         try:
-            results = self._session.run(names, self._fed(given))
+            results = (self._session or self._open()).run(names, self._fed(given))
         except Exception as error:  # as above
             raise DataError(f"{self.path} does not run on these samples: {reason_of(error)}") from error
         arrays = [np.asarray(result) for result in results]
@@ -177,3 +186,13 @@ class Session:
     def _fed(self, samples: Samples) -> dict[str, NDArray[np.generic]]:
         arrays = self._feeding.arrays(samples)
         return arrays if self._original is None else as_types(arrays, self._original.reference.types)
+
+
+def _is_int8_in_blocks(node: ir.Node) -> bool:
+    """What ONNX Runtime's option for exact kernels makes unsigned, with a zero point that it then refuses itself."""
+    return (
+        is_op(node, "DequantizeLinear")
+        and node.attributes.get_int("block_size", 0) > 0
+        and node.inputs[0] is not None
+        and node.inputs[0].dtype == ir.DataType.INT8
+    )

@@ -6,6 +6,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxdfq.model_file.through_proto import CARRIED_INLINE
+from onnxdfq.model_file.uncached import UncachedTensor
 
 _GRAPH, _WEIGHTS = "model.onnx", "onnxdfq.weights"
 _ALIGNMENT = 64
@@ -56,5 +57,5 @@ def take_over(folder: Path, source: Path) -> ir.Model:
             tensor.base_dir = folder
             (value.const_value,) = ir.external_data.convert_tensors_from_external([tensor])
         else:
-            tensor.base_dir = source.parent.resolve()
+            value.const_value = UncachedTensor.of(tensor, source.parent.resolve())
     return model

@@ -22,11 +22,12 @@ from onnxdfq.model_file.declared import declare_shapes, fix_declared_sizes, runs
 from onnxdfq.model_file.filling import set_fillings
 from onnxdfq.model_file.free_batch import free_batch
 from onnxdfq.model_file.ordering import sort_nodes
-from onnxdfq.model_file.saving import is_large
+from onnxdfq.model_file.saving import is_large, runs_lean
 from onnxdfq.model_file.sizes import fix_input_shapes, forget_placeholders
 from onnxdfq.model_file.sparse import write_out_sparse
 from onnxdfq.model_file.through_proto import CARRIED_INLINE, infer_shapes
 from onnxdfq.model_file.to_float32 import to_float32
+from onnxdfq.model_file.uncached import UncachedTensor
 from onnxdfq.model_file.untrusted import load_inner_data, read_proto, refuse_ill_formed
 from passes.graph.editing import name_of
 
@@ -122,7 +123,7 @@ def read_any_model(path: Path) -> ir.Model:
         UnsupportedOperator: It holds an operator that ONNX itself lacks.
     """
     model = _parsed(read_proto(path), path)
-    _load_external_data(model, keep_large=is_large(model))
+    _load_external_data(model, keep_large=runs_lean(model))
     return model
 
 
@@ -196,8 +197,11 @@ def _load_external_data(model: ir.Model, *, keep_large: bool) -> None:
     for graph in model.graphs():
         for value in graph.initializers.values():
             tensor = value.const_value
-            kept = keep_large and graph is model.graph
-            if isinstance(tensor, ir.ExternalTensor) and not (kept and tensor.nbytes > CARRIED_INLINE):
+            if not isinstance(tensor, ir.ExternalTensor):
+                continue
+            if keep_large and graph is model.graph and tensor.nbytes > CARRIED_INLINE:
+                value.const_value = UncachedTensor.of(tensor, tensor.base_dir)
+            else:
                 value.const_value = ir.external_data.convert_tensors_from_external([tensor])[0]
 
 

@@ -12,8 +12,8 @@ import onnx_ir as ir
 from onnxdfq.errors import ModelFileError
 from onnxdfq.model_file.inputs import batch_of, inputs
 from onnxdfq.model_file.loading import REPAIRED
-from onnxdfq.model_file.runtime import reason_of, session_options
-from onnxdfq.model_file.saving import is_large
+from onnxdfq.model_file.runtime import lean_options, reason_of, session_options
+from onnxdfq.model_file.saving import is_large, runs_lean
 from onnxdfq.model_file.trial import TRACED_AT, Feeds, Outputs, joined_feeds, random_feeds, stacked, try_out
 from onnxdfq.model_file.untrusted import read_proto
 from passes.graph.compared import compared_values, is_float
@@ -55,7 +55,7 @@ def run_file(path: Path, model: ir.Model) -> Reference:
     """
     reason, declared = "", batch_of(model)
     try:
-        session = _open(path)
+        session = _open(path, lean=runs_lean(model))
         types = {value.name: _element_type(value.type) for value in session.get_inputs()}
     except Exception as error:  # onnxruntime's own exceptions share no base class but this
         reason, session, types = reason_of(error), None, {}
@@ -88,35 +88,34 @@ def inner_values(model: ir.Model) -> list[str]:
 
 
 def with_outputs(path: Path, names: Sequence[str]) -> bytes | None:
-    """The file with more values of its graph as outputs; None where it has no such values, or is of 2 GB and more."""
+    """The file with more values of its graph as outputs; None where it has no such values.
+
+    External data stays where it lies: see `reads_beside`.
+    """
     proto = read_proto(path)
     if not set(names) <= {output for node in proto.graph.node for output in node.output}:
         return None
-    onnx.external_data_helper.load_external_data_for_model(proto, str(path.parent.resolve()))
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    try:
-        found: bytes = proto.SerializeToString()
-    except ValueError:  # beyond 2 GB
-        return None
+    found: bytes = proto.SerializeToString()
     return found
 
 
-def load_file(path: Path) -> None:
-    """Raises ModelFileError: ONNX Runtime does not load the file, with its fusions or without."""
+def load_file(path: Path, *, lean: bool = False) -> None:
+    """Raises ModelFileError: ONNX Runtime does not load the file, with its fusions or without. lean: without alone."""
     try:
-        _open(path)
+        _open(path, lean=lean)
     except Exception as error:  # as above
         try:
-            _open(path, fused=False)
+            _open(path, fused=False, lean=lean)
         except Exception:  # as above
             raise ModelFileError(f"ONNX Runtime refuses {path}: {reason_of(error)}") from error
 
 
-def _open(path: Path, *, fused: bool = True) -> Any:
+def _open(path: Path, *, fused: bool = True, lean: bool = False) -> Any:
     import onnxruntime
 
-    options = session_options()
-    if not fused:
+    options = lean_options() if lean else session_options()
+    if not fused and not lean:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 

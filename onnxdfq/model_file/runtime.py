@@ -58,6 +58,28 @@ def session_options() -> Any:
     return options
 
 
+def lean_options() -> Any:
+    """`session_options` for a network that hardly fits into memory: its weights are mapped from the file, and neither
+    fused, packed nor dequantized ahead; each node runs as late as it can.
+
+    Raises:
+        InputError: As `session_options` does.
+    """
+    import onnxruntime
+
+    options = session_options()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
+    options.enable_cpu_mem_arena = False
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    return options
+
+
+def reads_beside(options: Any, path: Path) -> None:
+    """A model that is given as bytes then has its external data in the folder of the file `path`."""
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent.resolve()))
+
+
 def named_libraries() -> tuple[str, ...]:
     """Paths of the libraries that the user named."""
     return _LIBRARIES.get()

@@ -6,7 +6,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxdfq.errors import OutputError
-from onnxdfq.model_file.through_proto import infer_shapes, weight_bytes
+from onnxdfq.model_file.through_proto import float_bytes, infer_shapes, weight_bytes
 from onnxdfq.model_file.unshaped import all_shaped
 from onnxdfq.model_file.writing import Staged, staging
 
@@ -19,10 +19,15 @@ def is_large(model: ir.Model) -> bool:
     return weight_bytes(model) > INLINE_LIMIT
 
 
+def runs_lean(model: ir.Model) -> bool:
+    """Whether ONNX Runtime is to hold no second copy of its weights (`lean_options`), nor two such networks at once."""
+    return float_bytes(model) > INLINE_LIMIT
+
+
 def save_model(model: ir.Model, path: Path, *, force: bool = False, inner_shapes: bool = True) -> None:
     """Writes the model with inferred shapes, after onnx.checker (full check) and strict shape inference pass.
 
-    Weights beyond 2 GB go to `<name>.data` beside it.
+    Weights that are beyond 2 GB, or would be in float32, go to `<name>.data` beside it.
 
     Args:
         model: Gains the inferred shapes and stays the same otherwise.
@@ -55,12 +60,12 @@ def stage_model(
         try:
             if inferred:
                 infer_shapes(model, strict=True)
-            if is_large(model):
+            if runs_lean(model):
                 with staged.file(path.with_name(path.name + ".data")) as data:
                     ir.save(model, temporary, external_data=data.name)
                     onnx.checker.check_model(temporary, full_check=True)
                 return
-            proto = ir.to_proto(model)
+            proto = ir.to_proto(_in_memory(model))
             with all_shaped(proto):
                 onnx.checker.check_model(proto, full_check=True)
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -68,6 +73,18 @@ def stage_model(
         if not inner_shapes:
             del proto.graph.value_info[:]
         temporary.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def _in_memory(model: ir.Model) -> ir.Model:
+    """The model with the external data that it has left: what is written refers to no file of the source."""
+    found = {name: value.const_value for name, value in model.graph.initializers.items()}
+    external = {name: tensor for name, tensor in found.items() if isinstance(tensor, ir.ExternalTensor)}
+    if not external:
+        return model
+    copy = model.clone()
+    for name, tensor in external.items():
+        (copy.graph.initializers[name].const_value,) = ir.external_data.convert_tensors_from_external([tensor])
+    return copy
 
 
 def _invalid(path: Path, error: Exception) -> OutputError:

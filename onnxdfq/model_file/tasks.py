@@ -19,9 +19,10 @@ from onnxdfq.model_file.handover import hand_over
 from onnxdfq.model_file.loading import inline_functions, prepare_model, read_any_model, read_float_model
 from onnxdfq.model_file.reference import MADE, inner_values, load_file, run_file, with_outputs
 from onnxdfq.model_file.runtime import op_libraries
+from onnxdfq.model_file.saving import runs_lean
 from onnxdfq.model_file.stages import CONVERTING, READING, RUNNING
 from onnxdfq.model_file.through_proto import infer_shapes
-from onnxdfq.model_file.untrusted import files_of, model_hash
+from onnxdfq.model_file.untrusted import bytes_of, model_hash
 from onnxdfq.sandbox import Limits, Stage, serve
 
 TIMES_ITS_SIZE = 6  # of memory that a large model gets: protobufs, sessions and weights in several forms
@@ -68,7 +69,7 @@ def open_float(
         input_shape, data, fed: As for `load_model`.
     """
     stage(READING)
-    limits_for(path).apply()
+    make_room(path)
     model = read_float_model(path, input_shape=input_shape, data=data, fed=fed)
     limits_for(path, model).apply()
     stage(RUNNING)
@@ -97,7 +98,7 @@ def read_any(stage: Stage, path: Path, *, folder: str, inferred: bool, run: bool
         run: Whether ONNX Runtime has to load it.
     """
     stage(READING)
-    limits_for(path).apply()
+    make_room(path)
     model = read_any_model(path)
     limits_for(path, model).apply()
     if inferred:
@@ -105,9 +106,15 @@ def read_any(stage: Stage, path: Path, *, folder: str, inferred: bool, run: bool
         infer_shapes(model, strict=False)
     if run:
         stage(RUNNING)
-        load_file(path)
+        load_file(path, lean=runs_lean(model))
     hand_over(model, Path(folder))
     return {}
+
+
+def make_room(path: Path) -> None:
+    """Limits for reading a file: by its own size first, then by that of its weights, which only it can tell."""
+    limits_for(path).apply()
+    _limits(bytes_of(path), path.stat().st_size // BYTES_OF_NODE).apply()
 
 
 def limits_for(path: Path, model: ir.Model | None = None) -> Limits:
@@ -117,14 +124,16 @@ def limits_for(path: Path, model: ir.Model | None = None) -> Limits:
         path: Of the file.
         model: What was read of it; None before that, when it has as many nodes as may fit into it.
     """
-    least, size, nodes = Limits(), 0, 0
-    if model is None:
-        with suppress(OSError, ValueError):  # reading it will say why
-            size = path.stat().st_size
-            nodes = size // BYTES_OF_NODE
-    else:
-        size = sum(file.stat().st_size for file in files_of(path))
-        nodes = sum(1 for _ in model.graph.all_nodes())
+    if model is not None:
+        return _limits(bytes_of(path), sum(1 for _ in model.graph.all_nodes()))
+    size = 0
+    with suppress(OSError, ValueError):  # reading it will say why
+        size = path.stat().st_size
+    return _limits(size, size // BYTES_OF_NODE)
+
+
+def _limits(size: int, nodes: int) -> Limits:
+    least = Limits()
     return replace(
         least,
         memory=max(least.memory, TIMES_ITS_SIZE * size),

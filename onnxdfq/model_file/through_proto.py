@@ -21,6 +21,16 @@ def weight_bytes(model: ir.Model) -> int:
     )
 
 
+def float_bytes(model: ir.Model) -> int:
+    """Bytes of all initializers as float32, which ONNX Runtime may make of integers too; none is loaded."""
+    return sum(
+        4 * int(value.const_value.size)
+        for graph in model.graphs()
+        for value in graph.initializers.values()
+        if value.const_value is not None
+    )
+
+
 def through_proto(
     model: ir.Model, change: Callable[[onnx.ModelProto], onnx.ModelProto], *, with_weights: bool = False
 ) -> ir.Model:

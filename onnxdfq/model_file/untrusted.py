@@ -73,6 +73,11 @@ def files_of(path: Path) -> list[Path]:
     return [path, *sorted({external_file(path, tensor) for tensor in _external_tensors(proto)})]
 
 
+def bytes_of(path: Path) -> int:
+    """Of the file and its external data. Raises ModelFileError as `read_proto` does."""
+    return sum(file.stat().st_size for file in files_of(path))
+
+
 def external_file(path: Path, tensor: onnx.TensorProto) -> Path:
     """The file that holds the external data of `tensor`.
 

@@ -12,6 +12,7 @@ from onnxdfq.errors import InputError
 from onnxdfq.limits import IMAGES
 from onnxdfq.methods.effort import images_in_memory, limit_of, visits_within
 from onnxdfq.methods.method import FloatModel, Measurement, Method, Note, Run
+from onnxdfq.model_file.untrusted import bytes_of
 from onnxdfq.pipeline.compression import fitted, recorded, settled_method
 from onnxdfq.pipeline.request import Request
 from onnxdfq.pipeline.result import Result
@@ -83,7 +84,7 @@ def run_distillation(request: DistillRequest) -> Result:
         written = student.trained(_origin(model, student, method, images, teaching, run))
         with staging(force=request.force) as staged:
             stage_model(written, request.output, staged, inferred=False)
-            sizes = {"bytes_float": request.source.stat().st_size, "bytes": staged.where(request.output).stat().st_size}
+            sizes = {"bytes_float": bytes_of(request.source), "bytes": bytes_of(staged.where(request.output))}
             run.tell(Measurement(values=sizes))
             _compare(request, staged, session, images, judging, run)
     return Result(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from onnxdfq.methods.method import FloatModel, Measurement, Method, Note, Run
+from onnxdfq.model_file.untrusted import bytes_of
 from onnxdfq.pipeline.compression import fitted, recorded, settled_method
 from onnxdfq.pipeline.distillation import repair
 from onnxdfq.pipeline.pruning_plan import Judged, check_plan, decided, some, tell_of_plan
@@ -77,7 +78,7 @@ def run_pruning(request: PruneRequest) -> Result:
         _write_origin(model, method, images, request, run)
         with staging(force=request.force) as staged:
             stage_model(model.graph, request.output, staged)
-            run.tell(Measurement(values={"bytes": staged.where(request.output).stat().st_size}))
+            run.tell(Measurement(values={"bytes": bytes_of(staged.where(request.output))}))
             _compare(request, staged, session, model.graph, images, judging, run)
     return Result(
         model=model.graph,
@@ -134,7 +135,7 @@ def _measure_sizes(request: PruneRequest, before: ir.Model, after: ir.Model, run
     zeros = sum(int((weight == 0).sum()) for _, weight in prunable_layers(after))
     weights = [sum(weight.size for _, weight in prunable_layers(graph)) for graph in (before, after)]
     values = {
-        "bytes_float": request.source.stat().st_size,
+        "bytes_float": bytes_of(request.source),
         "weights_float": weights[0],
         "weights": weights[1] - zeros,
         "macs_float": work_per_sample(before.graph).macs,

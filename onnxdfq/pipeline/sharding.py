@@ -35,6 +35,7 @@ def run_synthesis_in_files(request: Request, folder: Path, count: int) -> Result
     images = 0
     for part, file in enumerate(files):
         recipe = replace(request.recipe, seed=request.recipe.seed + part)
-        result = run_synthesis(replace(request, save_images=file, recipe=recipe))
+        # without its images, which are on the disk: those of the next file are made while this lives
+        result = replace(run_synthesis(replace(request, save_images=file, recipe=recipe)), images=None)
         images += result.metrics.get("images", 0)
-    return replace(result, path=folder, images=None, metrics={**result.metrics, "images": images})
+    return replace(result, path=folder, metrics={**result.metrics, "images": images})

@@ -8,6 +8,7 @@ from onnxdfq.images.images import Images
 from onnxdfq.images.samples import Samples
 from onnxdfq.methods.method import FloatModel, Measurement, Note, Run
 from onnxdfq.model_file import batch_of
+from onnxdfq.model_file.saving import runs_lean
 from onnxdfq.pipeline.request import Request
 from onnxdfq.pipeline.result import Metrics
 from onnxdfq.progress import Steps
@@ -51,7 +52,7 @@ def judge(
         run.tell(Measurement(values={"verdict": word}, target=name))
         if word != "poor" or images is None:
             continue
-        worst = worst_layers(model, plans[name], output.target, images, run)
+        worst = [] if runs_lean(model.graph) else worst_layers(model, plans[name], output.target, images, run)
         layers = f" The worst layers: {', '.join(worst)}." if worst else ""
         which = f"The file for {name}" if len(request.outputs) > 1 else "The file"
         what = advice(run.recipe, own_images=run.own_images)

@@ -23,6 +23,7 @@ from onnxdfq.methods.method import FloatModel, Measurement, Note, Run
 from onnxdfq.model_file import batch_of
 from onnxdfq.model_file.declared import restore_shapes
 from onnxdfq.model_file.saving import is_large, stage_model
+from onnxdfq.model_file.untrusted import bytes_of
 from onnxdfq.model_file.writing import staging
 from onnxdfq.pipeline.comparing import compare
 from onnxdfq.pipeline.images import judging_images, make_images
@@ -84,9 +85,9 @@ def with_block_weights(
             assert output.path is not None
             made = written[output.target.name]
             stage_model(made, output.path, staged, inner_shapes=output.target.inner_shapes)
-            size = staged.where(output.path).stat().st_size
+            size = bytes_of(staged.where(output.path))
             run.tell(Measurement(values={"bytes": size}, target=output.target.name))
-        run.tell(Measurement(values={"bytes_float": request.source.stat().st_size}))
+        run.tell(Measurement(values={"bytes_float": bytes_of(request.source)}))
         compare(request, staged, original, images, judging, run)
     run.tell(Note(text=EXACT_NOTE))
     return written, images, {target.name: lint(written[target.name], target) for target in request.targets}

@@ -12,6 +12,7 @@ from onnxdfq.images.images import Images
 from onnxdfq.methods.method import FloatModel, Measurement, Method, Note, Run
 from onnxdfq.model_file.declared import restore_shapes
 from onnxdfq.model_file.saving import stage_model
+from onnxdfq.model_file.untrusted import bytes_of
 from onnxdfq.model_file.writing import Staged
 from onnxdfq.pipeline.bodies import ObservedBody, with_quantized_bodies
 from onnxdfq.pipeline.checks import calibration_of
@@ -112,7 +113,7 @@ def stage_all(
         OutputError: a file cannot be written, or one would hold NaN.
     """
     stage_images(request, images, staged)
-    run.tell(Measurement(values={"bytes_float": request.source.stat().st_size}))
+    run.tell(Measurement(values={"bytes_float": bytes_of(request.source)}))
     for output in request.outputs:
         name = output.target.name
         if request.save_plan is not None:
@@ -133,7 +134,7 @@ def stage_all(
         if output in request.handed and images is not None:
             stage_handed(output, model, images, staged, run)
         stage_model(written[name], output.path, staged, inner_shapes=output.target.inner_shapes)
-        run.tell(Measurement(values={"bytes": staged.where(output.path).stat().st_size}, target=name))
+        run.tell(Measurement(values={"bytes": bytes_of(staged.where(output.path))}, target=name))
 
 
 def _containers(plan: QuantPlan, target: Target) -> dict[str, str]:

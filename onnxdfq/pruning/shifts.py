@@ -12,7 +12,15 @@ from torch import Tensor
 
 from passes.graph.affine import batch_norm_affine, constant_bias, output_channels, rounded_to, write_layer
 from passes.graph.channel_paths import layer_weight
-from passes.graph.editing import FreshNames, constant_value, is_op, name_of, set_constant_input, sole_consumer
+from passes.graph.editing import (
+    FreshNames,
+    constant_value,
+    is_constant,
+    is_op,
+    name_of,
+    set_constant_input,
+    sole_consumer,
+)
 from passes.graph.operators import LAYERS, LINEAR
 from passes.prune.plan import ChannelPlan, ZeroPlan
 
@@ -81,7 +89,7 @@ def restore_statistics(node: ir.Node, original: ir.Node, plan: ChannelPlan | Zer
     kept = plan.values.get(name_of(node.outputs[0])) if isinstance(plan, ChannelPlan) else None
     for slot in (3, 4):
         old = constant_value(before.inputs[slot])
-        if old is not None and constant_value(norm.inputs[slot]) is not None:
+        if old is not None and is_constant(norm.inputs[slot]):
             part = old if kept is None else old[kept.channels]
             set_constant_input(norm, slot, part, FreshNames(node.graph), f"{norm.name}.statistics")
 

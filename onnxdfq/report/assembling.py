@@ -16,6 +16,7 @@ from onnxdfq.evaluation import Session, evaluate
 from onnxdfq.images.dataset import Dataset
 from onnxdfq.images.images import Images
 from onnxdfq.images.samples import Samples
+from onnxdfq.model_file.untrusted import bytes_of
 from onnxdfq.pipeline.checks import found_device
 from onnxdfq.pipeline.request import Request
 from onnxdfq.pipeline.result import Metrics, Result, TargetResult
@@ -142,7 +143,7 @@ def _file(name: str, target: TargetResult, source: Path, result: Result, diagnos
         path=str(target.path),
         bits=provenance.get("bits", ""),
         bytes=metrics.get("bytes", 0),
-        bytes_float=source.stat().st_size,
+        bytes_float=bytes_of(source),
         verdict=str(metrics.get("verdict", "")),
         sqnr_db=found if isinstance(found, float) else None,
         agreement=agreement if isinstance(agreement, float) else None,
@@ -173,8 +174,8 @@ def report_of_diagnosis(found: Diagnosed, command: str, *, device: str) -> RunRe
         target=diagnosis.target,
         path=diagnosis.file,
         bits=_bits(diagnosis),
-        bytes=Path(diagnosis.file).stat().st_size,
-        bytes_float=Path(diagnosis.against).stat().st_size if diagnosis.against else None,
+        bytes=bytes_of(Path(diagnosis.file)),
+        bytes_float=bytes_of(Path(diagnosis.against)) if diagnosis.against else None,
         verdict=verdict(diagnosis.sqnr_db),
         sqnr_db=diagnosis.sqnr_db,
         agreement=_agreement(diagnosis, samples),

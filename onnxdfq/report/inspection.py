@@ -9,6 +9,7 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxdfq.model_file import blaming, inputs, load_model, read_model
+from onnxdfq.model_file.untrusted import bytes_of
 from onnxdfq.report.quantization import quantization
 from passes.canonical.canonicalize import Canonicalize
 from passes.dfmpc.layer_pairs import find_layer_pairs
@@ -74,7 +75,7 @@ def _inspected(path: Path, model: ir.Model, supported: Collection[str]) -> Inspe
     )
     return Inspection(
         file=str(path),
-        bytes=path.stat().st_size,
+        bytes=bytes_of(path),
         opset=model.opset_imports.get("", 0),
         producer=model.producer_name or "",
         inputs={spec.name: _type(spec.dtype, spec.shape) for spec in inputs(model)},

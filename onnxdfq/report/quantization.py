@@ -8,7 +8,7 @@ import onnx_ir as ir
 from jaxtyping import Shaped
 from numpy.typing import NDArray
 
-from passes.graph.editing import constant_value, rank
+from passes.graph.editing import constant_value, is_constant, rank
 from passes.quantize.grid import is_power_of_two
 from passes.write.provenance import read_provenance
 
@@ -76,7 +76,7 @@ def quantization(model: ir.Model) -> dict[str, int | bool | str | list[int] | li
 def _tensors(node: ir.Node) -> Iterator[tuple[str, _Tensor | None]]:
     """What `node` shows to be quantized, with the form of quantization; no tensor where it only shows the form."""
     if node.op_type == "QuantizeLinear":
-        yield QDQ, _of_pair(node, node.outputs[0], weight=constant_value(node.inputs[0]) is not None)
+        yield QDQ, _of_pair(node, node.outputs[0], weight=is_constant(node.inputs[0]))
     elif node.op_type == "DequantizeLinear":
         # one behind a QuantizeLinear is told there; a vector is a bias
         stands = constant_value(node.inputs[0])

@@ -5,7 +5,15 @@ import logging
 import numpy as np
 import onnx_ir as ir
 
-from passes.graph.editing import FreshNames, as_float64, constant_value, is_op, replace_with, set_constant_input
+from passes.graph.editing import (
+    FreshNames,
+    as_float64,
+    constant_value,
+    is_constant,
+    is_op,
+    replace_with,
+    set_constant_input,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +26,7 @@ def plain_arithmetic(graph: ir.Graph) -> int:
 
 def _make_plain(node: ir.Node, names: FreshNames) -> bool:
     data, constant = node.inputs[0], constant_value(node.inputs[1])
-    if constant is None or constant.dtype.kind != "f" or constant_value(data) is not None:
+    if constant is None or constant.dtype.kind != "f" or is_constant(data):
         return False
     with np.errstate(divide="ignore", over="ignore"):
         other = (-constant if is_op(node, "Sub") else 1 / as_float64(constant)).astype(constant.dtype)

@@ -4,7 +4,7 @@ import logging
 
 import onnx_ir as ir
 
-from passes.graph.editing import FreshNames, constant_value, is_op
+from passes.graph.editing import FreshNames, constant_value, is_constant, is_op
 
 logger = logging.getLogger(__name__)
 
@@ -16,7 +16,7 @@ def inline_branches(graph: ir.Graph) -> int:
     """
     count = 0
     while True:
-        node = next((node for node in graph if is_op(node, "If") and constant_value(node.inputs[0]) is not None), None)
+        node = next((node for node in graph if is_op(node, "If") and is_constant(node.inputs[0])), None)
         if node is None:
             return count
         _inline(graph, node)

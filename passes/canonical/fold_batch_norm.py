@@ -19,9 +19,11 @@ from passes.graph.affine import (
 from passes.graph.editing import (
     FreshNames,
     as_float64,
+    changed,
     constant_value,
     discard,
     drop_unused_initializers,
+    is_constant,
     is_op,
     name_of,
     rank,
@@ -97,7 +99,7 @@ def _why_not(node: ir.Node) -> str | None:
     title = f"BatchNormalization '{node.name}' stays"
     if node.attributes.get_int("training_mode", 0):
         return f"{title}: it normalizes by the batch (training_mode=1); export the model in evaluation mode."
-    if any(constant_value(value) is None for value in node.inputs[1:5]):
+    if any(not is_constant(value) for value in node.inputs[1:5]):
         return f"{title}: its parameters are computed by the graph."
     affine = batch_norm_affine(node)
     if affine is None:
@@ -127,8 +129,9 @@ def _fold_backward(node: ir.Node, names: FreshNames) -> bool:
     bias = constant_bias(layer, affine.scale.size)
     assert bias is not None
     layer = _with_bias_slot(layer, names)
-    scaled = scale_outputs(layer, as_float64(weight), affine.scale)
-    write_layer(layer, names, weight=scaled, bias=bias * affine.scale + affine.shift)
+    scale = affine.scale
+    scaled = changed(layer.inputs[1], lambda array: scale_outputs(layer, as_float64(array), scale))
+    write_layer(layer, names, weight=scaled, bias=bias * scale + affine.shift)
     substitute(node.outputs[0], layer.outputs[0])
     discard(node)
     logger.debug("%s %s folds into %s %s before it", node.op_type, node.name, layer.op_type, layer.name)
@@ -189,14 +192,13 @@ def _fold_forward(node: ir.Node, names: FreshNames) -> bool:
     assert layer is not None
     weight = constant_value(layer.inputs[1])
     assert weight is not None
-    scaled, added = absorb_inputs(layer, as_float64(weight), affine)
+    added = absorb_inputs(layer, as_float64(weight), affine)[1]
     bias = constant_bias(layer, added.size)
     assert bias is not None
     if added.any():
         layer = _with_bias_slot(layer, names)
-        write_layer(layer, names, weight=scaled, bias=bias + added)
-    else:
-        write_layer(layer, names, weight=scaled)
+    scaled = changed(layer.inputs[1], lambda array: absorb_inputs(layer, as_float64(array), affine)[0])
+    write_layer(layer, names, weight=scaled, bias=bias + added if added.any() else None)
     node.outputs[0].replace_all_uses_with(data)
     discard(node)
     logger.debug("%s %s folds into %s %s behind it", node.op_type, node.name, layer.op_type, layer.name)
@@ -207,7 +209,7 @@ def _affine_of_data(node: ir.Node) -> tuple[ir.Value | None, ChannelAffine | Non
     """The data input of an affine node and its map; a None where the node is not affine per channel."""
     if is_op(node, "BatchNormalization"):
         return node.inputs[0], batch_norm_affine(node)
-    data = next((value for value in node.inputs if value is not None and constant_value(value) is None), None)
+    data = next((value for value in node.inputs if value is not None and not is_constant(value)), None)
     if data is None or data.shape is None or len(data.shape) < 2 or not isinstance(data.shape[1], int):
         return None, None
     return data, elementwise_affine(node, data, len(data.shape), data.shape[1])

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import onnx_ir as ir
 
 from passes.graph.affine import output_channels
-from passes.graph.editing import constant_value, is_op, name_of, rank, scalar_value
+from passes.graph.editing import constant_value, is_constant, is_op, name_of, rank, scalar_value
 from passes.graph.operators import CHANNELWISE, HOMOGENEOUS, LAYERS
 
 Assignment = Literal["first", "last"]
@@ -221,7 +221,7 @@ def _readers(value: ir.Value, start: int, norms: list[NormSlice]) -> Iterator[st
     for use in value.uses():
         reader = use.node
         if is_op(reader, "BatchNormalization") and use.idx == 0:
-            if any(constant_value(parameter) is None for parameter in reader.inputs[1:5]):
+            if any(not is_constant(parameter) for parameter in reader.inputs[1:5]):
                 yield f"the parameters of {_title(reader)} are computed by the graph"
             norms.append(NormSlice(node=reader, start=start))
         elif is_op(reader, "Concat") and _joins_channels(reader) and (offset := _offset(reader, use.idx)) is not None:

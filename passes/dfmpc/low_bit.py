@@ -112,7 +112,7 @@ def uniform(rows: Float[Floats, "o d"], bits: int) -> LowBit:
     )
 
 
-def row_chunks(rows: Float[Floats, "o d"]) -> Iterator[Float[Floats, "_ d"]]:
+def row_chunks(rows: Shaped[NDArray[Number], "o d"]) -> Iterator[Shaped[NDArray[Number], "_ d"]]:
     """The rows in chunks, so that temporary arrays stay in the cache and small."""
     count = max(WEIGHTS_AT_A_TIME // rows.shape[1], 1)
     return (rows[first : first + count] for first in range(0, len(rows), count))

@@ -26,6 +26,7 @@ from passes.graph.editing import (
     constant_value,
     discard,
     drop_unused_initializers,
+    is_constant,
     is_op,
     name_of,
     rank,
@@ -56,9 +57,7 @@ def probe_model(model: ir.Model) -> ir.Model:
     copy = model.clone()
     names = FreshNames(copy.graph)
     for node in copy.graph:
-        known = (
-            all(constant_value(value) is not None for value in node.inputs[1:3]) and rank(node.inputs[0]) is not None
-        )
+        known = all(is_constant(value) for value in node.inputs[1:3]) and rank(node.inputs[0]) is not None
         if is_op(node, "BatchNormalization") and known:  # else it stays with the statistics that it has
             _by_the_batch(node, names)
             logger.debug("BatchNormalization %s of the probe normalizes by the batch", node.name)

@@ -1,8 +1,9 @@
 """`CompensationPlan`: the numbers of DF-MPC; the pass that writes them; and the integers of the folded model."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,9 @@ import onnx_ir as ir
 from jaxtyping import Float64, Int8, Shaped
 from numpy.typing import NDArray
 
-from passes.dfmpc.low_bit import Integers, channels_first, rows_as_weight, weight_rows
+from passes.dfmpc.low_bit import Integers, channels_first, row_chunks, rows_as_weight, weight_rows
 from passes.graph.affine import Array, write_layer
-from passes.graph.editing import FreshNames, as_float64, constant_value, name_of, set_constant_input
+from passes.graph.editing import FreshNames, as_float64, changed, constant_value, name_of, set_constant_input
 from passes.quantize.plan import TensorQuant
 
 logger = logging.getLogger(__name__)
@@ -82,8 +83,8 @@ class CompensateWeights(ir.passes.InPlacePass):
         for node in model.graph:
             name = name_of(node)
             if (weight := self.plan.weights.get(name)) is not None:
-                rows = weight_rows(node, weight.integers) * weight.scale[:, None].astype(np.float32)
-                _set(node, 1, rows_as_weight(node, rows, weight.integers.shape), names, f"{name}.weight")
+                new = changed(node.inputs[1], partial(_dequantized, node, weight))
+                set_constant_input(node, 1, new, names, f"{name}.weight")
                 logger.debug("%s %s has a weight of %d bits", node.op_type, name, weight.bits)
             if (bias := self.plan.biases.get(name)) is not None:
                 write_layer(node, names, bias=bias)
@@ -93,6 +94,11 @@ class CompensateWeights(ir.passes.InPlacePass):
                     _set(node, index, getattr(norm, part), names, f"{name}.{part}")
                 logger.debug("BatchNormalization %s is recalibrated", name)
         return ir.passes.PassResult(model, modified=bool(self.plan.weights))
+
+
+def _dequantized(node: ir.Node, weight: LowBitWeight, _: Shaped[NDArray[Any], "..."]) -> Shaped[NDArray[Any], "..."]:
+    rows = weight_rows(node, weight.integers) * weight.scale[:, None].astype(np.float32)
+    return rows_as_weight(node, rows, weight.integers.shape)
 
 
 def _set(node: ir.Node, index: int, array: Shaped[NDArray[Any], "..."], names: FreshNames, base: str) -> None:
@@ -116,17 +122,15 @@ def quantized_weights(model: ir.Model, plan: CompensationPlan) -> dict[str, Quan
         planned = plan.weights.get(name_of(node))
         if planned is None or (value := node.inputs[1]) is None or (weight := constant_value(value)) is None:
             continue
-        rows, integers = as_float64(weight_rows(node, weight)), as_float64(weight_rows(node, planned.integers))
-        square = np.square(integers).sum(axis=1)
-        scale = np.divide((rows * integers).sum(axis=1), square, out=np.zeros_like(square), where=square > 0)
-        if (
-            np.abs(rows - integers * scale[:, None]) > ROUNDING_TOLERANCE * np.abs(rows).max(axis=1, keepdims=True)
-        ).any():
+        rows, integers = weight_rows(node, weight), weight_rows(node, planned.integers)
+        scale = np.concatenate([_scale_of(*part) for part in _chunks(rows, integers)])
+        if np.isnan(scale).any():
             raise ValueError(
                 f"The weight of {node.op_type} '{node.name}' is not its planned integers times a scale per output "
                 "channel: nothing but BatchNormalizations behind it may be folded between planning and quantization."
             )
-        integers *= np.sign(scale)[:, None]
+        if (scale <= 0).any():
+            integers = integers * np.sign(scale).astype(np.int8)[:, None]
         scale = np.where(scale == 0, 1.0, np.abs(scale))
         axis, greatest = int(not channels_first(node)), 2 ** (planned.bits - 1) - 1
         quant = TensorQuant(
@@ -136,6 +140,22 @@ def quantized_weights(model: ir.Model, plan: CompensationPlan) -> dict[str, Quan
             threshold=scale * (greatest + 1.0),
             clip=(-greatest, greatest),  # two bits are ternary, and a channel may have changed its sign
         )
-        written = rows_as_weight(node, integers.astype(np.int8), weight.shape)
+        written = rows_as_weight(node, integers, weight.shape)
         found[name_of(value)] = QuantizedWeight(quant=quant, integers=written)
     return found
+
+
+def _chunks(
+    rows: Shaped[NDArray[Any], "o d"], integers: Int8[Integers, "o d"]
+) -> Iterator[tuple[Float64[Array, "c d"], Float64[Array, "c d"]]]:
+    """Some rows of both at a time, in float64."""
+    for some, whole in zip(row_chunks(rows), row_chunks(integers), strict=True):
+        yield as_float64(some), as_float64(whole)
+
+
+def _scale_of(rows: Float64[Array, "c d"], integers: Float64[Array, "c d"]) -> Float64[Array, "c"]:
+    """(C,) what each row is of its integers; NaN where it is no multiple of them."""
+    square = np.square(integers).sum(axis=1)
+    scale = np.divide((rows * integers).sum(axis=1), square, out=np.zeros_like(square), where=square > 0)
+    off = np.abs(rows - integers * scale[:, None]) > ROUNDING_TOLERANCE * np.abs(rows).max(axis=1, keepdims=True)
+    return np.where(off.any(axis=1), np.nan, scale)

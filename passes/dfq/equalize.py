@@ -19,7 +19,7 @@ from passes.graph.channel_paths import (
     magnitudes,
     scale_inputs,
 )
-from passes.graph.editing import FreshNames, constant_value, is_op, name_of, scalar_value
+from passes.graph.editing import FreshNames, constant_value, is_constant, is_op, name_of, scalar_value
 from passes.graph.operators import HOMOGENEOUS
 
 logger = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ class EqualizeChannels(ir.passes.InPlacePass):
 def _scales_through(node: ir.Node) -> bool:
     """f(s x) = s f(x) for every positive scale of a channel."""
     if is_op(node, "PRelu"):
-        return constant_value(node.inputs[1]) is not None
+        return is_constant(node.inputs[1])
     if is_op(node, "Clip"):
         low = scalar_value(node.inputs[1]) if len(node.inputs) > 1 else None
         high = node.inputs[2] if len(node.inputs) > 2 else None

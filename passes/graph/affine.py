@@ -127,15 +127,17 @@ def write_layer(
     node: ir.Node,
     names: FreshNames,
     *,
-    weight: Float64[Array, "_ _ ..."] | None = None,
+    weight: Float64[Array, "_ _ ..."] | ir.TensorProtocol | None = None,
     bias: Float64[Array, "_"] | None = None,
 ) -> None:
     """Gives a layer new parameters, rounded to the dtype of its weight; `bias` as `constant_bias` returns it."""
     old = constant_value(node.inputs[1])
     assert old is not None
+    dtype = old.dtype
     if weight is not None:
-        set_constant_input(node, 1, rounded_to(old.dtype, weight), names, f"{node.name}.weight")
+        new = rounded_to(dtype, weight) if isinstance(weight, np.ndarray) else weight
+        set_constant_input(node, 1, new, names, f"{node.name}.weight")
     if bias is not None:
-        set_constant_input(node, 2, rounded_to(old.dtype, bias), names, f"{node.name}.bias")
+        set_constant_input(node, 2, rounded_to(dtype, bias), names, f"{node.name}.bias")
         if is_op(node, "Gemm"):
             node.attributes["beta"] = ir.AttrFloat32("beta", 1.0)  # the bias holds it now

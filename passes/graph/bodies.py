@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import onnx
 import onnx_ir as ir
 
-from passes.graph.editing import constant_value, is_op, name_of
+from passes.graph.editing import is_constant, is_op, name_of
 from passes.graph.operators import LINEAR
 
 ENTERED = ("If", "Loop")
@@ -97,9 +97,7 @@ def _rename(graph: onnx.GraphProto, kept: set[str], renamed: dict[str, str], pre
 
 
 def _has_layers(graph: ir.Graph) -> bool:
-    return any(
-        node.op_type in LINEAR and any(constant_value(value) is not None for value in node.inputs[:2]) for node in graph
-    )
+    return any(node.op_type in LINEAR and any(is_constant(value) for value in node.inputs[:2]) for node in graph)
 
 
 def _body(model: ir.Model, node: ir.Node, attribute: str) -> Body:

@@ -1,6 +1,7 @@
 """Helpers to read and edit an onnx-ir graph: names, constants, consumers, substitution."""
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,16 @@ def constant_value(value: ir.Value | None) -> NDArray[Any] | None:
     Looks through Identity, a few in a row: torch writes one initializer and Identity nodes where several parameters are
     equal.
     """
+    tensor = _constant_tensor(value)
+    return None if tensor is None else tensor.numpy()
+
+
+def is_constant(value: ir.Value | None) -> bool:
+    """Whether `constant_value` gives an array, without reading it: weights may lie on the disk, or wait to be made."""
+    return _constant_tensor(value) is not None
+
+
+def _constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
     for _ in range(IDENTITIES):
         producer = None if value is None else value.producer()
         if producer is None or not is_op(producer, "Identity"):
@@ -55,8 +66,7 @@ def constant_value(value: ir.Value | None) -> NDArray[Any] | None:
     producer = value.producer()
     if producer is not None and "sparse_value" in producer.attributes:
         return None
-    tensor = ir.convenience.get_const_tensor(value)
-    return None if tensor is None else tensor.numpy()
+    return ir.convenience.get_const_tensor(value)
 
 
 def initializer_array(graph: ir.Graph, name: str) -> NDArray[np.float32]:
@@ -114,22 +124,54 @@ class FreshNames:
         return name
 
 
-def add_initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
+def add_initializer(graph: ir.Graph, name: str, array: NDArray[Any] | ir.TensorProtocol) -> ir.Value:
     """A new initializer; `name` must be fresh."""
-    tensor = ir.tensor(array, name=name)
-    value = ir.val(name, tensor.dtype, tuple(array.shape), const_value=tensor)
+    tensor = _named(array, name)
+    value = ir.val(name, tensor.dtype, tensor.shape.numpy(), const_value=tensor)
     graph.register_initializer(value)
     return value
 
 
-def set_initializer(value: ir.Value, array: NDArray[Any]) -> None:
+def changed(value: ir.Value | None, change: Callable[[NDArray[Any]], NDArray[Any]]) -> ir.TensorProtocol:
+    """What `change` makes of the array behind a constant, in the type and shape of that.
+
+    Of a weight that lies on the disk nothing is computed until somebody asks, and then each time anew: networks that
+    do not fit into memory twice are edited all the same.
+
+    Raises:
+        ValueError: It is no constant.
+    """
+    tensor = _constant_tensor(value)
+    if tensor is None:
+        raise ValueError(f"{name_of(value)} is no constant")
+
+    def made() -> ir.TensorProtocol:
+        array = tensor.numpy()
+        with np.errstate(over="ignore", invalid="ignore"):
+            return ir.tensor(np.ascontiguousarray(change(array).astype(array.dtype, copy=False)))
+
+    if not isinstance(tensor, ir.ExternalTensor | ir.LazyTensor):
+        return made()
+    return ir.LazyTensor(made, tensor.dtype, ir.Shape(tensor.shape.numpy()))
+
+
+def set_initializer(value: ir.Value, array: NDArray[Any] | ir.TensorProtocol) -> None:
     """Gives an initializer a new array; it keeps its name."""
-    value.const_value = ir.tensor(array, name=value.name)
-    value.dtype = value.const_value.dtype
-    value.shape = ir.Shape(array.shape)
+    tensor = _named(array, value.name)
+    value.const_value = tensor
+    value.dtype = tensor.dtype
+    value.shape = ir.Shape(tensor.shape.numpy())
 
 
-def set_constant_input(node: ir.Node, index: int, array: NDArray[Any], names: FreshNames, base: str) -> None:
+def _named(array: NDArray[Any] | ir.TensorProtocol, name: str | None) -> ir.TensorProtocol:
+    tensor: ir.TensorProtocol = ir.tensor(array) if isinstance(array, np.ndarray | np.generic) else array
+    tensor.name = name
+    return tensor
+
+
+def set_constant_input(
+    node: ir.Node, index: int, array: NDArray[Any] | ir.TensorProtocol, names: FreshNames, base: str
+) -> None:
     """Makes this array the input `index` of `node`; other readers of the old input keep that.
 
     An initializer that only this node reads keeps its name; else there is a new one, named after `base`.

@@ -8,7 +8,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from passes.graph.affine import channel_vector
-from passes.graph.editing import constant_value, is_op, name_of, node_titles, rank, sole_consumer
+from passes.graph.editing import constant_value, is_constant, is_op, name_of, node_titles, rank, sole_consumer
 from passes.graph.operators import ELEMENTWISE, LINEAR, MOVEMENTS, NORMALIZATIONS
 
 # What exporters call the result: tf2onnx keeps the name of the normalization's output and calls the weights
@@ -89,7 +89,7 @@ def _operand(node: ir.Node) -> tuple[ir.Value, NDArray[Any]] | None:
     """The (data, constant) pair of a two-operand node, None where there is no such pair."""
     for data, other in ((0, 1), (1, 0)):
         value, constant = node.inputs[data], constant_value(node.inputs[other])
-        if value is not None and constant is not None and constant_value(value) is None:
+        if value is not None and constant is not None and not is_constant(value):
             return value, constant
     return None
 
@@ -148,5 +148,5 @@ def _before_movements(value: ir.Value) -> ir.Value:
 
 def _normalizes(node: ir.Node) -> bool:
     """Whether `node` is another normalization, or its division: a quotient or product of two computed values."""
-    computed = all(value is not None and constant_value(value) is None for value in node.inputs)
+    computed = all(value is not None and not is_constant(value) for value in node.inputs)
     return is_op(node, *_OTHER_NORMS) or (is_op(node, "Div", "Mul") and computed)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from passes.graph.editing import constant_value, is_op, rank, static_dims
+from passes.graph.editing import constant_value, is_constant, is_op, rank, static_dims
 from passes.graph.operators import LINEAR, POOLS, SELECTIONS
 from passes.lint.quantized_graph import Grid, OutputQuantization
 from passes.quantize.grid import is_power_of_two
@@ -329,7 +329,7 @@ def _written_as_integers(value: ir.Value, known: dict[ir.Value, bool | None]) ->
         producer = last.producer()
         if last in known:
             pass
-        elif constant_value(last) is not None:
+        elif is_constant(last):
             known[last] = None
         elif producer is None or is_op(producer, "Shape", "Size"):
             known[last] = False

@@ -8,7 +8,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from passes.graph.bodies import subgraphs
-from passes.graph.editing import constant_value, is_op, sole_consumer, static_dims
+from passes.graph.editing import constant_value, is_constant, is_op, sole_consumer, static_dims
 from passes.graph.operators import RANDOM
 from passes.lint.unjudged import values_of_shapes
 from passes.target.operator_rule import OperatorRule
@@ -61,7 +61,7 @@ class QuantizedGraph:
 
     def is_constant(self, value: ir.Value | None) -> bool:
         """Whether the value stands in the file, or follows from such values alone."""
-        return value is not None and (value in self._computed_on_loading or constant_value(value) is not None)
+        return value is not None and (value in self._computed_on_loading or is_constant(value))
 
     def is_of_shapes(self, value: ir.Value) -> bool:
         """Whether the value follows from sizes of tensors alone."""
@@ -193,7 +193,7 @@ def _constants(graph: ir.Graph) -> set[ir.Value]:
         if node.op_type == "DequantizeLinear" or node.op_type in RANDOM or not node.inputs or subgraphs(node):
             continue
         data = node.inputs[:1] if is_op(node, "CastLike") else node.inputs  # of the other input only the type counts
-        constant = all(value is None or value in found or constant_value(value) is not None for value in data)
+        constant = all(value is None or value in found or is_constant(value) for value in data)
         if constant or (is_op(node, "Shape", "Size") and static_dims(node.inputs[0]) is not None):
             found.update(node.outputs)
     return found

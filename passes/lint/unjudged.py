@@ -5,7 +5,7 @@ from collections.abc import Set
 import onnx_ir as ir
 
 from passes.graph.bodies import subgraphs
-from passes.graph.editing import constant_value, is_op
+from passes.graph.editing import is_constant, is_op
 from passes.graph.operators import MOVEMENTS, RANDOM
 from passes.target.target import Target
 
@@ -33,7 +33,7 @@ def reason_for_float(node: ir.Node, target: Target) -> str | None:
         return None
     if is_op(node, "Resize", "Upsample") and node.attributes.get_string("mode", "nearest") == "nearest":
         return None
-    read = [value for value in node.inputs if value is not None and constant_value(value) is None]
+    read = [value for value in node.inputs if value is not None and not is_constant(value)]
     if not any(value.dtype in FLOATS or value.dtype is None for value in (*read, *node.outputs)):
         return None
     if bodies := subgraphs(node):
@@ -54,7 +54,7 @@ def values_of_shapes(graph: ir.Graph, constants: Set[ir.Value]) -> set[ir.Value]
     found: set[ir.Value] = set()
     for node in graph:
         data = node.inputs[:1] if is_op(node, "CastLike") else node.inputs  # of the other input only the type counts
-        known = [value in found or value in constants or constant_value(value) is not None for value in data if value]
+        known = [value in found or value in constants or is_constant(value) for value in data if value]
         follows = any(value in found for value in data) and all(known) and not subgraphs(node)
         if is_op(node, "Shape", "Size") or follows:
             found.update(node.outputs)

@@ -2,6 +2,8 @@
 
 import math
 from collections import deque
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import onnx_ir as ir
@@ -13,6 +15,29 @@ from passes.moments.spread import Spread
 
 LAYERS_COMPARED = 8  # the last ones: neighbouring layers are the most alike
 LEAST_RATIO = 1e-3  # of a deviation to that of independent inputs; a channel below it is dead and says nothing of k
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Compared:
+    """A layer whose output has a batch normalization. source, std: deviations of its input and its output."""
+
+    node: ir.Node
+    source: Float64[Array, "i"]
+    std: Float64[Array, "o"]
+
+    @cached_property
+    def exponent(self) -> float | None:
+        """Its k (`LayerSpreads`), None where none of its channels tells it."""
+        extremes = _extremes(self.node, self.source)
+        if extremes is None:
+            return None
+        independent, together = extremes
+        ratio = np.divide(self.std, independent, out=np.zeros_like(self.std), where=independent > 0)
+        useful = (ratio > LEAST_RATIO) & (together > 1.01 * independent)
+        if not useful.any():
+            return None
+        each = np.log(ratio[useful]) / np.log(together[useful] / independent[useful])
+        return float(np.clip(np.median(each), 0, 1))
 
 
 class LayerSpreads:
@@ -27,14 +52,14 @@ class LayerSpreads:
     """
 
     def __init__(self) -> None:
-        self._statistics: deque[tuple[ir.Node, Array, Array]] = deque(maxlen=LAYERS_COMPARED)
+        self._compared: deque[_Compared] = deque(maxlen=LAYERS_COMPARED)
 
     def learn(self, node: ir.Node, source: Spread, std: Float64[Array, "o"]) -> None:
         """Take in a layer whose output has a batch normalization.
 
         source: the spread of the layer's input. std: (C_out,) of its output, from the running variance.
         """
-        self._statistics.append((node, source.std, std))
+        self._compared.append(_Compared(node=node, source=source.std, std=std))
 
     def __call__(self, node: ir.Node, source: Spread) -> Spread | None:
         """The spread of the layer's output; None where its parameters are not constant. Borders are neglected."""
@@ -47,17 +72,7 @@ class LayerSpreads:
         return Spread.normal(mean, std, origin=name_of(node.outputs[0]), approximate=True)
 
     def _exponent(self) -> float:
-        exponents = []
-        for node, source, std in self._statistics:
-            extremes = _extremes(node, source)
-            if extremes is None:
-                continue
-            independent, together = extremes
-            ratio = np.divide(std, independent, out=np.zeros_like(std), where=independent > 0)
-            useful = (ratio > LEAST_RATIO) & (together > 1.01 * independent)
-            if useful.any():
-                each = np.log(ratio[useful]) / np.log(together[useful] / independent[useful])
-                exponents.append(float(np.clip(np.median(each), 0, 1)))
+        exponents = [one.exponent for one in self._compared if one.exponent is not None]
         return float(np.median(exponents)) if exponents else 0.0
 
 

@@ -7,7 +7,7 @@ import onnx_ir as ir
 from jaxtyping import Int
 from numpy.typing import NDArray
 
-from passes.graph.editing import constant_value, rank
+from passes.graph.editing import constant_value, is_constant, rank
 from passes.prune.classes import Atoms, ChannelAxis
 from passes.prune.tracing import Layer, NotFollowed, Traced
 
@@ -53,7 +53,7 @@ def gemm(node: ir.Node, found: Traced) -> list[ChannelAxis | None]:
 def matmul(node: ir.Node, found: Traced) -> list[ChannelAxis | None]:
     """Channels on the last axis, weight (I, O)."""
     axes = rank(node.inputs[0])
-    if constant_value(node.inputs[1]) is None or constant_value(node.inputs[0]) is not None:
+    if not is_constant(node.inputs[1]) or is_constant(node.inputs[0]):
         raise NotFollowed("it multiplies by what the graph computes, or from the left")
     weight = _weight(node)
     if weight.ndim != 2 or axes is None or axes < 2:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from passes.graph.editing import constant_value, name_of, rank
+from passes.graph.editing import constant_value, is_constant, name_of, rank
 from passes.graph.operators import ELEMENTWISE, POINTWISE
 from passes.prune.classes import ChannelAxis
 from passes.prune.layers import conv, conv_transpose, gemm, matmul
@@ -39,7 +39,7 @@ def _normalize(node: ir.Node, found: Traced) -> list[ChannelAxis | None]:
         return [None]
     if source.axis != 1 or node.attributes.get_int("training_mode", 0) != 0:
         raise NotFollowed("it normalizes over more than a channel")
-    if any(constant_value(node.inputs[slot]) is None for slot in slots):
+    if any(not is_constant(node.inputs[slot]) for slot in slots):
         raise NotFollowed("its parameters are computed by the graph")
     for slot in slots:
         found.hold(node, slot, 0, source.atoms)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from passes.graph.editing import is_op, name_of, required_name
 
 RATIOS = (1.0, 0.9, 0.8, 0.7)  # of the greatest magnitude of a block; the one with the least squared error is taken
+WEIGHTS_AT_A_TIME = 2**18  # that temporary arrays hold
 DAMPING = 0.01  # of the mean of the Hessian's diagonal, which is added to it (GPTQ, section 3.3)
 
 
@@ -81,13 +82,17 @@ def rounded(weight: Float32[NDArray[np.float32], "k n"], bits: int, block: int) 
         block: how many rows share a scale in each column.
     """
     depth, width = weight.shape
-    count = -(-depth // block)
-    padded = np.zeros((count * block, width), np.float32)
-    padded[:depth] = weight
-    groups = padded.reshape(count, block, width)
-    scales = _scales(groups, bits)
-    integers = _nearest(groups, scales[:, None], bits).reshape(count * block, width)[:depth]
-    return BlockWeight(integers=integers.astype(np.int8), scales=scales)
+    integers, scales = np.empty((depth, width), np.int8), np.empty((-(-depth // block), width), np.float32)
+    several = max(WEIGHTS_AT_A_TIME // (block * width), 1)
+    for first in range(0, len(scales), several):
+        part, rows = slice(first, first + several), slice(first * block, (first + several) * block)
+        given = weight[rows]
+        padded = np.zeros((-(-len(given) // block) * block, width), np.float32)
+        padded[: len(given)] = given
+        groups = padded.reshape(-1, block, width)
+        scales[part] = _scales(groups, bits)
+        integers[rows] = _nearest(groups, scales[part, None], bits).reshape(-1, width)[: len(given)]
+    return BlockWeight(integers=integers, scales=scales)
 
 
 def gptq(

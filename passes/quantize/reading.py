@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from passes.graph.editing import constant_value, is_op, name_of
+from passes.graph.editing import constant_value, is_constant, is_op, name_of
 from passes.graph.operators import MOVEMENTS
 from passes.quantize.quantizers import Grid, QuantizedConstant, Quantizer, Quantizers
 
@@ -34,7 +34,7 @@ def read_quantizers(graph: ir.Graph) -> Quantizers:
     """
     activations, constants = [], []
     for node in graph:
-        if is_quantize(node) and constant_value(node.inputs[0]) is None:
+        if is_quantize(node) and not is_constant(node.inputs[0]):
             activations.append(_quantizer(node))
         elif is_dequantize(node):
             source = node.inputs[0]

@@ -83,9 +83,12 @@ class InsertQdq(ir.passes.InPlacePass):
 def _quantize_weight(
     graph: ir.Graph, names: FreshNames, name: str, plan: QuantPlan, container: ir.DataType, *, before: ir.Node
 ) -> None:
-    quant, floats = plan.weights[name], initializer_array(graph, name)
+    quant = plan.weights[name]
+    integers: NDArray[np.integer] = (
+        plan.integers[name] if name in plan.integers else plan.weight_integers(name, initializer_array(graph, name))
+    )
     zero = np.zeros(quant.threshold.shape, container.numpy())
-    _dequantize(graph, names, name, quant, plan.weight_integers(name, floats).astype(zero.dtype), zero, before=before)
+    _dequantize(graph, names, name, quant, integers.astype(zero.dtype, copy=False), zero, before=before)
 
 
 def _quantize_constant(

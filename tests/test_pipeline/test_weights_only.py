@@ -29,6 +29,13 @@ def test_a_transformer_without_batch_normalization(rounding: str, source: Path, 
     assert any("qdq_matmulnbits_accuracy_level" in note for note in result.notes)
 
 
+def test_eight_bits_in_blocks(source: Path, tmp_path: Path) -> None:
+    result = onnxdfq.compress(source, output=tmp_path / "q.onnx", bits="w8a32", block=16)
+    kinds = {tensor.data_type for tensor in onnx.load(tmp_path / "q.onnx").graph.initializer}
+    assert onnx.TensorProto.INT8 in kinds
+    assert result.metrics["sqnr_db_held_back"] > 30  # type: ignore[operator]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

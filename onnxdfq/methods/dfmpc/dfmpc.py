@@ -112,7 +112,7 @@ class Dfmpc(Method):
             raise InputError(str(error)) from error
         for note in plan.notes:
             run.tell(Note(text=note))
-        teacher = model.graph.clone()
+        teacher = None if images is None else model.graph.clone()  # without images nobody learns from it
         CompensateWeights(plan)(model.graph)
         return replace(model, teacher=teacher, settled=partial(quantized_weights, plan=plan))
 

@@ -9,7 +9,7 @@ from jaxtyping import Float32
 from numpy.typing import NDArray
 
 from onnxdfq.report.diagnosis.switches import Constant
-from passes.graph.editing import constant_value, is_op, name_of, scalar_value
+from passes.graph.editing import constant_value, is_constant, is_op, name_of, scalar_value
 from passes.graph.operators import ACTIVATIONS, LAYERS, LINEAR
 from passes.quantize.quantizers import Quantizer, Quantizers
 
@@ -49,7 +49,7 @@ def matched(model: ir.Model, original: ir.Model) -> dict[str, Constant]:
 def _weight(node: ir.Node) -> ir.Value | None:
     """The constant operand of a linear node."""
     for value in node.inputs[1::-1]:
-        if value is not None and constant_value(value) is not None:
+        if value is not None and is_constant(value):
             return value
     return None
 
