@@ -124,6 +124,7 @@ def test_a_recipe_file_and_flags_that_overrule_it(cli: Cli, model: Path, tmp_pat
     assert seen["quantized"]["power_of_two"] is False
 
 
+@pytest.mark.slow
 def test_synthesized_images_calibrate_to_the_same_thresholds(cli: Cli, model: Path, tmp_path: Path) -> None:
     images = tmp_path / "images.npz"
     made = cli("synthesize", model, "-o", images, *QUICK, "--json")

@@ -85,6 +85,7 @@ def test_a_budget_is_met_where_it_harms_least(prune: Prune, noise: Path, tmp_pat
     assert props["dfq.pruned"] == "macs=0.7"
 
 
+@pytest.mark.slow
 def test_a_budget_of_time_is_measured(noise: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Timed:
         """A session that takes as long as it has multiplications; the file at the end takes a little longer."""

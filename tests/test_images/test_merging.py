@@ -19,7 +19,7 @@ from onnxdfq.methods.method import Method
 from onnxdfq.recipe.shard import Shard
 
 from ..graphs import DIGITS, build
-from ..slow import slow
+from ..slow import all_but, slow
 
 MODEL = DIGITS / "digits.onnx"
 NOISE = Noise(batch_size=4)
@@ -84,6 +84,7 @@ def test_other_inputs_and_tokens_are_shared_out_too(tmp_path: Path) -> None:
         (tmp_path / "1of1.npz").unlink()
 
 
+@pytest.mark.slow
 def test_shards_that_depend_on_their_images_are_told_of(tmp_path: Path) -> None:
     method = Dgh(steps=1, batch_size=4)
     result = onnxdfq.synthesize(MODEL, method=method, images=9, shard="2/3")
@@ -121,7 +122,7 @@ REFUSALS: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
-@pytest.mark.parametrize("what", REFUSALS)
+@pytest.mark.parametrize("what", all_but(REFUSALS, list(REFUSALS)[::3]))
 def test_shards_that_do_not_belong_together_are_refused(what: str, shards: Path) -> None:
     spoil, said = REFUSALS[what]
     spoil(shards)

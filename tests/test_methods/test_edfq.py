@@ -34,6 +34,7 @@ def images(method: Edfq) -> NDArray[np.float32]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "without",
     [{"label_embeddings": False}, {"features_mixer": False}, {"flow_attention": False}, {"likeness": 0.0}],

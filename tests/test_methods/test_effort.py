@@ -119,6 +119,7 @@ def test_minutes_in_a_file(tmp_path: Path) -> None:
     assert Recipe.load(path).minutes == 2
 
 
+@pytest.mark.slow
 def test_counts_that_were_chosen_are_told_and_repeat_the_file(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     ir.save(plain_network(), path)

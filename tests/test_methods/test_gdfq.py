@@ -39,6 +39,7 @@ def test_from_the_model_to_a_file(tmp_path: Path) -> None:
     assert (saved.pixels == result.images.pixels).all() and saved.method == "gdfq"
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     def written(seed: int) -> bytes:
         path = compressed(tmp_path, seed=seed).path

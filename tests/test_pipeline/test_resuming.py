@@ -124,6 +124,7 @@ def test_images_serve_runs_of_other_bits(tmp_path: Path) -> None:
     assert [one.stage for one in kept_in(work)].count("images") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", ["size=40kB", slow("drop=20"), slow("size=40kB,drop=20")])
 def test_what_was_measured_is_not_measured_again(budget: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     work, measured = tmp_path / "work", list[str]()

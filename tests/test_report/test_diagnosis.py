@@ -15,6 +15,7 @@ import onnxdfq
 from onnxdfq.cli.main import main
 from onnxdfq.errors import DataError, InputError
 
+from ..slow import all_but
 from .planted import PLANTED, chain, detector, digits, inquired, pixels, quantized
 
 
@@ -34,9 +35,7 @@ def call(*arguments: str | Path) -> Result:
     return CliRunner().invoke(main, ["diagnose", *map(str, arguments)])
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * name.startswith("digits")) for name in PLANTED]
-)
+@pytest.mark.parametrize("name", all_but(PLANTED, [name for name in PLANTED if not name.startswith("digits")][::3]))
 def test_a_planted_fault_is_named_first(name: str) -> None:
     fault = PLANTED[name]
     model, made = fault.models()

@@ -189,6 +189,7 @@ def test_an_unknown_input_is_refused_by_name() -> None:
         observations_from_batch_norm(model, known, [ORT])
 
 
+@pytest.mark.slow
 def test_real_network(shared_data: Path) -> None:
     """On a trained ResNet-20 the ranges and the channel means are those that real images show."""
     model = load_model(shared_data / "models" / "resnet20_cifar10jpeg.onnx")

@@ -90,6 +90,7 @@ def test_a_zoo_makes_images_that_all_its_models_know(saved: Saved, tmp_path: Pat
     assert onnxdfq.compress(target, calibration=output, output=tmp_path / "t.onnx").metrics["images"] == 20
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes_and_another_seed_others() -> None:
     """Also which model makes which batch."""
     models = [classifier(), classifier(side=6)]

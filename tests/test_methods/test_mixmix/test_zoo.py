@@ -61,6 +61,7 @@ def test_a_network_of_one_batch_size_looks_at_any_number() -> None:
     assert torch.allclose(scores, expected.roll(-2, 0), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_no_more_are_in_memory_than_look_at_a_batch() -> None:
     living: list[weakref.ref[View]] = []
     loaded: list[int] = []
