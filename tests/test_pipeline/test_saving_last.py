@@ -107,10 +107,10 @@ def test_a_file_that_onnx_runtime_refuses_is_called_by_its_place(
 ) -> None:
     opened = session.Session._open
 
-    def refuse(self: session.Session, source: Path | bytes) -> Any:
-        if isinstance(source, Path) and source != model:
-            raise RuntimeError(f"Load model from {source} failed")
-        return opened(self, source)
+    def refuse(self: session.Session) -> Any:
+        if isinstance(self._source, Path) and self._source != model:
+            raise RuntimeError(f"Load model from {self._source} failed")
+        return opened(self)
 
     monkeypatch.setattr(session.Session, "_open", refuse)
     place = model.with_name("q.ort.onnx")
