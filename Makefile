@@ -5,7 +5,7 @@ N ?= 10000
 SEED ?= 0
 INSTALLED := .venv/installed
 
-.PHONY: demo test test-slow fuzz bench docs lint clean
+.PHONY: demo test test-slow test-gpu fuzz bench docs lint clean
 
 demo: $(INSTALLED)
 	$(BIN)/python samples/digits/demo.py
@@ -17,6 +17,10 @@ test: $(INSTALLED) lint
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group notebook --group docs
 	$(BIN)/python -m pytest -m slow
+
+# What runs with --device cuda, in miniature, against the processor; skipped where torch sees no GPU.
+test-gpu: $(INSTALLED)
+	$(BIN)/python -m pytest -m gpu
 
 # Mutated models, data and arguments, each in a fork with limits; a fault is counted by its cause.
 fuzz: $(INSTALLED)
