@@ -18,7 +18,7 @@ from onnxdfq.model_file import batch_of
 from onnxdfq.progress import Progress, Steps
 from onnxdfq.recipe.bits import FLOAT_BITS, LayerBits
 from onnxdfq.recipe.budget import Budget
-from onnxdfq.work.checkpoint import Findings
+from onnxdfq.work.checkpoint import Checkpoint, Findings
 from passes.quantize.points import find_quant_points
 from passes.target.target import Target
 
@@ -119,7 +119,7 @@ def bit_choices(
     *,
     device: str = "cpu",
     progress: Progress | None = None,
-    findings: Findings | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> BitChoices:
     """What there is to choose among, measured; `BitChoices.within` takes the best of all choices, not a good one.
 
@@ -136,7 +136,7 @@ def bit_choices(
         budget: Bytes, or bit operations per image.
         device: Where the network runs.
         progress: Called after each measurement.
-        findings: Where what was measured is kept.
+        checkpoint: Where what was measured is kept.
 
     Raises:
         InputError: The budget is below the least that is possible; or as `Calibration.decide` does for pins.
@@ -144,7 +144,7 @@ def bit_choices(
     layers, groups = _read(model, calibration, target, budget)
     batch_size = batch_of(model) or calibration.batch_size
     pixels = pixels[: max(IMAGES, batch_size)]
-    kept = (Findings(None) if findings is None else findings)(
+    kept = Findings(checkpoint)(
         "sensitivity",
         lambda: _measure(
             model, pixels, observations, calibration, target, groups, batch_size, device, progress

@@ -15,8 +15,11 @@ def sort_nodes(proto: onnx.ModelProto) -> None:
     bodies. A graph whose nodes read in a circle stays as it is, for onnx.checker to refuse.
     """
     graph = proto.graph
-    order = _order(graph, [_names_read(node) for node in graph.node])
-    if len(order) == len(graph.node) and order != sorted(order):
+    reads = [_names_read(node) for node in graph.node]
+    if _is_in_order(graph, reads):
+        return
+    order = _order(graph, reads)
+    if len(order) == len(graph.node):
         nodes = [onnx.NodeProto.FromString(graph.node[place].SerializeToString()) for place in order]
         del graph.node[:]
         graph.node.extend(nodes)
@@ -24,7 +27,18 @@ def sort_nodes(proto: onnx.ModelProto) -> None:
 
 def _names_read(node: onnx.NodeProto) -> set[str]:
     """By the node itself, and by the graphs in it, which see what is around them."""
+    if not any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
+        return set(node.input)
     return {name for inner in messages_of(node, onnx.NodeProto) for name in inner.input}
+
+
+def _is_in_order(graph: onnx.GraphProto, reads: list[set[str]]) -> bool:
+    later = {name for node in graph.node for name in node.output if name}
+    for node, names in zip(graph.node, reads, strict=True):
+        if not names.isdisjoint(later):
+            return False
+        later.difference_update(node.output)
+    return True
 
 
 def _order(graph: onnx.GraphProto, reads: list[set[str]]) -> list[int]:

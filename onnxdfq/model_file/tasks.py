@@ -69,9 +69,9 @@ def open_float(
         input_shape, data, fed: As for `load_model`.
     """
     stage(READING)
-    make_room(path)
+    size = make_room(path)
     model = read_float_model(path, input_shape=input_shape, data=data, fed=fed)
-    limits_for(path, model).apply()
+    _limits(size, _nodes_of(model)).apply()
     stage(RUNNING)
     reference = run_file(path, model)
     stage(CONVERTING)
@@ -98,9 +98,9 @@ def read_any(stage: Stage, path: Path, *, folder: str, inferred: bool, run: bool
         run: Whether ONNX Runtime has to load it.
     """
     stage(READING)
-    make_room(path)
+    size = make_room(path)
     model = read_any_model(path)
-    limits_for(path, model).apply()
+    _limits(size, _nodes_of(model)).apply()
     if inferred:
         inline_functions(model, path)
         infer_shapes(model, strict=False)
@@ -111,10 +111,13 @@ def read_any(stage: Stage, path: Path, *, folder: str, inferred: bool, run: bool
     return {}
 
 
-def make_room(path: Path) -> None:
-    """Limits for reading a file: by its own size first, then by that of its weights, which only it can tell."""
+def make_room(path: Path) -> int:
+    """Limits for reading a file: by its own size first, then by that of its weights, which only it can tell. How many
+    bytes these are, the file among them."""
     limits_for(path).apply()
-    _limits(bytes_of(path), path.stat().st_size // BYTES_OF_NODE).apply()
+    size = bytes_of(path)
+    _limits(size, path.stat().st_size // BYTES_OF_NODE).apply()
+    return size
 
 
 def limits_for(path: Path, model: ir.Model | None = None) -> Limits:
@@ -125,11 +128,15 @@ def limits_for(path: Path, model: ir.Model | None = None) -> Limits:
         model: What was read of it; None before that, when it has as many nodes as may fit into it.
     """
     if model is not None:
-        return _limits(bytes_of(path), sum(1 for _ in model.graph.all_nodes()))
+        return _limits(bytes_of(path), _nodes_of(model))
     size = 0
     with suppress(OSError, ValueError):  # reading it will say why
         size = path.stat().st_size
     return _limits(size, size // BYTES_OF_NODE)
+
+
+def _nodes_of(model: ir.Model) -> int:
+    return sum(1 for _ in model.graph.all_nodes())
 
 
 def _limits(size: int, nodes: int) -> Limits:

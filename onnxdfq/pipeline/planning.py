@@ -138,7 +138,7 @@ def widths(case: Case, planning: Planning) -> Case:
 
 def _measured_by(case: Case, planning: Planning, images: Images, budget: Budget) -> dict[str, Any]:
     return {
-        "findings": Findings(_checkpoint("sensitivity", _decides(case, budget.kind), case, images, planning)),
+        "checkpoint": _checkpoint("sensitivity", _decides(case, budget.kind), case, images, planning),
         "budget": budget,
         "model": planning.model.graph,
         "pixels": images.samples,
@@ -192,9 +192,9 @@ def chosen_by_outputs(case: Case, planning: Planning) -> Case:
         )
         return {name: asdict(quant) | {"threshold": float(quant.threshold)} for name, quant in chosen.items()}
 
-    kept = Findings(_checkpoint("thresholds", zero_points, case, images, planning))
     table = planning.once(
-        ("thresholds", zero_points, case.plan.activation_fingerprint), lambda: kept("thresholds", choose, last=True)
+        ("thresholds", zero_points, case.plan.activation_fingerprint),
+        lambda: Findings(_checkpoint("thresholds", zero_points, case, images, planning))("all", choose, last=True),
     )
     found = {name: _quant(**entry) for name, entry in table.items()}
     return _decided(case, planning, found) if found else case

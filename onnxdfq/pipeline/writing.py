@@ -22,7 +22,7 @@ from onnxdfq.pipeline.request import Request
 from onnxdfq.recipe.bits import bits_of_plan
 from onnxdfq.recipe.plan_file import plan_text
 from passes.graph.editing import drop_unused_initializers, node_titles
-from passes.lint.quantized_graph import concats_of_filled
+from passes.lint.quantized_graph import QuantizedGraph
 from passes.quantize.plan import QuantPlan
 from passes.quantize.points import find_quant_points
 from passes.target.target import Target
@@ -76,12 +76,14 @@ def write(
 
 def _with_batch(graph: ir.Graph, target: Target, request: Request, run: Run) -> Target:
     """The target, with every size as a number where its runtime computes wrong with an open batch."""
-    rule = target.operators.get("Concat")
-    if rule is None or not rule.trips_over_filled or target.static_shapes or request.dynamic_batch:
+    trips = any(rule.trips_over_filled for rule in target.operators.values())
+    if not trips or target.static_shapes or request.dynamic_batch:
         return target
-    if not (concats := concats_of_filled(graph)):
+    quantized = QuantizedGraph(graph, target.operators)
+    tripping = next((node for node in graph if quantized.tripping_inputs(node)), None)
+    if tripping is None:
         return target
-    title = node_titles(graph)[concats[0]]
+    title = node_titles(graph)[tripping]
     run.tell(
         Note(
             text=f"The batch is written as 1 for the target {target.name}: {title} joins data with what is filled to "

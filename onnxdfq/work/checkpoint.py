@@ -92,15 +92,14 @@ class Parts:
         """The parts in order, as they were kept, or made. Raises WorkerError: another worker failed or hangs."""
         for start in range(0, len(makers), self._workers.size):
             numbers = range(start, min(start + self._workers.size, len(makers)))
-            found = self._round(numbers, makers)
-            yield from found
+            yield from self._round(numbers, makers)
 
     def _round(self, numbers: range, makers: Sequence[Callable[[], Tensor]]) -> list[Tensor]:
         """One part for each worker, or fewer at the end."""
         if all(str(number) in self._done for number in numbers):
             return [self._done[str(number)] for number in numbers]
         own = numbers[self._workers.rank] if self._workers.rank < len(numbers) else None
-        made = None if own is None or str(own) in self._done else self._make(makers[own])
+        made = None if own is None or str(own) in self._done else makers[own]().detach().cpu()
         gathered = self._workers.gather(made)
         found = []
         for number, part in zip(numbers, gathered, strict=False):
@@ -112,9 +111,6 @@ class Parts:
             if self._checkpoint.due:
                 self._checkpoint.save(self._done, {"parts": len(self._done)})
         return found
-
-    def _make(self, make: Callable[[], Tensor]) -> Tensor:
-        return make().detach().cpu()
 
 
 class Findings:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from passes.graph.editing import constant_value, discard, is_op, rank, scalar_value, static_dims
+from passes.graph.padding import same_pads
 
 logger = logging.getLogger(__name__)
 
@@ -55,14 +56,8 @@ def _pads(node: ir.Node, kernel: Sequence[int]) -> tuple[int, ...] | None:
         if any(stride != 1 for stride in strides):
             return None
         sizes = (0,) * axes  # with stride 1 the padding does not depend on the size
-    begins, ends = [], []
-    for size, window, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
-        outputs = -(-size // stride)
-        total = max((outputs - 1) * stride + (window - 1) * dilation + 1 - size, 0)
-        small, large = total // 2, total - total // 2
-        begins.append(small if auto_pad == "SAME_UPPER" else large)
-        ends.append(large if auto_pad == "SAME_UPPER" else small)
-    return (*begins, *ends)
+    outputs = [-(-size // stride) for size, stride in zip(sizes, strides, strict=True)]
+    return same_pads(zip(sizes, outputs, kernel, strides, dilations, strict=True), upper=auto_pad == "SAME_UPPER")
 
 
 def merge_pads(graph: ir.Graph) -> int:

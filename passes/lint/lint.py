@@ -209,9 +209,9 @@ def _judged(node: ir.Node, rule: OperatorRule, graph: QuantizedGraph, target: Ta
         if data is not None and is_within_function(data, target) and (before := data.producer()) is not None:
             return _finding(node, "float", f"{_no_kernel(node, target)}, nor {before.op_type}, right before it", "")
         return _finding(node, "float", rule.reason or _no_kernel(node, target), rule.advice)
-    filled = [name_of(value) for value in _data_inputs(node) if graph.is_filled(value)]
-    if rule.trips_over_filled and filled:
-        reason = f"{', '.join(filled)} is filled to a size that is left open, and {target.title} then computes wrong"
+    if filled := graph.tripping_inputs(node):
+        names = ", ".join(map(name_of, filled))
+        reason = f"{names} is filled to a size that is left open, and {target.title} then computes wrong"
         return _finding(node, "refused", reason, "write the batch as a number")
     site = _site(node, rule, graph)
     add = sole_consumer(node.outputs[0])

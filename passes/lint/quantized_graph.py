@@ -67,9 +67,12 @@ class QuantizedGraph:
         """Whether the value follows from sizes of tensors alone."""
         return value in self._of_shapes
 
-    def is_filled(self, value: ir.Value) -> bool:
-        """Whether the value follows from sizes of tensors alone, one of which the file leaves open."""
-        return self.is_of_shapes(value) and not self.is_constant(value)
+    def tripping_inputs(self, node: ir.Node) -> list[ir.Value]:
+        """What is filled to a size that the file leaves open, and joined with data where the runtime trips over it."""
+        rule = self.rules.get(node.op_type)
+        if rule is None or not rule.trips_over_filled or all(map(self.is_of_shapes, node.outputs)):
+            return []
+        return [value for value in node.inputs if value and self.is_of_shapes(value) and not self.is_constant(value)]
 
     def grid_before(self, value: ir.Value | None, *, as_written: bool = False) -> Grid | None:
         """The grid that `value` is read from, None where it holds float data. as_written: as the file has it."""
@@ -173,17 +176,6 @@ class QuantizedGraph:
         if grid.container != old:
             return grid
         return replace(grid, container=new, zero_point=grid.zero_point + (np.iinfo(new).min - np.iinfo(old).min))
-
-
-def concats_of_filled(graph: ir.Graph) -> list[ir.Node]:
-    """Each Concat of data with what is filled to a size that the file leaves open, as the class token of a vision
-    transformer is."""
-    concats = [node for node in graph if is_op(node, "Concat")]
-    if not concats:
-        return []
-    constants = _constants(graph)
-    filled = values_of_shapes(graph, constants) - constants
-    return [node for node in concats if node.outputs[0] not in filled and not filled.isdisjoint(node.inputs)]
 
 
 def _constants(graph: ir.Graph) -> set[ir.Value]:

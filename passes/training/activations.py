@@ -1,22 +1,19 @@
 """Activation functions; where one has a kink, its slope is the engine's."""
 
 import math
-from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from passes.training.tape import Gradients, Table, Tape
-
-Outputs = Sequence[ir.Value | None]
+from passes.training.tape import Gradients, Outputs, Table, Tape, present
 
 
 def _relu(tape: Tape, node: ir.Node, given: Outputs) -> Gradients:
     positive = node.outputs[0]
-    return (lambda: tape.where(tape.op("Greater", positive, tape.constant(0.0)), _known(given[0])),)
+    return (lambda: tape.where(tape.op("Greater", positive, tape.constant(0.0)), present(given[0])),)
 
 
 def _leaky_relu(tape: Tape, node: ir.Node, given: Outputs) -> Gradients:
-    g, alpha = _known(given[0]), node.attributes.get_float("alpha", 0.01)
+    g, alpha = present(given[0]), node.attributes.get_float("alpha", 0.01)
 
     def of_input() -> ir.Value:
         positive = tape.op("Greater", node.inputs[0], tape.constant(0.0))
@@ -26,7 +23,7 @@ def _leaky_relu(tape: Tape, node: ir.Node, given: Outputs) -> Gradients:
 
 
 def _p_relu(tape: Tape, node: ir.Node, given: Outputs) -> Gradients:
-    g, x, slope = _known(given[0]), node.inputs[0], node.inputs[1]
+    g, x, slope = present(given[0]), node.inputs[0], node.inputs[1]
 
     def negative() -> ir.Value:
         return tape.op("Less", x, tape.constant(0.0))
@@ -38,7 +35,7 @@ def _p_relu(tape: Tape, node: ir.Node, given: Outputs) -> Gradients:
 
 
 def _elu(tape: Tape, node: ir.Node, given: Outputs) -> Gradients:
-    g, alpha, y = _known(given[0]), node.attributes.get_float("alpha", 1.0), node.outputs[0]
+    g, alpha, y = present(given[0]), node.attributes.get_float("alpha", 1.0), node.outputs[0]
 
     def of_input() -> ir.Value:
         curved = tape.op("Mul", g, tape.op("Add", y, tape.constant(alpha)))
@@ -49,7 +46,7 @@ def _elu(tape: Tape, node: ir.Node, given: Outputs) -> Gradients:
 
 def _clip(tape: Tape, node: ir.Node, given: Outputs) -> Gradients:
     """Passes on the bounds, too; between QuantizeLinear and DequantizeLinear it bounds integers."""
-    g, x = _known(given[0]), node.inputs[0]
+    g, x = present(given[0]), node.inputs[0]
 
     def of_input() -> ir.Value:
         if any(bound in node.attributes for bound in ("min", "max")):
@@ -134,11 +131,6 @@ def _softmax(tape: Tape, node: ir.Node, given: Outputs) -> Gradients:
         return tape.op("Mul", y, tape.op("Sub", g, total))
 
     return (of_input,)
-
-
-def _known(gradient: ir.Value | None) -> ir.Value:
-    assert gradient is not None
-    return gradient
 
 
 RULES: Table = {

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from passes.training.tape import Gradients, Table, Tape
-
-Outputs = Sequence[ir.Value | None]
+from passes.graph.padding import same_pads
+from passes.training.tape import Gradients, Outputs, Table, Tape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +50,7 @@ def window_of(tape: Tape, node: ir.Node, kernel: Sequence[int], large: Sequence[
     pads = tuple(node.attributes.get_ints("pads", [0] * 2 * axes))
     mode = node.attributes.get_string("auto_pad", "NOTSET")
     if mode in ("SAME_UPPER", "SAME_LOWER"):
-        spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
-        needed = [max(0, (n - 1) * s + span - m) for n, s, span, m in zip(small, strides, spans, large, strict=True)]
-        less, more = tuple(n // 2 for n in needed), tuple(n - n // 2 for n in needed)
-        pads = (*less, *more) if mode == "SAME_UPPER" else (*more, *less)
+        pads = same_pads(zip(large, small, kernel, strides, dilations, strict=True), upper=mode == "SAME_UPPER")
     elif mode == "VALID":
         pads = (0,) * 2 * axes
     if min(pads) < 0:

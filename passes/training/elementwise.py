@@ -1,13 +1,10 @@
 """Arithmetic element by element, with broadcasting."""
 
 import math
-from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from passes.training.tape import Gradients, Table, Tape
-
-Outputs = Sequence[ir.Value | None]
+from passes.training.tape import Gradients, Outputs, Table, Tape
 
 
 def _operands(node: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value]:

@@ -1,12 +1,8 @@
 """Products of matrices."""
 
-from collections.abc import Sequence
-
 import onnx_ir as ir
 
-from passes.training.tape import Gradients, Table, Tape
-
-Outputs = Sequence[ir.Value | None]
+from passes.training.tape import Gradients, Outputs, Table, Tape
 
 
 def _matmul(tape: Tape, node: ir.Node, given: Outputs) -> Gradients:

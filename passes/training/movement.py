@@ -6,9 +6,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from passes.training.tape import Gradients, Table, Tape
-
-Outputs = Sequence[ir.Value | None]
+from passes.training.tape import Gradients, Outputs, Table, Tape
 
 
 def _reshape(tape: Tape, node: ir.Node, given: Outputs) -> Gradients:

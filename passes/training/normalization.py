@@ -1,12 +1,8 @@
 """Normalizations as at inference: the statistics of a BatchNormalization stay."""
 
-from collections.abc import Sequence
-
 import onnx_ir as ir
 
-from passes.training.tape import Gradients, Table, Tape, count_of
-
-Outputs = Sequence[ir.Value | None]
+from passes.training.tape import Gradients, Outputs, Table, Tape, count_of, present
 
 
 def _batch_norm(tape: Tape, node: ir.Node, given: Outputs) -> Gradients:
@@ -17,7 +13,9 @@ def _batch_norm(tape: Tape, node: ir.Node, given: Outputs) -> Gradients:
     spatial = range(2, len(tape.sizes(node, x)))
 
     def channels(value: ir.Value | None) -> ir.Value:
-        return tape.op("Unsqueeze", value, tape.integers(*(axis - 1 for axis in spatial))) if spatial else _is(value)
+        return (
+            tape.op("Unsqueeze", value, tape.integers(*(axis - 1 for axis in spatial))) if spatial else present(value)
+        )
 
     def rate() -> ir.Value:
         steady = tape.op("Add", variance, tape.constant(node.attributes.get_float("epsilon", 1e-5)))
@@ -66,11 +64,6 @@ def _layer_norm(tape: Tape, node: ir.Node, given: Outputs) -> Gradients:
 
 def _epsilon(node: ir.Node) -> float:
     return node.attributes.get_float("epsilon", 1e-5)
-
-
-def _is(value: ir.Value | None) -> ir.Value:
-    assert value is not None
-    return value
 
 
 RULES: Table = {"BatchNormalization": _batch_norm, "LayerNormalization": _layer_norm}

@@ -10,17 +10,14 @@ from jaxtyping import Float32
 from numpy.typing import NDArray
 
 from passes.graph.editing import constant_value, is_op, name_of
-from passes.graph.operators import LINEAR, MOVEMENTS
+from passes.graph.operators import LINEAR, MOVEMENTS, PARAMETERS
 from passes.quantize.reading import is_dequantize, is_quantize
 
 Choice: TypeAlias = Literal["head", "biases", "scales", "all"]
 Kind: TypeAlias = Literal["float", "integer", "accumulator", "scale"]
 
 SLOTS = {
-    "Conv": (1, 2),
-    "ConvTranspose": (1, 2),
-    "Gemm": (0, 1, 2),
-    "MatMul": (0, 1),
+    **PARAMETERS,
     "BatchNormalization": (1, 2),
     "LayerNormalization": (1, 2),
     "PRelu": (1,),

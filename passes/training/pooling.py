@@ -1,14 +1,10 @@
 """Pools and reductions."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_ir as ir
 
 from passes.training.convolution import scattered, window_of
-from passes.training.tape import Gradients, Table, Tape, axes_of, count_of
-
-Outputs = Sequence[ir.Value | None]
+from passes.training.tape import Gradients, Outputs, Table, Tape, axes_of, count_of
 
 
 def _average_pool(tape: Tape, node: ir.Node, given: Outputs) -> Gradients:

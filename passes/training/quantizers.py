@@ -8,13 +8,9 @@ For y = DequantizeLinear(QuantizeLinear(x, s), s):
 Integers in between have gradients like the floats that they stand for, so that a Clip or a MaxPool may lie there.
 """
 
-from collections.abc import Sequence
-
 import onnx_ir as ir
 
-from passes.training.tape import Gradients, Table, Tape
-
-Outputs = Sequence[ir.Value | None]
+from passes.training.tape import Gradients, Outputs, Table, Tape
 
 
 def _quantize(tape: Tape, node: ir.Node, given: Outputs) -> Gradients:

@@ -14,8 +14,10 @@ Gradient: TypeAlias = Callable[[], ir.Value]
 """Makes the nodes of one input's gradient: only of those that somebody wants."""
 Gradients: TypeAlias = Sequence[Gradient | None]
 """Of a node's inputs, in order; None, or nothing at the end, where there is none: shapes, axes, indices, bounds."""
-Rule: TypeAlias = Callable[["Tape", ir.Node, Sequence[ir.Value | None]], Gradients]
-"""(tape, node, gradients of its outputs, None where nothing depends on one) → gradients of its inputs."""
+Outputs: TypeAlias = Sequence[ir.Value | None]
+"""Gradients of a node's outputs, in order; None where nothing depends on one."""
+Rule: TypeAlias = Callable[["Tape", ir.Node, Outputs], Gradients]
+"""(tape, node, gradients of its outputs) → gradients of its inputs."""
 Table: TypeAlias = Mapping[str, Rule]
 """Rules by the name of the ONNX operator."""
 
@@ -137,6 +139,12 @@ class Tape:
         """The error about a node."""
         title = self._titles.get(node) or name_of(node)
         return NotDifferentiable(f"{node.op_type} {title!r} cannot be differentiated: {why}")
+
+
+def present(value: ir.Value | None) -> ir.Value:
+    """A value that a valid graph does not lack."""
+    assert value is not None
+    return value
 
 
 def count_of(sizes: Sequence[int]) -> int:
