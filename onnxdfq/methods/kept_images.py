@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from onnxdfq.model_file.untrusted import model_hash
 
 if TYPE_CHECKING:
     from onnxdfq.methods.method import FloatModel, Making, Method, Run
+    from onnxdfq.recipe.zoo import Member
     from onnxdfq.work.checkpoint import Checkpoint, Saved
 
 TABLES = ("pixels", "pictures", "labels")
@@ -33,12 +34,17 @@ def shard_facts(method: Method, model: FloatModel, count: int, run: Run) -> dict
     return {"model": model.digest[:16], "recipe": digest[:16], "onnxdfq": version("onnxdfq")}
 
 
+def identity_of_zoo(zoo: Sequence[Member]) -> list[str]:
+    """What tells the networks of a zoo, and how they look at images, from others."""
+    return [f"{model_hash(member.path)} {member.normalize} {member.order}" for member in zoo]
+
+
 def _rest_on(method: Method, model: FloatModel, count: int, run: Run) -> tuple[str, ...]:
     """All that images follow from: the models that make them, what these are fed, the method's settings, seed and
     count; not bits, targets, or what else is done with them."""
     import torch
 
-    zoo = [f"{model_hash(member.path)} {member.normalize} {member.order}" for member in run.zoo]
+    zoo = identity_of_zoo(run.zoo)
     filled = fillings(model.graph)
     fed = [f"{spec} {filled[spec.name]}" for spec in inputs(model.graph)]
     drawn = f"{count} {run.recipe.seed} {model.normalization}"

@@ -321,12 +321,13 @@ def agree(request: Request, device: str) -> None:
     """All workers are about to do the same. Raises WorkerError: one of them, which is named, is not."""
     import torch
 
+    from onnxdfq.methods.kept_images import identity_of_zoo
     from onnxdfq.model_file.untrusted import model_hash
 
     workers, recipe = request.workers, request.recipe
     if device == "cuda":
         workers.take_gpu()
-    zoo = "".join(f"{model_hash(member.path)} {member.normalize} {member.order}" for member in request.zoo)
+    zoo = "".join(identity_of_zoo(request.zoo))
     rest = (recipe.to_toml(), repr(request.method), zoo, repr(dict(request.inputs)), repr(dict(request.input_shape)))
     workers.agree(
         {
