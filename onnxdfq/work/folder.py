@@ -122,7 +122,9 @@ def kept_in(path: Path) -> tuple[Kept, ...]:
         header, state = read_header(file), file.stat()
         about = {name: str(header["about"].get(name, "")) for name in ("stage", "model", "version")}
         changed = datetime.fromtimestamp(state.st_mtime, UTC).isoformat(timespec="seconds")
-        found.append(Kept(**about, done=bool(header["done"]), bytes=state.st_size, changed=changed, file=file.name))
+        kept = Kept(**about, done=bool(header["done"]), bytes=state.st_size, changed=changed, file=file.name)
+        found.append((state.st_mtime_ns, kept))
     if not found:
         raise InputError(f"{path} keeps nothing of onnxdfq; name a folder that was given as --work-dir.")
-    return tuple(sorted(found, key=lambda one: (one.changed, one.file), reverse=True))
+    # By the file's own clock: what is shown ends at the second, in which a stage or two may be done.
+    return tuple(kept for _, kept in sorted(found, key=lambda one: (one[0], one[1].file), reverse=True))

@@ -1,6 +1,7 @@
 """The work folder: who may use it, what it keeps apart, and what it lists."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,17 @@ def test_it_lists_what_it_keeps(tmp_path: Path) -> None:
     assert listed.exit_code == 0 and "on its way" in listed.stdout and "m.onnx" in listed.stdout
     as_json = json.loads(CliRunner().invoke(main, ["runs", str(tmp_path), "--json"]).stdout)
     assert {one["stage"]: one["done"] for one in as_json["kept"]} == {"images": True, "tuning": False}
+
+
+def test_the_newest_comes_first_within_a_second(tmp_path: Path) -> None:
+    with work_folder(tmp_path, "m.onnx", print) as folder:
+        assert folder is not None
+        for stage in ("b", "a", "c"):
+            folder.checkpoint(stage, "digest").save({"a": torch.ones(2)}, {}, done=True)
+    for place, stage in enumerate(("b", "a", "c")):
+        (file,) = tmp_path.glob(f"{stage}.*")
+        os.utime(file, ns=(0, 10**18 + place))
+    assert [one.stage for one in kept_in(tmp_path)] == ["c", "a", "b"]
 
 
 @pytest.mark.parametrize(
