@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -165,6 +166,7 @@ def compress(
             input_shape=input_shape or {},
             inputs=inputs or {},
             dynamic_batch=dynamic_batch,
+            reported=report is not None,
             save_images=None if save_images is None else Path(save_images),
             plan=decided,
             save_plan=None if save_plan is None else Path(save_plan),
@@ -178,4 +180,5 @@ def compress(
             from onnxdfq.report.assembling import tell_of_compression
 
             tell_of_compression(request, result, Path(report))
+            result = replace(result, original=None)
     return result.unwritten() if in_memory and output is None else result

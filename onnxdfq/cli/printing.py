@@ -93,15 +93,15 @@ def diagnosis_text(found: Any) -> str:
     rows = [("layer", "operator", "bits", "alone", "all but", "kernel")]
     for layer in found.layers[:WORST]:
         bits = "/".join("-" if width is None else str(width) for width in (layer.weight_bits, layer.activation_bits))
-        row = _name(layer.name), _name(layer.op_type), bits, _level(layer.alone_db), _level(layer.all_but_db)
-        rows.append((*row, layer.kernel or "-"))
+        alone, all_but = (_level(one, estimated=layer.estimated) for one in (layer.alone_db, layer.all_but_db))
+        rows.append((_name(layer.name), _name(layer.op_type), bits, alone, all_but, layer.kernel or "-"))
     more = len(found.layers) - WORST
     lines.append(f"\n{table_text(rows)}" + (f"\n... and {more} layers more (--json)" if more > 0 else ""))
     return "\n".join(lines)
 
 
-def _level(level: float | None) -> str:
-    return "-" if level is None else f"{level:.1f} dB"
+def _level(level: float | None, *, estimated: bool) -> str:
+    return "-" if level is None else f"{'≈ ' if estimated else ''}{level:.1f} dB"
 
 
 def pairs_text(found: Mapping[str, Any]) -> str:

@@ -97,6 +97,13 @@ class Measurement:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Distances:
+    """How far images are from what each BatchNormalization remembers, by its node's name, in graph order."""
+
+    by_layer: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """What every stage may use and none may change.
 
@@ -114,7 +121,7 @@ class Run:
     workers: Workers = ALONE
     shard: Shard = WHOLE
     progress: Callable[[str], Progress | None] = lambda _: None
-    tell: Callable[[Note | Measurement], None] = lambda _: None
+    tell: Callable[[Note | Measurement | Distances], None] = lambda _: None
 
     def checkpoint(self, stage: str, *rests_on: str | NDArray[Any]) -> Checkpoint | None:
         """Where a stage keeps what it finds; None where nothing is kept. rests_on: all that it follows from."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from onnxdfq.errors import InputError
 from onnxdfq.images.dataset import shapes_of_data
 from onnxdfq.methods import choose_method
-from onnxdfq.methods.method import FloatModel, Measurement, Method, Need, Note, Run, Synthesis
+from onnxdfq.methods.method import Distances, FloatModel, Measurement, Method, Need, Note, Run, Synthesis
 from onnxdfq.model_file import Opening, main_input
 from onnxdfq.pipeline.checks import calibration_of, check_method, check_paths, distilling_of, found_device, tuning_of
 from onnxdfq.pipeline.request import Request
@@ -57,6 +57,7 @@ def run_compression(request: Request) -> Result:
         from passes.lint.lint import lint
 
         model, original = load(request, opening, run)
+        kept = _kept(model, request)
         request = steered(request, model, run)
         method, run = fitted(settled_method(request, model, run), model, run)
         own, source, judging = make_images(model, method, request, run)
@@ -102,7 +103,7 @@ def run_compression(request: Request) -> Result:
                     continue
                 tell_of_floats(output, findings[output.target.name], run)
             tell_what_next(request.outputs, run)
-    return _result(request, written, plans, method.name, images, findings, record)
+    return _result(request, written, plans, method.name, images, findings, record, kept)
 
 
 def run_weights_only(request: Request) -> Result:
@@ -123,9 +124,15 @@ def run_weights_only(request: Request) -> Result:
 
         run.workers.release()
         model, original = load(request, opening, run)
+        kept = _kept(model, request)
         written, images, findings = with_block_weights(model, original, request, run)
     plans = dict.fromkeys(written, FLOAT_PLAN)
-    return _result(request, written, plans, request.recipe.rounding, images, findings, record)
+    return _result(request, written, plans, request.recipe.rounding, images, findings, record, kept)
+
+
+def _kept(model: FloatModel, request: Request) -> ir.Model | None:
+    """The float graph for the report, which what follows edits."""
+    return model.graph.clone() if request.reported else None
 
 
 def _result(
@@ -136,6 +143,7 @@ def _result(
     images: Images | None,
     findings: Mapping[str, tuple[Finding, ...]],
     record: Record,
+    original: ir.Model | None,
 ) -> Result:
     targets = {
         output.target.name: TargetResult(
@@ -156,6 +164,8 @@ def _result(
         metrics={**record.of(None), **first.metrics},
         notes=tuple(record.notes),
         targets=targets,
+        original=original,
+        distances=record.distances,
     )
 
 
@@ -265,10 +275,13 @@ class Record:
 
     notes: list[str] = field(default_factory=list)
     measured: dict[str | None, Metrics] = field(default_factory=dict)
+    distances: Mapping[str, float] = field(default_factory=dict)
 
-    def take(self, told: Note | Measurement) -> None:
+    def take(self, told: Note | Measurement | Distances) -> None:
         """Note it down; the same sentence once."""
-        if isinstance(told, Measurement):
+        if isinstance(told, Distances):
+            self.distances = told.by_layer
+        elif isinstance(told, Measurement):
             self.measured[told.target] = {**self.of(told.target), **told.values}  # type: ignore[typeddict-item]
         elif told.text not in self.notes:
             self.notes.append(told.text)

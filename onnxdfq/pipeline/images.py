@@ -1,6 +1,6 @@
 """The images, or other samples, that numbers are decided by: the method's, or the user's own; and those held back."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from onnxdfq.images.dataset import load_data
 from onnxdfq.images.feeding import Feeding
@@ -11,7 +11,7 @@ from onnxdfq.images.shards import Shards, shard_files
 from onnxdfq.images.source import FixedImages, ImageSource
 from onnxdfq.methods.effort import check_images, images_in_memory
 from onnxdfq.methods.kept_images import shard_facts
-from onnxdfq.methods.method import FloatModel, Measurement, Method, Note, Run, Synthesis
+from onnxdfq.methods.method import Distances, FloatModel, Measurement, Method, Note, Run, Synthesis
 from onnxdfq.model_file import fillings, given_by_user, main_input
 from onnxdfq.pipeline import held_back
 from onnxdfq.pipeline.request import Request
@@ -48,7 +48,9 @@ def make_images(
         run.workers.release()
         run.tell(Measurement(values={"images": len(images)}))
         if read_batch_norms(model.graph):
-            run.tell(Measurement(values=asdict(evaluate_images(model.graph, images, device=run.device))))
+            quality = evaluate_images(model.graph, images, device=run.device)
+            run.tell(Measurement(values={"bn_distance": quality.bn_distance, "confident": quality.confident}))
+            run.tell(Distances(by_layer=quality.distances))
     return own, source, judging_images(model, spared, request, run)
 
 

@@ -47,6 +47,7 @@ class Request:
     save_plan: files to write beside the models. work_dir: a folder where long stages keep how far they are, and go on
     from. input_shape: sizes that the file leaves open; inputs: what inputs are
     fed where no data is given. dynamic_batch: whether files take any batch, whatever the model was declared for.
+    reported: whether a report follows, which looks at the float network again.
     """
 
     source: Path
@@ -66,6 +67,7 @@ class Request:
     input_shape: Mapping[str, Sequence[int]] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
     dynamic_batch: bool = False
+    reported: bool = False
     force: bool = False
     progress: ProgressFactory = silent
     wants_images_for: ClassVar[str] = "synthesize"  # where no file for a target is written

@@ -105,7 +105,9 @@ class Result:
     """What came out of a run.
 
     method: the name of the one that ran. images: None where it makes none. metrics: of the run and of the first target.
-    notes: what the user should know, a sentence each. targets: by name, in the order of the recipe.
+    notes: what the user should know, a sentence each. targets: by name, in the order of the recipe. original: the
+    float network, canonical, with its BatchNormalizations, while a report is to be written; else None. distances: node
+    name of each BatchNormalization → how far the images are from what it remembers.
     """
 
     model: ir.Model
@@ -115,6 +117,8 @@ class Result:
     metrics: Metrics
     notes: Sequence[str]
     targets: Mapping[str, TargetResult] = field(default_factory=dict)
+    original: ir.Model | None = None
+    distances: Mapping[str, float] = field(default_factory=dict)
 
     def save(self, path: Path | str, *, force: bool = False) -> Path:
         """Write the model of the first target to a file. Raises OutputError."""

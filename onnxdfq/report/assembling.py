@@ -24,11 +24,13 @@ from onnxdfq.pipeline.verdict import verdict
 from onnxdfq.report.command import compress_command
 from onnxdfq.report.diagnosis.diagnosis import Diagnosed
 from onnxdfq.report.diagnosis.inquiry import inquire
-from onnxdfq.report.diagnosis.reading import read_original, read_quantized, samples_for
+from onnxdfq.report.diagnosis.reading import folded, quantized_of, samples_for
 from onnxdfq.report.diagnosis.result import Diagnosis
 from onnxdfq.report.pictures import images_report
 from onnxdfq.report.run import FileReport, Number, RunReport
 from onnxdfq.report.writing import write_report
+from onnxdfq.synthesis.quality import distances_by_layer
+from passes.graph.batch_norm import read_batch_norms
 from passes.write.provenance import read_provenance
 
 PACKAGES = ("onnxdfq", "onnx", "onnx-ir", "onnxruntime", "torch", "numpy")
@@ -43,7 +45,7 @@ def tell_of_compression(request: Request, result: Result, path: Path) -> None:
     """Write the report of a compression whose files are written.
 
     Raises:
-        InputError: A file cannot be read again. OutputError: the report cannot be written.
+        OutputError: The report cannot be written.
     """
     report = report_of_compression(request, result, found_device(request.device))
     models = {name: target.model for name, target in result.targets.items()}
@@ -55,14 +57,12 @@ def report_of_compression(request: Request, result: Result, device: str) -> RunR
 
     Args:
         request: What was asked for.
-        result: What came of it, its files written.
+        result: What came of it, its files written, and the float network that it came of.
         device: Where networks run.
-
-    Raises:
-        InputError: A file cannot be read again.
     """
-    original, folded = read_original(request.source, input_shape=request.input_shape, fed=request.inputs)
-    notes = list(result.notes)
+    original = result.original
+    assert original is not None
+    exact, notes = folded(original), list(result.notes)
     samples, what = samples_for(
         original,
         result.images if request.calibration is not None else None,
@@ -75,7 +75,7 @@ def report_of_compression(request: Request, result: Result, device: str) -> RunR
     )
     files = []
     for name, target in result.targets.items():
-        diagnosis = _diagnosed(target, request, folded, samples, what, device, notes)
+        diagnosis = _diagnosed(target, request, exact, samples, what, device, notes)
         files.append(_file(name, target, request.source, result, diagnosis))
     images = result.images
     return RunReport(
@@ -83,7 +83,7 @@ def report_of_compression(request: Request, result: Result, device: str) -> RunR
         command=compress_command(request),
         versions=versions(),
         files=tuple(files),
-        images=None if images is None else images_report(original, images, _own(request, original), device=device),
+        images=None if images is None else images_report(original, images, _own(request, original), result.distances),
         notes=tuple(notes),
     )
 
@@ -91,7 +91,7 @@ def report_of_compression(request: Request, result: Result, device: str) -> RunR
 def _diagnosed(
     target: TargetResult,
     request: Request,
-    folded: ir.Model,
+    exact: ir.Model,
     samples: Samples,
     what: str,
     device: str,
@@ -100,11 +100,12 @@ def _diagnosed(
     assert target.path is not None
     try:
         return inquire(
-            read_quantized(target.path, folded),
-            folded,
+            quantized_of(target.model.clone(), target.path, exact),
+            exact,
             samples,
             data=what,
             against=str(request.source),
+            judged=target.findings,
             device=device,
             progress=request.progress,
         )
@@ -143,7 +144,7 @@ def _file(name: str, target: TargetResult, source: Path, result: Result, diagnos
         path=str(target.path),
         bits=provenance.get("bits", ""),
         bytes=metrics.get("bytes", 0),
-        bytes_float=bytes_of(source),
+        bytes_float=metrics.get("bytes_float") or bytes_of(source),
         verdict=str(metrics.get("verdict", "")),
         sqnr_db=found if isinstance(found, float) else None,
         agreement=agreement if isinstance(agreement, float) else None,
@@ -169,7 +170,9 @@ def report_of_diagnosis(found: Diagnosed, command: str, *, device: str) -> RunRe
         DataError: The samples do not run in ONNX Runtime.
     """
     diagnosis, samples = found.diagnosis, found.samples
+    model = found.original or found.model
     images = Images(pixels=samples.main, others=samples.others, method=diagnosis.data, seed=0)
+    distances = distances_by_layer(model, images, device=device) if read_batch_norms(model) else {}
     file = FileReport(
         target=diagnosis.target,
         path=diagnosis.file,
@@ -188,7 +191,7 @@ def report_of_diagnosis(found: Diagnosed, command: str, *, device: str) -> RunRe
         command=command,
         versions=versions(),
         files=(file,),
-        images=images_report(found.original or found.model, images, None, device=device),
+        images=images_report(model, images, None, distances),
         notes=diagnosis.notes,
     )
 

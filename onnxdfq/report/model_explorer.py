@@ -60,6 +60,7 @@ def _attrs(layer: LayerReport | None) -> list[dict[str, str]]:
         "bits of activations": layer.activation_bits,
         "dB alone": layer.alone_db,
         "dB of all but it": layer.all_but_db,
+        "dB are": "estimated" if layer.estimated else "",
         "kernel": layer.kernel,
         "why": layer.reason,
     }

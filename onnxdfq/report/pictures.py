@@ -3,6 +3,7 @@
 import base64
 import struct
 import zlib
+from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -12,29 +13,26 @@ from numpy.typing import NDArray
 from onnxdfq.images.images import Images
 from onnxdfq.model_file import main_input
 from onnxdfq.report.run import Channels, ImagesReport, LayerDistance
-from onnxdfq.synthesis.quality import distances_by_layer
-from passes.graph.batch_norm import read_batch_norms
 
 SHOWN, SIDE = 16, 72  # pictures, and the most pixels of a side
 ENDS = (0.5, 99.5)  # percent of the numbers that black and white stand for
 
 
-def images_report(model: ir.Model, images: Images, own: NDArray[np.generic] | None, *, device: str) -> ImagesReport:
+def images_report(
+    model: ir.Model, images: Images, own: NDArray[np.generic] | None, distances: Mapping[str, float]
+) -> ImagesReport:
     """What a report tells of images.
 
     Args:
         model: Float, canonical, its BatchNormalizations in place.
         images: That numbers were decided by.
         own: Inputs of the user's own, to hold their statistics beside.
-        device: Where the network runs.
+        distances: How far they are from what each BatchNormalization remembers, by its node's name.
     """
     pictured = main_input(model).image is not None
     statistics = [_channels(images.method, _planes(model, images.pixels))] if pictured else []
     if pictured and own is not None:
         statistics.append(_channels("your own", _planes(model, own)))
-    distances = {}
-    if read_batch_norms(model):
-        distances = distances_by_layer(model, images, device=device)
     return ImagesReport(
         method=images.method,
         count=len(images),

@@ -1,5 +1,6 @@
 """How good synthesised images are, without labels and without real images."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,11 +24,13 @@ class ImageQuality:
 
     bn_distance: of the whole set's statistics from the running ones, relative, squared; 0 is perfect (see
     `Targets.distance`). confident: share of images to which the float model gives a class with more than 0.9, None for
-    a model that is no classifier.
+    a model that is no classifier. distances: node name of each BatchNormalization, in graph order → the part of
+    bn_distance that is its own.
     """
 
     bn_distance: float
     confident: float | None
+    distances: Mapping[str, float]
 
 
 @torch.no_grad()
@@ -47,7 +50,11 @@ def evaluate_images(model: ir.Model, images: Images, *, batch_size: int = 64, de
     network = TappedNetwork(model, method="evaluate_images", device=device, precision="float32")
     moments, top = _seen(network, images, batch_size)
     confident = float((torch.cat(top)[: len(images)] > CONFIDENT).float().mean()) if top else None
-    return ImageQuality(bn_distance=float(network.targets.distance(*moments)), confident=confident)
+    return ImageQuality(
+        bn_distance=float(network.targets.distance(*moments)),
+        confident=confident,
+        distances=_by_layer(model, network, moments),
+    )
 
 
 @torch.no_grad()
@@ -61,6 +68,10 @@ def distances_by_layer(
     """
     network = TappedNetwork(model, method="distances_by_layer", device=device, precision="float32", outputs=())
     moments, _ = _seen(network, images, batch_size)
+    return _by_layer(model, network, moments)
+
+
+def _by_layer(model: ir.Model, network: TappedNetwork, moments: Tensor) -> dict[str, float]:
     names = [norm.node for norm in read_batch_norms(model)]
     return dict(zip(names, network.targets.distances(*moments), strict=True))
 

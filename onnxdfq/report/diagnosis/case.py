@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxdfq.report.diagnosis.evidence import Evidence
+from onnxdfq.report.diagnosis.evidence import Evidence, Level
 from onnxdfq.report.diagnosis.layers import Layer
 from onnxdfq.report.diagnosis.result import Finding
 from onnxdfq.report.diagnosis.switches import Constant
@@ -20,18 +20,21 @@ FACTORS = 2.0 ** (np.arange(-24, 25) / 2)  # of the scale; a factor of 2 alone s
 class Case:
     """Something that is quantized, and all that is known of it.
 
-    layer: that it belongs to. harm: what it costs the outputs alone. share: of what all cost. kernel: what the target
-    makes of the layer. read_in_float: whether the target computes all that reads the value in float.
+    layer: that it belongs to. harm: what it costs the outputs alone; estimated: whether no run told that. share: of
+    what all cost. kernel: what the target makes of the layer. read_in_float: whether the target computes all that reads
+    the value in float.
     of an activation: quantizer, evidence of the float value, and inputs: what the layer's own inputs were (of a
     Concat), in order, with their grids.
     of a weight or bias: constant, both versions of it; stored, as the file has it; bias_scale: what the scale of the
-    bias has to be on integer kernels; read: evidence of what the layer multiplies the weight with.
+    bias has to be on integer kernels; read: evidence of what the layer multiplies the weight with; computed: level of
+    what it computes.
     """
 
     layer: Layer
     tensor: str
     harm: float
     share: float
+    estimated: bool = False
     kernel: Kernel | None = None
     read_in_float: bool = False
     quantizer: Quantizer | None = None
@@ -42,6 +45,7 @@ class Case:
     stored: QuantizedConstant | None = None
     bias_scale: np.ndarray | None = None
     read: Evidence | None = None
+    computed: Level | None = None
 
     def found(self, kind: str, cause: str, *remedies: str, gain: float = 1.0, harm: float | None = None) -> Finding:
         """A finding. gain: the share of the noise that the remedy spares. harm: where it is not that of the case."""
@@ -52,6 +56,7 @@ class Case:
             cause=cause,
             remedies=tuple(remedies),
             harm=(self.harm if harm is None else harm) * gain,
+            estimated=self.estimated,
         )
 
 

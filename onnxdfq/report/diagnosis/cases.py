@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxdfq.report.diagnosis.case import Case
 from onnxdfq.report.diagnosis.causes import findings_of
-from onnxdfq.report.diagnosis.evidence import Evidence
+from onnxdfq.report.diagnosis.evidence import Evidence, Level
 from onnxdfq.report.diagnosis.layers import Layer
 from onnxdfq.report.diagnosis.measuring import Measured
 from onnxdfq.report.diagnosis.result import Finding
@@ -32,7 +33,7 @@ class Inquiry:
     kernels: Mapping[str, Kernel]
     titles: Mapping[str, str]
 
-    @property
+    @cached_property
     def total(self) -> float:
         """What everything costs, each alone: noise over signal."""
         return sum(self.measured.costs.alone.values())
@@ -40,11 +41,13 @@ class Inquiry:
     def findings(self) -> tuple[Finding, ...]:
         """Those that cost most first; of equal ones the surest cause."""
         found: list[tuple[float, int, Finding]] = []
+        least = LEAST * self.total
         for layer in self.layers:
             for case in (*self._activations(layer), *self._constants(layer)):
-                several = list(findings_of(case))
+                # no cause costs more than what it is looked for in
+                several = list(findings_of(case)) if case.harm >= least else []
                 greatest = max((one.harm for one in several), default=0.0)
-                if greatest >= LEAST * self.total and greatest > 0:
+                if greatest >= least and greatest > 0:
                     found.extend((greatest, place, one) for place, one in enumerate(several))
         return tuple(one for _, _, one in sorted(found, key=lambda entry: (-entry[0], entry[1])))
 
@@ -53,9 +56,8 @@ class Inquiry:
         return self.kernels.get(layer.name)
 
     def seen(self, name: str) -> Evidence | None:
-        """Of the value that a quantizer reads, or of any other."""
-        quantizer = self.network.quantizers.get(name)
-        return self.measured.evidence.get(name if quantizer is None else quantizer.source)
+        """Of the value that a quantizer reads."""
+        return self.measured.runs.evidence.get(self.network.quantizers[name].source)
 
     def _activations(self, layer: Layer) -> Iterator[Case]:
         for name in layer.activations:
@@ -66,6 +68,7 @@ class Inquiry:
                 tensor=quantizer.source,
                 harm=harm,
                 share=harm / max(self.total, 1e-30),
+                estimated=layer.name in self.measured.estimated,
                 kernel=self.kernel(layer),
                 read_in_float=self._read_in_float(name),
                 quantizer=quantizer,
@@ -81,6 +84,7 @@ class Inquiry:
             tensor=layer.weight,
             harm=harm,
             share=harm / max(self.total, 1e-30),
+            estimated=layer.name in self.measured.estimated,
             kernel=self.kernel(layer),
         )
         for name in filter(None, (layer.weight, layer.bias)):
@@ -98,7 +102,7 @@ class Inquiry:
                 stored=self.stored.get(name),
                 bias_scale=wanted,
                 read=self.seen(layer.reads[0]) if layer.reads else None,
-                evidence=None if layer.node is None else self.seen(name_of(layer.node.outputs[0])),
+                computed=self._computed(layer),
             )
 
     def _bias_scale(self, layer: Layer) -> np.ndarray | None:
@@ -112,13 +116,16 @@ class Inquiry:
     def _mismatch(self, layer: Layer, wanted: np.ndarray | None) -> float:
         """What an integer kernel makes of an int32 bias on another grid, over the power of what the layer computes."""
         stored = self.stored.get(layer.bias)
-        seen = None if layer.node is None else self.seen(name_of(layer.node.outputs[0]))
-        if stored is None or wanted is None or seen is None or stored.grid.bits <= 16 or seen.signal <= 0:
+        computed = self._computed(layer)
+        if stored is None or wanted is None or computed is None or stored.grid.bits <= 16 or computed.signal <= 0:
             return 0.0
         if wanted.size not in (1, stored.integers.size):
             return 0.0
         added = stored.integers.reshape(-1) * wanted
-        return min(float(np.square(added - stored.numbers.reshape(-1)).mean()) / seen.signal, 1.0)
+        return min(float(np.square(added - stored.numbers.reshape(-1)).mean()) / computed.signal, 1.0)
+
+    def _computed(self, layer: Layer) -> Level | None:
+        return None if layer.node is None else self.measured.runs.levels.get(name_of(layer.node.outputs[0]))
 
     def _inputs(self, node: ir.Node | None) -> dict[str, tuple[Evidence, Grid | None]]:
         """What a Concat reads: the float value's name → how it looks, and its grid."""
@@ -132,7 +139,7 @@ class Inquiry:
                     break
                 value = producer.inputs[0]
             name = name_of(value) if quantizer is None else quantizer.source
-            seen = self.measured.evidence.get(name)
+            seen = self.measured.runs.evidence.get(name)
             if seen is not None:
                 found[name] = (seen, None if quantizer is None else quantizer.grid)
         return found
@@ -148,7 +155,7 @@ class Inquiry:
             value = readers[0].outputs[0] if len(readers) == 1 and is_op(readers[0], "Identity") else None
         return None
 
-    @property
+    @cached_property
     def _values(self) -> dict[str, ir.Value]:
         return {name_of(value): value for node in self.network.model.graph for value in node.outputs}
 

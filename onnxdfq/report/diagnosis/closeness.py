@@ -12,8 +12,7 @@ from onnxdfq.engine.feeds import Feeds
 from onnxdfq.errors import DataError
 from onnxdfq.images.samples import Samples
 from onnxdfq.report.diagnosis.evidence import decibel
-from onnxdfq.report.diagnosis.sweep import BATCH_SIZE
-from onnxdfq.report.diagnosis.switches import Network
+from onnxdfq.report.diagnosis.switches import Network, Values
 from passes.graph.compared import compared_values
 from passes.graph.editing import name_of
 
@@ -31,43 +30,39 @@ class Closeness:
         return np.inf if self.without_db is None else self.without_db
 
 
-def closeness(network: Network, original: ir.Model, samples: Samples, path: str) -> Closeness:
-    """Both on the same samples.
+class Comparison:
+    """Of a network with the float model, batch by batch.
 
     Args:
         network: Of the file.
         original: Float.
-        samples: In the model's input units.
         path: Of the float model, for error messages.
 
     Raises:
         DataError: They are not the same network.
     """
-    ours, theirs = ([name_of(one) for one in compared_values(model.graph)] for model in (network.model, original))
-    feeds, other_feeds = Feeds(network.model), Feeds(original)
-    if len(ours) != len(theirs) or feeds.main.name != other_feeds.main.name:
-        raise DataError(f"{path} has other inputs or outputs than the file; they are not the same network.")
-    graph = network.graph(feeds.names, ours)
-    exact = TorchGraph(original, outputs=theirs).to(network.device).eval()
-    size = feeds.batch or other_feeds.batch or BATCH_SIZE  # a file may be fixed to one that its float model is not
-    parts = [samples[start : start + size] for start in range(0, len(samples) - size + 1, size)] or [samples]
-    batches = (next(feeds.batches(feeds.names, part, size, network.device)) for part in parts)
-    others = (next(other_feeds.batches(exact.input_names, part, size, network.device)) for part in parts)
-    signal = np.zeros(len(ours))
-    noise = {True: np.zeros(len(ours)), False: np.zeros(len(ours))}
-    for batch, other in zip(batches, others, strict=True):
-        with torch.no_grad():
-            expected = exact(*other)
-        signal += [float(one.double().square().sum()) for one in expected]
-        values = dict(zip(feeds.names, batch, strict=True))
-        for quantized, on in ((True, network.everything), (False, frozenset[str]())):
-            found = _outputs(graph.run(values, on), ours)
-            noise[quantized] += _errors(found, expected, path)
-    return Closeness(sqnr_db=_worst(noise[True], signal), without_db=_worst(noise[False], signal))
 
+    def __init__(self, network: Network, original: ir.Model, path: str) -> None:
+        ours, theirs = ([name_of(one) for one in compared_values(model.graph)] for model in (network.model, original))
+        self._feeds, self._path, self._names, self._device = Feeds(original), path, ours, network.device
+        if len(ours) != len(theirs) or Feeds(network.model).main.name != self._feeds.main.name:
+            raise DataError(f"{path} has other inputs or outputs than the file; they are not the same network.")
+        self._graph = TorchGraph(original, outputs=theirs).to(network.device).eval()
+        self._signal, self._noise, self._without = (np.zeros(len(ours)) for _ in range(3))
 
-def _outputs(found: dict[str, torch.Tensor], names: Sequence[str]) -> list[torch.Tensor]:
-    return [found[name] for name in names]
+    @torch.no_grad()
+    def add(self, samples: Samples, exact: Values, noisy: Values) -> None:
+        """A batch, with the outputs of the network without its quantizers and with them. Raises as above."""
+        batch = next(self._feeds.batches(self._graph.input_names, samples, len(samples), self._device))
+        expected = self._graph(*batch)
+        self._signal += [float(one.double().square().sum()) for one in expected]
+        self._noise += _errors([noisy[name] for name in self._names], expected, self._path)
+        self._without += _errors([exact[name] for name in self._names], expected, self._path)
+
+    @property
+    def closeness(self) -> Closeness:
+        """Over all batches."""
+        return Closeness(sqnr_db=_worst(self._noise, self._signal), without_db=_worst(self._without, self._signal))
 
 
 def _errors(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor], path: str) -> list[float]:

@@ -55,7 +55,20 @@ def read_quantized(path: Path, original: ir.Model | None) -> Quantized:
         InputError: It is float, or quantized in another form than QDQ.
         ModelFileError: It cannot be read.
     """
-    model = read_model(path, inferred=True)
+    return quantized_of(read_model(path, inferred=True), path, original)
+
+
+def quantized_of(model: ir.Model, path: Path, original: ir.Model | None) -> Quantized:
+    """A model as `read_quantized` gives it. Its constants become initializers.
+
+    Args:
+        model: With inferred types.
+        path: Of its file.
+        original: The float model, BatchNormalization folded; None without.
+
+    Raises:
+        InputError, ModelFileError: As `read_quantized` does.
+    """
     found = quantization(model)
     if not found:
         raise InputError(
@@ -110,9 +123,14 @@ def read_original(
     """
     model = load_model(path, input_shape=input_shape, fed=fed)
     Canonicalize()(model)
-    folded = model.clone()
-    FoldBatchNorm()(folded)
-    return model, folded
+    return model, folded(model)
+
+
+def folded(model: ir.Model) -> ir.Model:
+    """A copy, BatchNormalization folded."""
+    copy = model.clone()
+    FoldBatchNorm()(copy)
+    return copy
 
 
 def samples_for(

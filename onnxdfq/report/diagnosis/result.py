@@ -7,7 +7,8 @@ from dataclasses import dataclass
 class Finding:
     """One cause of noise. kind: a word for scripts. layer, tensor: where. cause: a sentence; remedies: what to try.
 
-    harm: noise power over signal power at the outputs that the remedy would spare, about.
+    harm: noise power over signal power at the outputs that the remedy would spare, about. estimated: whether it rests
+    on gradients (see `LayerReport`).
     """
 
     kind: str
@@ -16,6 +17,7 @@ class Finding:
     cause: str
     remedies: tuple[str, ...]
     harm: float
+    estimated: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,8 @@ class TensorReport:
 
     bits, grid: what it is held in, and from where to where; least, greatest: of the float numbers. own_db: its numbers
     over its own rounding. accumulated_db: over all noise that reaches it, its own included; of activations alone.
-    outputs_db: the outputs over what it alone costs them. None where there is no noise, or it was not measured.
+    outputs_db: the outputs over what it alone costs them; estimated: whether that is no measurement (see
+    `LayerReport`). None where there is no noise, or it was not measured.
     """
 
     name: str
@@ -47,13 +50,15 @@ class TensorReport:
     accumulated_db: float | None
     outputs_db: float | None
     bars: Bars | None
+    estimated: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerReport:
     """A layer. alone_db: the outputs over what the layer costs them when it alone is quantized; all_but_db: over the
     noise that is left when all but the layer is. kernel: what the target makes of it: "integer", "float", "refused",
-    or "" where that is not judged, and why. bytes: of its constants. macs: multiplications a sample."""
+    or "" where that is not judged, and why. bytes: of its constants. macs: multiplications a sample. estimated: whether
+    alone_db and all_but_db follow from gradients, to some 2 dB, and not from runs with one thing changed."""
 
     name: str
     op_type: str
@@ -66,6 +71,7 @@ class LayerReport:
     bytes: int
     macs: int
     tensors: tuple[TensorReport, ...]
+    estimated: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

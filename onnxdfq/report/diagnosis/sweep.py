@@ -1,21 +1,19 @@
 """What each quantizer costs the outputs alone, and what is left of the noise when one layer is float."""
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import onnx_ir as ir
 import torch
 
-from onnxdfq.engine.feeds import Feeds
-from onnxdfq.errors import InputError
-from onnxdfq.images.samples import SamplesLike
+from onnxdfq.report.diagnosis.runs import Runs
 from onnxdfq.report.diagnosis.switches import Network, Switched, Values
 from passes.graph.bodies import captured_values
 from passes.graph.compared import compared_values
 from passes.graph.editing import is_op, static_dims
 from passes.graph.liveness import Liveness
 
-BATCH_SIZE = 16
+NEAR = 8  # nodes that are rather run again than that another part of the graph is made ready
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,22 +42,16 @@ class Trial:
     alone: bool
 
 
-def measure_costs(
-    network: Network, samples: SamplesLike, trials: Sequence[Trial], *, advance: Callable[[str], None]
-) -> Costs:
-    """Each trial runs the graph from the first node that it changes; what lies before is run once.
+def measure_costs(network: Network, runs: Runs, trials: Sequence[Trial], *, advance: Callable[[str], None]) -> Costs:
+    """Each trial runs the graph from the first node that it changes, or a little before; the rest is run once.
 
     Args:
         network: To be measured.
-        samples: In the model's input units.
+        runs: Of it, on the samples to measure with.
         trials: What to switch.
         advance: Called after each trial.
-
-    Raises:
-        DataError: The samples do not fit the model's input.
-        InputError: The model has no float output.
     """
-    sweep = _Sweep(network, samples)
+    sweep = _Sweep(network, runs)
     first = sweep.places()
     alone: dict[str, float] = {}
     all_but: dict[str, float] = {}
@@ -67,7 +59,7 @@ def measure_costs(
     point = -1
     for trial in sorted(trials, key=lambda one: min((first[part] for part in one.parts), default=0)):
         place = min((first[part] for part in trial.parts), default=0)
-        if tail is None or place != point:
+        if tail is None or place > point + NEAR:
             sweep.move_to(place)
             tail, point = sweep.tail(), place
         if trial.alone:
@@ -82,25 +74,17 @@ class _Sweep:
     """The values of all samples at one point of the graph, which moves forward only: of the float network and of the
     quantized one."""
 
-    def __init__(self, network: Network, samples: SamplesLike) -> None:
+    def __init__(self, network: Network, runs: Runs) -> None:
         self._network, model = network, network.model
         compared = compared_values(model.graph)
-        if not compared:
-            raise InputError("The model computes no floating-point output, so there is nothing to measure noise on.")
         self._liveness = Liveness(model.graph, compared)
         self._outputs = [value.name or "" for value in compared]
         self._parts = {value.name or "": parts_of(value) for value in compared}
-        feeds = Feeds(model)
         self._point = 0
-        given = [
-            dict(zip(feeds.names, batch, strict=True))
-            for batch in feeds.batches(feeds.names, samples, BATCH_SIZE, network.device)
-        ]
-        self._states: list[list[Values]] = [given, given]
-        tail = self.tail()
-        self._exact = [tail.run(state, frozenset()) for state in given]
+        self._states: list[Sequence[Values]] = [runs.given, runs.given]
+        self._exact = runs.exact
         self._signal = self._energies(self._exact)
-        noise = self._noise(tail, network.everything, base=1)
+        noise = self._noise(runs.noisy)
         self.whole = self._mean(noise)
         totals = {name: sum(self._signal[name]) for name in self._outputs}
         self.by_output = {name: sum(noise[name]) / totals[name] for name in self._outputs if totals[name] > 0}
@@ -132,12 +116,11 @@ class _Sweep:
 
     def loss(self, tail: Switched, on: Set[str], *, base: int) -> float:
         """Noise over signal when `tail` runs from here. base: 0 from the float values, 1 from the quantized ones."""
-        return self._mean(self._noise(tail, on, base=base))
+        return self._mean(self._noise(tail.run(state, on) for state in self._states[base]))
 
-    def _noise(self, tail: Switched, on: Set[str], *, base: int) -> dict[str, list[float]]:
+    def _noise(self, batches: Iterable[Values]) -> dict[str, list[float]]:
         errors = []
-        for state, exact in zip(self._states[base], self._exact, strict=True):
-            found = tail.run(state, on)
+        for found, exact in zip(batches, self._exact, strict=True):
             errors.append(
                 {
                     name: found[name] - exact[name]
@@ -153,7 +136,7 @@ class _Sweep:
         return {
             name: [
                 sum(float(part.double().square().sum()) for part in parts)
-                for parts in zip(*(_split(batch[name], self._parts[name]) for batch in batches), strict=True)
+                for parts in zip(*(split_into(batch[name], self._parts[name]) for batch in batches), strict=True)
             ]
             for name in self._outputs
         }
@@ -188,7 +171,8 @@ def parts_of(value: ir.Value) -> tuple[int, tuple[int, ...]] | None:
     return axis, tuple(one[0] for one in dims if one)
 
 
-def _split(tensor: torch.Tensor, parts: tuple[int, tuple[int, ...]] | None) -> Sequence[torch.Tensor]:
+def split_into(tensor: torch.Tensor, parts: tuple[int, tuple[int, ...]] | None) -> Sequence[torch.Tensor]:
+    """The parts of an output (`parts_of`), views of it; the whole where it has others."""
     if parts is None or tensor.shape[parts[0]] != sum(parts[1]):
         return (tensor,)
     return torch.split(tensor, list(parts[1]), dim=parts[0])

@@ -1,7 +1,7 @@
 """The float network of a QDQ file, with a switch for each of its quantizers."""
 
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -29,12 +29,14 @@ class Constant:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Network:
     """model: float, an Identity or Clip in the place of each quantizer (`TakeOutQuantizers`). quantizers: by the name
-    of the value that they give. constants: by the name of the initializer."""
+    of the value that they give. constants: by the name of the initializer. tensors: of these, by name and whether it
+    is the quantized one, as far as they were asked for."""
 
     model: ir.Model
     quantizers: Mapping[str, Quantizer]
     constants: Mapping[str, Constant]
     device: str
+    tensors: dict[tuple[str, bool], Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: ir.Model, found: Quantizers, device: str) -> "Network":
@@ -51,12 +53,25 @@ class Network:
 
     def with_constants(self, constants: Mapping[str, Constant]) -> "Network":
         """With these on top of its own."""
-        return replace(self, constants={**self.constants, **constants})
+        return replace(self, constants={**self.constants, **constants}, tensors={})
 
     @property
     def everything(self) -> frozenset[str]:
         """All that can be switched."""
         return frozenset(self.quantizers) | frozenset(self.constants)
+
+    def constant(self, name: str, *, quantized: bool) -> Tensor:
+        """One of either network."""
+        if (name, quantized) not in self.tensors:
+            one = self.constants[name]
+            self.tensors[name, quantized] = _tensor(one.quantized if quantized else one.floats, self.device)
+        return self.tensors[name, quantized]
+
+    def rounded(self, name: str, x: Tensor) -> Tensor:
+        """What a quantizer makes of a value."""
+        switch = _Switch(self.quantizers[name])
+        switch.on = True
+        return switch(x)
 
     def graph(self, inputs: Sequence[str], outputs: Sequence[str]) -> "Switched":
         """The part from `inputs`, values of the graph, to `outputs`."""
@@ -68,8 +83,7 @@ class Switched:
 
     def __init__(self, network: Network, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         self._switches = {name: _Switch(one) for name, one in network.quantizers.items()}
-        self._constants = network.constants
-        self._device = network.device
+        self._network = network
         given = [*inputs, *(name for name in network.constants if name not in inputs)]
         self._graph = (
             TorchGraph(
@@ -95,15 +109,11 @@ class Switched:
         """
         for name, switch in self._switches.items():
             switch.on = name in on
-        arrays = {
-            name: np.ascontiguousarray(one.quantized if name in on else one.floats)
-            for name, one in self._constants.items()
-        }
-        tensors = {
-            name: values[name] if name in values else torch.from_numpy(arrays[name]).to(self._device)
+        given = (
+            values[name] if name in values else self._network.constant(name, quantized=name in on)
             for name in self._graph.input_names
-        }
-        yield from self._graph.stream(*tensors.values())  # nothing in it trains
+        )
+        yield from self._graph.stream(*given)  # nothing in it trains
 
     def run(self, values: Values, on: Set[str]) -> Values:
         """All outputs by name; see `stream`."""
@@ -119,13 +129,20 @@ class _Switch:
     def __call__(self, x: Tensor) -> Tensor:
         if not self.on:
             low, high = self.quantizer.bounds
-            return x if low is None and high is None else torch.clamp(x, low, high)
+            # a value of its own, so that gradients of what reads it are apart from those of what reads x
+            return x.view_as(x) if low is None and high is None else torch.clamp(x, low, high)
         grid, back = self.quantizer.grid, self.quantizer.back
-        integers = torch.round(x / _aligned(grid, grid.scale, x)) + _aligned(grid, grid.zero, x)
-        integers = torch.clamp(integers, grid.low, grid.high)
-        return (integers - _aligned(back, back.zero, x)) * _aligned(back, back.scale, x)
+        integers = torch.round(x / _aligned(grid, grid.scale, x)).add_(_aligned(grid, grid.zero, x))
+        integers.clamp_(grid.low, grid.high)
+        return integers.sub_(_aligned(back, back.zero, x)).mul_(_aligned(back, back.scale, x))
 
 
-def _aligned(grid: Grid, parameter: NDArray[np.generic], x: Tensor) -> Tensor:
+def _aligned(grid: Grid, parameter: NDArray[np.generic], x: Tensor) -> Tensor | float:
+    if parameter.size == 1:
+        return float(parameter.astype(np.float32).reshape(()))
     found = np.asarray(grid.aligned(parameter, tuple(x.shape)), np.float32)
     return torch.from_numpy(np.ascontiguousarray(found)).reshape(found.shape).to(x.device)
+
+
+def _tensor(array: NDArray[np.float32], device: str) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device)

@@ -42,7 +42,12 @@ def _row(inquiry: Inquiry, layer: Layer, cost: float | None) -> LayerReport:
             *(_constant(inquiry, layer, name) for name in sorted(layer.constants) if name in inquiry.stored),
             *(_activation(inquiry, layer, name) for name in layer.activations),
         ),
+        estimated=_is_estimated(inquiry, layer),
     )
+
+
+def _is_estimated(inquiry: Inquiry, layer: Layer) -> bool:
+    return layer.name in inquiry.measured.estimated
 
 
 def _bytes(constant: QuantizedConstant) -> int:
@@ -52,7 +57,7 @@ def _bytes(constant: QuantizedConstant) -> int:
 
 def _activation(inquiry: Inquiry, layer: Layer, name: str) -> TensorReport:
     quantizer, seen = inquiry.network.quantizers[name], inquiry.seen(name)
-    behind = inquiry.measured.evidence.get(name)
+    behind = inquiry.measured.runs.levels.get(name)
     cost = inquiry.measured.cost([name])
     own = None if seen is None or not quantizer.grid.per_tensor else squared_error(seen, quantizer.grid, quantizer.back)
     return TensorReport(
@@ -67,6 +72,7 @@ def _activation(inquiry: Inquiry, layer: Layer, name: str) -> TensorReport:
         accumulated_db=None if behind is None else decibel(behind.noise, behind.signal),
         outputs_db=None if cost is None else decibel(cost, 1.0),
         bars=None if seen is None else _bars_of(seen),
+        estimated=cost is not None and _is_estimated(inquiry, layer),
     )
 
 
@@ -87,6 +93,7 @@ def _constant(inquiry: Inquiry, layer: Layer, name: str) -> TensorReport:
         accumulated_db=None,
         outputs_db=None if cost is None else decibel(cost, 1.0),
         bars=_bars(floats.astype(np.float64).reshape(-1), np.ones(floats.size)),
+        estimated=cost is not None and _is_estimated(inquiry, layer),
     )
 
 
@@ -107,5 +114,6 @@ def _bars(points: NDArray[np.float64], counts: NDArray[np.float64]) -> Bars | No
     low, high = float(points.min()), float(points.max())
     if low == high:
         high = low + max(abs(low), 1.0)
-    found, _ = np.histogram(points, bins=BARS, range=(low, high), weights=counts)
+    places = np.clip((points - low) * (BARS / (high - low)), 0, BARS - 1).astype(np.intp)
+    found = np.bincount(places, counts, minlength=BARS)
     return Bars(low=low, high=high, counts=tuple(int(count) for count in found))

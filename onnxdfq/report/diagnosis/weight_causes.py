@@ -142,16 +142,16 @@ def bias_grid(case: Case) -> Finding | None:
                 f"{ratio:.3g} times: integer kernels add it as it is, and compute another number",
                 "write the bias in float, or with the scale of the input times that of the weight",
             )
-    if constant is None or case.evidence is None or case.evidence.signal <= 0:
+    if constant is None or case.computed is None or case.computed.signal <= 0:
         return None
     error = float(np.square(constant.quantized.astype(np.float64) - constant.floats).mean())
-    if error < COARSE * case.evidence.signal:
+    if error < COARSE * case.computed.signal:
         return None
     return case.found(
         "bias",
         f"the bias of {case.layer.name} is off by {error**0.5:.3g} on average, in steps of "
         f"{float(stored.grid.scale.max()):.3g}; the layer computes numbers of "
-        f"about {case.evidence.signal**0.5:.3g}",
+        f"about {case.computed.signal**0.5:.3g}",
         "keep the bias in float or int32",
     )
 

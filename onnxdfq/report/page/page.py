@@ -58,12 +58,14 @@ def worst_layers(diagnosis: Diagnosis) -> tuple[Worst, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A layer of two runs; None where one of them lacks it. change: in dB of the layer alone; None where unknown."""
+    """A layer of two runs; None where one of them lacks it. change: in dB of the layer alone; None where unknown.
+    estimated: whether one of both is."""
 
     name: str
     one: LayerReport | None
     other: LayerReport | None
     change: float | None
+    estimated: bool
 
 
 def _rows(one: RunReport, other: RunReport) -> list[Row]:
@@ -73,7 +75,8 @@ def _rows(one: RunReport, other: RunReport) -> list[Row]:
         first, second = left.get(name), right.get(name)
         levels = [None if layer is None else layer.alone_db for layer in (first, second)]
         change = None if levels[0] is None or levels[1] is None else levels[1] - levels[0]
-        rows.append(Row(name=name, one=first, other=second, change=change))
+        estimated = any(layer is not None and layer.estimated for layer in (first, second))
+        rows.append(Row(name=name, one=first, other=second, change=change, estimated=estimated))
     return rows
 
 
