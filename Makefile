@@ -14,8 +14,9 @@ demo: $(INSTALLED)
 test: $(INSTALLED) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
+# The report is opened in a browser where there is a Chromium.
 test-slow: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group notebook --group docs
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group notebook --group docs --group browser
 	$(BIN)/python -m pytest -m slow
 
 # What runs with --device cuda, in miniature, against the processor; skipped where torch sees no GPU.

@@ -19,6 +19,7 @@ from passes.write.write_for_target import WriteForTarget  # noqa: E402
 
 from . import graphs  # noqa: E402
 from .graphs import REPOSITORY  # noqa: E402
+from .opened_once import sample_opened_once  # noqa: E402
 
 _STARTS: dict[tuple[str, str], Any] = {}  # of the generators of test modules
 
@@ -46,6 +47,13 @@ def signals_are_heard() -> None:
     """A job in the background is started deaf to Ctrl-C, and one under nohup to the end of its terminal."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def the_sample_is_opened_once() -> Iterator[None]:
+    """See `sample_opened_once`."""
+    with sample_opened_once():
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

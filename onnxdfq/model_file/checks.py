@@ -1,6 +1,6 @@
 """Valid models that cannot be compressed: quantized, empty, and those whose numbers no network computes from."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +149,10 @@ def refuse_empty(model: ir.Model, path: Path) -> None:
     Raises:
         ShapeError: Names the first such node.
     """
+    given = {dim.value for one in model.graph.inputs for dim in one.shape or () if isinstance(dim, ir.SymbolicDim)}
+    read = [value for node in model.graph for value in _computed_on(node)]
+    if all(_holds_numbers(value, given - {None}) for value in read):  # what inference has told before
+        return
     single = model.clone()
     for value in single.graph.inputs:  # no number of times an open size is nothing to inference
         value.shape = None if value.shape is None else ir.Shape([d if isinstance(d, int) else 1 for d in value.shape])
@@ -157,15 +161,27 @@ def refuse_empty(model: ir.Model, path: Path) -> None:
             value.shape = None
     infer_shapes(single, strict=False)
     for node in single.graph:
-        traits, data = TRAITS.get(node.op_type), node.inputs[0] if node.inputs else None
-        if traits is None or traits.kind not in ("linear", "normalization") or data is None or data.shape is None:
-            continue
-        if 0 in list(data.shape):
-            sizes = "×".join(map(str, data.shape))
-            raise ShapeError(
-                f"{path}: {node.op_type} {name_of(node)!r} computes on {name_of(data)!r}, which holds no numbers "
-                f"({sizes}); export the model again with sizes above 0."
-            )
+        for data in _computed_on(node):
+            if data.shape is not None and 0 in list(data.shape):
+                sizes = "×".join(map(str, data.shape))
+                raise ShapeError(
+                    f"{path}: {node.op_type} {name_of(node)!r} computes on {name_of(data)!r}, which holds no numbers "
+                    f"({sizes}); export the model again with sizes above 0."
+                )
+
+
+def _computed_on(node: ir.Node) -> Iterator[ir.Value]:
+    """What a layer reads, where the node is one."""
+    traits = TRAITS.get(node.op_type)
+    if traits is not None and traits.kind in ("linear", "normalization") and node.inputs and node.inputs[0] is not None:
+        yield node.inputs[0]
+
+
+def _holds_numbers(value: ir.Value, given: Collection[str | None]) -> bool:
+    """Whether its shape tells so. given: names of the sizes that inputs leave open."""
+    return value.shape is not None and all(
+        dim > 0 if isinstance(dim, int) else dim.value in given for dim in value.shape
+    )
 
 
 def refuse_broken_norms(model: ir.Model, path: Path) -> None:

@@ -6,6 +6,7 @@ from onnx_ir.passes import common
 
 from onnxdfq.model_file.through_proto import infer_shapes, through_proto
 from passes.canonical.branches import inline_branches
+from passes.graph.editing import is_op
 
 # Merging equal initializers would tie parameters that are folded and tuned apart from each other, and onnxsim puts the
 # nodes of an If's branch in an order that onnx refuses.
@@ -46,9 +47,11 @@ def _name_types(model: ir.Model) -> None:
 
     A Cast of a constant is constant, a CastLike is not: torch writes the scale of attention with it.
     """
-    infer_shapes(model, strict=False)
-    for node in model.graph.all_nodes():
-        like = node.inputs[1] if node.op_type == "CastLike" and node.domain in ("", "ai.onnx") else None
+    nodes = [node for node in model.graph.all_nodes() if is_op(node, "CastLike")]
+    if nodes:
+        infer_shapes(model, strict=False)
+    for node in nodes:
+        like = node.inputs[1]
         if like is not None and like.dtype is not None:
             node.op_type = "Cast"
             node.resize_inputs(1)

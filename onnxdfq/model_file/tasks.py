@@ -22,7 +22,7 @@ from onnxdfq.model_file.runtime import op_libraries
 from onnxdfq.model_file.saving import runs_lean
 from onnxdfq.model_file.stages import CONVERTING, READING, RUNNING
 from onnxdfq.model_file.through_proto import infer_shapes
-from onnxdfq.model_file.untrusted import bytes_of, model_hash
+from onnxdfq.model_file.untrusted import bytes_of, files_of, hash_of
 from onnxdfq.sandbox import Limits, Stage, serve
 
 TIMES_ITS_SIZE = 6  # of memory that a large model gets: protobufs, sessions and weights in several forms
@@ -69,9 +69,9 @@ def open_float(
         input_shape, data, fed: As for `load_model`.
     """
     stage(READING)
-    size = make_room(path)
+    files = make_room(path)
     model = read_float_model(path, input_shape=input_shape, data=data, fed=fed)
-    _limits(size, _nodes_of(model)).apply()
+    _limits(_bytes_in(files), _nodes_of(model)).apply()
     stage(RUNNING)
     reference = run_file(path, model)
     stage(CONVERTING)
@@ -83,7 +83,7 @@ def open_float(
         else:
             (Path(folder) / MADE).write_bytes(made)
     hand_over(model, Path(folder))
-    return asdict(replace(reference, digest=model_hash(path)))
+    return asdict(replace(reference, digest=hash_of(files)))
 
 
 @blaming_the_file
@@ -98,9 +98,9 @@ def read_any(stage: Stage, path: Path, *, folder: str, inferred: bool, run: bool
         run: Whether ONNX Runtime has to load it.
     """
     stage(READING)
-    size = make_room(path)
+    files = make_room(path)
     model = read_any_model(path)
-    _limits(size, _nodes_of(model)).apply()
+    _limits(_bytes_in(files), _nodes_of(model)).apply()
     if inferred:
         inline_functions(model, path)
         infer_shapes(model, strict=False)
@@ -111,13 +111,13 @@ def read_any(stage: Stage, path: Path, *, folder: str, inferred: bool, run: bool
     return {}
 
 
-def make_room(path: Path) -> int:
-    """Limits for reading a file: by its own size first, then by that of its weights, which only it can tell. How many
-    bytes these are, the file among them."""
+def make_room(path: Path) -> list[Path]:
+    """Limits for reading a file: by its own size first, then by that of its weights, which only it can tell. The file
+    and those of its weights."""
     limits_for(path).apply()
-    size = bytes_of(path)
-    _limits(size, path.stat().st_size // BYTES_OF_NODE).apply()
-    return size
+    files = files_of(path)
+    _limits(_bytes_in(files), path.stat().st_size // BYTES_OF_NODE).apply()
+    return files
 
 
 def limits_for(path: Path, model: ir.Model | None = None) -> Limits:
@@ -133,6 +133,10 @@ def limits_for(path: Path, model: ir.Model | None = None) -> Limits:
     with suppress(OSError, ValueError):  # reading it will say why
         size = path.stat().st_size
     return _limits(size, size // BYTES_OF_NODE)
+
+
+def _bytes_in(files: Sequence[Path]) -> int:
+    return sum(file.stat().st_size for file in files)
 
 
 def _nodes_of(model: ir.Model) -> int:

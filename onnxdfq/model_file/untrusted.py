@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
@@ -59,8 +59,13 @@ def model_hash(path: Path) -> str:
     Raises:
         ModelFileError: As `read_proto` does.
     """
+    return hash_of(files_of(path))
+
+
+def hash_of(files: Iterable[Path]) -> str:
+    """SHA-256 in hexadecimal of the bytes of files, one behind the other."""
     digest = hashlib.sha256()
-    for file in files_of(path):
+    for file in files:
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)

@@ -1,5 +1,6 @@
 """What the user decided about single layers and tensors, held against the network before any image is made."""
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import onnx_ir as ir
@@ -13,6 +14,7 @@ from onnxdfq.pipeline.rewriting import fold_batch_norms
 from onnxdfq.recipe.bits import check_layers
 from onnxdfq.recipe.names import one_of
 from onnxdfq.recipe.plan_file import PlanFile
+from passes.graph.editing import name_of
 from passes.quantize.kept_float import FORMS, NothingMatches, kept_float
 from passes.quantize.points import QuantPoints, find_quant_points
 
@@ -39,7 +41,7 @@ def steered(request: Request, model: FloatModel, run: Run) -> Request:
     for target in request.targets:
         points = find_quant_points(folded, target)
         check_layers(request.pins, points)
-        request = replace(request, plan=_known_tensors(request.plan, folded, points, run))
+        request = replace(request, plan=_known_tensors(request.plan, _names(folded) | _names(model.graph), points, run))
         if target.format != "float":
             calibration_of(request).check_tensors(folded, target)
         if request.budgets.cost is not None:
@@ -64,17 +66,23 @@ def _keeping_float(request: Request, folded: ir.Model) -> Request:
     return request
 
 
-def _known_tensors(plan: PlanFile, folded: ir.Model, points: QuantPoints, run: Run) -> PlanFile:
+def _names(model: ir.Model) -> set[str]:
+    """Of all values and initializers."""
+    graph = model.graph
+    inner = (value for node in graph for value in node.outputs)
+    return {name_of(value) for value in (*inner, *graph.inputs, *graph.initializers.values())}
+
+
+def _known_tensors(plan: PlanFile, names: Collection[str], points: QuantPoints, run: Run) -> PlanFile:
     """The plan without tensors that are none of these points; ours names none but those, others name whatever is there.
+
+    names: of the network's tensors before its BatchNormalizations are folded, and behind.
 
     Raises:
         InputError: a tensor is gone from the network.
     """
     weights = {use.initializer for use in points.weights}
     places = {*points.activations, *weights}
-    nodes = folded.graph
-    names = {value.name or "" for node in nodes for value in node.outputs}
-    names |= {value.name or "" for value in (*nodes.inputs, *nodes.initializers.values())}
     for name in plan.tensors:
         if name not in names or (name not in places and not plan.foreign):
             others = sum(tensor not in names for tensor in plan.tensors) - 1

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import onnxdfq
-from onnxdfq.methods import Edfq, Gdfq
+from onnxdfq.methods import Dgh, Edfq, Gdfq, Genie, ZeroQ
+from onnxdfq.methods.method import Synthesis
 from onnxdfq.progress import TerminalProgress
 from samples.accuracy.run import CASES, DATA, accuracies
 from samples.record import write_results
@@ -21,17 +22,19 @@ RESULTS = Path(__file__).with_name("results.json")
 MODEL = "resnet20_cifar10jpeg"
 SEED = 0
 EQUAL: dict[str, Any] = {"warm_up": 200, "steps": 300}
+PARTS: dict[str, Any] = {"warm_up": 100, "steps": 100}  # of the rows that leave out a part, or add one
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One row. what: its name in the tables."""
+    """One row. what: its name in the tables. effort: `paper` takes the steps of a generator as they are asked for."""
 
     what: str
-    method: Gdfq
+    method: Gdfq | Synthesis
     bits: str = "w4a4"
     scheme: str = "paper"
     tuning: str = "none"
+    effort: str = "paper"
 
 
 def _both(bits: str, scheme: str, tuning: str = "none") -> Iterator[Setting]:
@@ -44,8 +47,9 @@ ROWS = {
     "w3a3": tuple(_both("w3a3", "paper")),
     "shipped": (*_both("w4a4", "power-of-two"), *_both("w3a3", "power-of-two")),
     "gdfq": tuple(
-        Setting(what=f"gdfq, {what}", method=Gdfq(**EQUAL, **without), bits="w3a3")
+        Setting(what=f"gdfq, {what}", method=Gdfq(**PARTS, **without), bits="w3a3")
         for what, without in {
+            "as it is": {},
             "no label loss": {"label": 0.0},
             "no statistics loss": {"statistics": 0.0},
             "separate training": {"separate": True},
@@ -55,13 +59,18 @@ ROWS = {
         }.items()
     ),
     "edfq": tuple(
-        Setting(what=f"edfq, {what}", method=Edfq(**EQUAL, **without), bits="w3a3")
+        Setting(what=f"edfq, {what}", method=Edfq(**PARTS, **without), bits="w3a3")
         for what, without in {
+            "as it is": {},
             "no label embeddings": {"label_embeddings": False},
             "no features mixer": {"features_mixer": False},
             "no flow attention": {"flow_attention": False},
             "no similarity losses": {"likeness": 0.0, "features": 0.0},
         }.items()
+    ),
+    "images": tuple(
+        Setting(what=f"{method.name}, then brecq", method=method, bits="w3a3", tuning="brecq", effort="fast")
+        for method in (Genie(), Dgh(), ZeroQ())
     ),
 }
 
@@ -80,7 +89,7 @@ def measure(setting: Setting) -> Iterator[dict[str, Any]]:
             tuning=setting.tuning,
             normalize=case.normalize,
             images=512,
-            effort="paper",  # takes the steps as they are asked for
+            effort=setting.effort,
             seed=SEED,
             progress=TerminalProgress,
         )
@@ -96,7 +105,7 @@ def measure(setting: Setting) -> Iterator[dict[str, Any]]:
                 **found,
             }
             row |= {key: result.metrics.get(key) for key in ("similarity_by_label", "bn_distance", "seconds")}
-            row |= {"peak_memory": result.metrics["peak_memory"], "loss_curve": result.metrics["loss_curve"]}
+            row |= {key: result.metrics.get(key) for key in ("peak_memory", "loss_curve")}
             print(f"\n{setting.what:30} {setting.bits} {setting.scheme:13} drop {row['drop_points']:6.2f}", flush=True)
             yield row
 

@@ -63,6 +63,23 @@ def peer(channels: float, path: Path) -> dict[str, Any]:
     return {"tool": tool, "channels": channels, "repair": "none", "bytes": path.stat().st_size, "seconds": seconds}
 
 
+def quantized(path: Path, channels: float, images: Path, written: Path) -> dict[str, Any]:
+    """What 8 bits make of a file, pruned or not, with the same images: its row."""
+    result = onnxdfq.compress(
+        path,
+        output=written,
+        bits="w8a8",
+        normalize=CASES[NAME].normalize,
+        calibration=images,
+        images=IMAGES,
+        seed=SEED,
+        progress=TerminalProgress,
+    )
+    metrics = {key: result.metrics[key] for key in ("bytes", "nodes_integer", "nodes_float", "seconds")}
+    repair = {"repair": "least-squares" if channels else "none"}
+    return {"tool": "onnxdfq", "channels": channels, "bits": "w8a8"} | repair | metrics
+
+
 def latency(path: Path) -> dict[str, float]:
     """Milliseconds of one image on one thread, and their ratio: the median of pairs that run one behind the other."""
     sessions = []
@@ -109,20 +126,29 @@ def make_all(folder: Path, kinds: list[str]) -> dict[Path, dict[str, Any]]:
     if "channels" in kinds:
         path = folder / "peer.onnx"
         rows[path] = peer(0.2, path)
+        repaired = next(path for path, row in rows.items() if "channels" in row and row["repair"] == "least-squares")
+        for channels, float_path in ((0.0, ORIGINAL), (0.2, repaired)):
+            path = folder / f"{channels}.w8a8.onnx"
+            rows[path] = quantized(float_path, channels, images, path)
     for path, row in rows.items():
-        if "sparsity" not in row and row["repair"] == "none":
+        if "bits" in row or ("sparsity" not in row and row["repair"] == "none"):
             row |= latency(path)
     return rows
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as the docs show them."""
-    lines = ["| pruned | by | repair | float | pruned | drop |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| pruned | by | repair | float | pruned | drop | bytes | latency, of float |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for row in rows:
         what = next(f"{kind} {row[kind]}" for kind in WHAT if kind in row)
+        what += f", {row['bits']}" if "bits" in row else ""
+        took = f"{row['latency_ratio']:.2f}" if "latency_ratio" in row else "–"
         lines.append(
             f"| {what} | {row['tool']} | {row['repair']} | {100 * row['top1_float']:.2f} | {100 * row['top1']:.2f} "
-            f"| {row['drop_points']:.2f} |"
+            f"| {row['drop_points']:.2f} | {row['bytes']:,} | {took} |"
         )
     return "\n".join(lines)
 

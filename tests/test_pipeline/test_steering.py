@@ -165,6 +165,16 @@ def test_tensors_of_another_tools_graph_that_have_no_grid_here_are_passed_over(s
         compress(source, tmp_path / "r.onnx", plan=tmp_path / "plan.encodings")
 
 
+def test_aimet_has_grids_before_batch_normalizations_that_are_folded_here(nets: Any, tmp_path: Path) -> None:
+    model = nets.plain_network()
+    folded_away = next(node.inputs[0].name for node in model.graph if node.op_type == "BatchNormalization")
+    ir.save(model, tmp_path / "m.onnx")
+    entry = {"name": folded_away, "bw": 8, "dtype": "INT", "is_sym": False, "scale": [0.5], "offset": [0]}
+    (tmp_path / "p.encodings").write_text(json.dumps({"version": "1.0.0", "activation_encodings": [entry]}))
+    result = compress(tmp_path / "m.onnx", tmp_path / "q.onnx", plan=tmp_path / "p.encodings")
+    assert any(f"Of the plan {folded_away} are passed over" in note for note in result.notes)
+
+
 @pytest.mark.usefixtures("no_images")
 @pytest.mark.parametrize(
     ("plan", "settings", "message"),
