@@ -15,7 +15,6 @@ MODEL = DIGITS / "digits.onnx"
 OPTIONS: dict[str, list[str]] = {
     "dgh": ["-m", "dgh", "--set", "dgh.slices=2", "--steps", "3", "--images", "37", "--batch-size", "16"],
     "zeroq": ["-m", "zeroq", "--steps", "2", "--images", "37", "--batch-size", "8", "--bits", "w4a8"],
-    "brecq": ["-m", "noise", "--images", "37", "--bits", "w4a4", "--train-slices", "3"],
     "noise": ["-m", "noise", "--images", "37"],
     "gdfq": ["-m", "gdfq", "--steps", "5", "--set", "gdfq.warm_up=5", "--images", "37"],
 }
