@@ -34,8 +34,8 @@ def with_trainers(run: Run, request: Request, model: FloatModel, *, unless: str 
         raise InputError(f"--train-slices {slices} cuts batches that train, and {unless}.", field="train_slices")
     if (batch := batch_of(model.graph)) is not None:
         raise InputError(
-            f"--train-slices {slices} cuts batches that train, and the model runs at {batch} samples alone; leave it "
-            "out, or export the model with a dynamic batch.",
+            f"--train-slices {slices} cuts batches that train, and the model runs at batches of {batch} alone; leave "
+            "it out, or export the model with a dynamic batch.",
             field="train_slices",
         )
     if size > slices:

@@ -192,5 +192,5 @@ def test_a_model_of_one_batch_size_is_refused(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     arrays = {"w": random.standard_normal((2, 1, 3, 3)), "t": random.standard_normal((1, 1, 6, 6))}
     ir.save(build(text, **{name: array.astype("f4") for name, array in arrays.items()}), tmp_path / "one.onnx")
-    with pytest.raises(InputError, match="the model runs at 1 samples alone; leave it out, or export"):
+    with pytest.raises(InputError, match="the model runs at batches of 1 alone; leave it out, or export"):
         compressed(ALONE, tmp_path / "one.onnx", tmp_path / "q.onnx", tuning="brecq")
