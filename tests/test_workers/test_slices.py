@@ -58,6 +58,16 @@ def test_a_batch_that_is_not_cut_may_have_a_loss_of_several_parts() -> None:
     assert loss.tolist() == pytest.approx([curve.loss(X).item(), 2 * curve.loss(X).item()])
 
 
+def test_sums_are_in_the_order_of_the_slices(together: Together) -> None:
+    """In the order of two workers, first and last before the one between, they would come to 1."""
+
+    def work(workers: Workers) -> float:
+        slices = Slices(size=3, wanted=3, workers=workers)
+        return float(slices.added(torch.tensor([[1e8], [1.0], [-1e8]])[rows.start] for rows in slices.own))
+
+    assert [*together(2, work), work(ALONE)] == [0.0] * 3
+
+
 @pytest.mark.parametrize("size", [2, 4])
 def test_any_number_of_workers_comes_to_the_same_gradient(size: int, together: Together) -> None:
     """Three slices: of two workers one looks at two of them, of four the last at none."""
