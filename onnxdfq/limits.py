@@ -35,6 +35,7 @@ class Bounds:
 IMAGES, BATCH, STEPS = (Bounds(least=1, most=most) for most in (2**16, 2**16, 100_000))
 SEED = Bounds(least=0, most=2**32 - 1)
 MINUTES, RATE = (Bounds(least=0, most=most, above=True) for most in (100_000, 1000))
+SLICES = Bounds(least=1, most=1024)
 BLOCK = Bounds(least=16, most=65_536)
 SHARE = Bounds(least=0, most=1)
 WEIGHT = Bounds(least=0, most=1_000_000)

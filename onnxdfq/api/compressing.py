@@ -41,6 +41,7 @@ def compress(
     seed: int | None = None,
     normalize: str | None = None,
     tuning: str | None = None,
+    train_slices: int | None = None,
     clipping: Clipping | None = None,
     shift_negative: bool | None = None,
     equalize: bool | None = None,
@@ -81,7 +82,8 @@ def compress(
             about 3 minutes (fast) or 15 (standard) of two ordinary cores, minutes: another bound. images and steps
             overrule both; batch_size: how many images are made at once.
         seed: same seed, same bytes. normalize: how the network's inputs were normalised.
-        tuning: "none", "adaround", "brecq" or "distil". clipping: thresholds by "mse", "aciq" or "max".
+        tuning: "none", "adaround", "brecq" or "distil". train_slices: of each batch that it trains on, for as many
+            workers to share. clipping: thresholds by "mse", "aciq" or "max".
         shift_negative, equalize, split_channels: see `Recipe`. budget: "size=0.5MB", "bops=1.2G",
             "drop=0.5", or drop and one of these between commas.
         settings: by method, values of its fields.
@@ -125,6 +127,7 @@ def compress(
         seed=seed,
         normalize=normalize,
         tuning=tuning,
+        train_slices=train_slices,
         clipping=clipping,
         shift_negative=shift_negative,
         equalize=equalize,

@@ -28,6 +28,7 @@ def distill(
     output: Path | str | None = None,
     train_steps: int | None = None,
     train_batch: int | None = None,
+    train_slices: int | None = None,
     optimizer: OptimizerName | None = None,
     rate: float | None = None,
     weight_decay: float | None = None,
@@ -66,8 +67,8 @@ def distill(
         teacher, student: paths, or models in memory, of equal inputs and outputs.
         output: where to write; by default `student.distilled.onnx` beside a student that is a path, and nowhere for one
             in memory.
-        train_steps, train_batch, optimizer, rate, weight_decay, temperature, features, statistics, momentum, augmented:
-            see `KnowledgeDistillation`.
+        train_steps, train_batch, train_slices, optimizer, rate, weight_decay, temperature, features, statistics,
+            momentum, augmented: see `KnowledgeDistillation`.
         recipe, method, effort, minutes, images, steps, batch_size, seed, normalize, settings, zoo, calibration: of the
             images, which the teacher makes, as for `compress`. A method that trains a generator (dafl, gdfq, edfq)
             makes them anew at each step, and its generator learns on. Of `calibration` all images train, but those
@@ -80,6 +81,7 @@ def distill(
     given = {
         "train_steps": train_steps,
         "train_batch": train_batch,
+        "train_slices": train_slices,
         "optimizer": optimizer,
         "rate": rate,
         "weight_decay": weight_decay,

@@ -5,12 +5,13 @@ from typing import Any
 
 import click
 
-from onnxdfq.cli.options import FILE, SECTIONS, SYNTHESIS, WHOLE, SharedCommand, prepared
+from onnxdfq.cli.options import FILE, SECTIONS, SYNTHESIS, TRAIN_SLICES, WHOLE, SharedCommand, prepared
 from onnxdfq.cli.printing import echo_float
 
 TRAINING = (
     "train_steps",
     "train_batch",
+    "train_slices",
     "optimizer",
     "rate",
     "weight_decay",
@@ -34,6 +35,7 @@ TRAINING = (
 @click.option("-o", "--output", type=FILE, help="[default: STUDENT.distilled.onnx beside the student]")
 @click.option("--train-steps", type=WHOLE, metavar="N", help="Steps of the student; the effort says by default.")
 @click.option("--train-batch", type=WHOLE, metavar="N", help="Images of one of them.  [default: 64]")
+@TRAIN_SLICES
 @click.option("--optimizer", metavar="NAME", help="sgd or adam.  [default: sgd; adam on images of a generator]")
 @click.option("--rate", type=float, metavar="R", help="Its learning rate, which falls along half a cosine.")
 @click.option("--weight-decay", type=float, metavar="W", help="Of weights.  [default: 5e-4 with sgd, 0 with adam]")

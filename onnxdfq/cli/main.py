@@ -18,6 +18,7 @@ from onnxdfq.cli.options import (
     QUIET,
     SECTIONS,
     SYNTHESIS,
+    TRAIN_SLICES,
     WHOLE,
     Command,
     Group,
@@ -84,6 +85,7 @@ main.add_command(images)
     help="none, adaround (layer by layer), brecq (block by block) or distil (the whole graph, behind brecq).  "
     "[default: none at 8-bit weights, brecq below]",
 )
+@TRAIN_SLICES
 @click.option(
     "--equalize", is_flag=True, default=None, help="Even out the ranges of channels across layers first (DFQ)."
 )

@@ -21,7 +21,19 @@ from onnxdfq.workers import is_other, joined, silence_others
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 SECTIONS = {
-    "What": ("method", "bits", "scheme", "tuning", "budget", "block", "rounding", "keep_float", "plan", "save_plan"),
+    "What": (
+        "method",
+        "bits",
+        "scheme",
+        "tuning",
+        "train_slices",
+        "budget",
+        "block",
+        "rounding",
+        "keep_float",
+        "plan",
+        "save_plan",
+    ),
     "How": (
         "effort",
         "minutes",
@@ -255,6 +267,14 @@ SYNTHESIS = together(
     AS_JSON,
     QUIET,
     VERBOSE,
+)
+
+
+TRAIN_SLICES = click.option(
+    "--train-slices",
+    type=WHOLE,
+    metavar="N",
+    help="Of each batch that trains, for as many workers that torchrun starts to share.  [default: 1]",
 )
 
 

@@ -12,7 +12,7 @@ from onnxdfq.generators.task import HELD_BACK_STEP, GeneratorTask
 from onnxdfq.progress import Progress
 from onnxdfq.training.distillation import Distillation
 from onnxdfq.training.levels import pooled
-from onnxdfq.training.loop import Group, Loop, step_generator
+from onnxdfq.training.loop import Group, Loop, step_generator, whole
 
 RATE = 1e-3
 ANSWERS = Distillation(temperature=1.0)
@@ -79,7 +79,7 @@ def label_embeddings(
 
     loop.run(
         [Group(parameters=list(classifiers.parameters()), rate=RATE)],
-        lambda _, step: loss(step),
+        whole(lambda _, step: loss(step)),
         loop.batch_size,
         held_back=held_back,
         state=classifiers,

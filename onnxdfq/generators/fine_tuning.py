@@ -15,7 +15,7 @@ from onnxdfq.generators.margins import generator_margins, student_margins
 from onnxdfq.generators.task import HELD_BACK_STEP, Batch, GeneratorTask
 from onnxdfq.progress import Progress
 from onnxdfq.training.distillation import Distillation, relative_error
-from onnxdfq.training.loop import Loop, Training, step_generator
+from onnxdfq.training.loop import Loop, Training, step_generator, whole
 from onnxdfq.training.outputs import distilled_outputs
 from onnxdfq.training.rates import Rates
 from onnxdfq.training.student import Student
@@ -140,7 +140,7 @@ class FineTuning:
         groups = self.rates.groups(student) + ([learning.group(self.generator_rate)] if self.generator_rate else [])
         training = replace(self.loop, batch_size=size).run(
             groups,
-            step_loss,
+            whole(step_loss),
             size,
             held_back=held_back,
             state=nn.ModuleList([student, learning.state]),

@@ -20,7 +20,7 @@ from onnxdfq.synthesis.input_range import InputRange
 from onnxdfq.synthesis.mixing import draw_box, mixed
 from onnxdfq.synthesis.network import TappedNetwork
 from onnxdfq.training.levels import pooled
-from onnxdfq.training.loop import Group, Loop, Training, step_generator
+from onnxdfq.training.loop import Group, Loop, Training, step_generator, whole
 from onnxdfq.work.checkpoint import Checkpoint
 
 HELD_BACK_STEP = 2**40  # draws that no step takes
@@ -239,7 +239,7 @@ class GeneratorTask:
 
         return loop.run(
             [self.group(rate)],
-            lambda index, step: self.loss(self.draw(len(index), step_generator(seed, step))),
+            whole(lambda index, step: self.loss(self.draw(len(index), step_generator(seed, step)))),
             loop.batch_size,
             held_back=held_back,
             state=self.state,

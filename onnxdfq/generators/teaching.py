@@ -12,7 +12,7 @@ from onnxdfq.engine.feeds import Feeds
 from onnxdfq.engine.precision import channels_last
 from onnxdfq.generators.task import HELD_BACK_STEP, GeneratorTask
 from onnxdfq.progress import Progress
-from onnxdfq.training.loop import Training, step_generator
+from onnxdfq.training.loop import Training, step_generator, whole
 from onnxdfq.training.matching import Matching
 from onnxdfq.training.teaching import Lesson, Teaching
 from onnxdfq.work.checkpoint import Checkpoint
@@ -74,7 +74,7 @@ def teach_on_generator(
 
     training = replace(teaching.loop, batch_size=size).run(
         lesson.groups + ([learning.group(generator_rate)] if generator_rate else []),
-        step_loss,
+        whole(step_loss),
         size,
         held_back=held_back,
         state=nn.ModuleList([lesson.student, learning.state]),

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from onnxdfq.images.images import Images
 from onnxdfq.model_file import fillings, inputs
 from onnxdfq.model_file.untrusted import model_hash
+from onnxdfq.work.checkpoint import Checkpoint, Saved, shared
 
 if TYPE_CHECKING:
     from onnxdfq.methods.method import FloatModel, Making, Method, Run
     from onnxdfq.recipe.zoo import Member
-    from onnxdfq.work.checkpoint import Checkpoint, Saved
 
 TABLES = ("pixels", "pictures", "labels")
 OTHERS = "other:"
@@ -52,19 +52,17 @@ def _rest_on(method: Method, model: FloatModel, count: int, run: Run) -> tuple[s
 
 
 def kept_images(making: Making, make: Callable[[], Images], tell: Callable[[str], None]) -> Images:
-    """The images that are kept, which is told, or else those that are made, which are kept then. Of several workers
-    the first alone goes on where they are kept.
+    """The images that are kept, which is told, or else those that are made, which are kept then. Several workers all
+    get them.
 
     Raises:
         InputError, OutputError: The checkpoint cannot be read, or written.
         WorkerError: Another worker failed or hangs.
     """
     checkpoint = making.checkpoint
-    saved = None if checkpoint is None else checkpoint.load(done=True)
-    if making.workers.share(saved is not None):
-        making.workers.release()
-    if saved is not None and checkpoint is not None:
-        tell(f"The images are those of an earlier run, from {checkpoint.path}.")
+    if (saved := shared(checkpoint, making.workers, done=True)) is not None:
+        if checkpoint is not None:
+            tell(f"The images are those of an earlier run, from {checkpoint.path}.")
         return _from_saved(saved)
     if checkpoint is None:
         return make()

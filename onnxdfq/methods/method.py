@@ -109,7 +109,8 @@ class Run:
 
     recipe: what was asked for. device: "cpu" or "cuda". own_images: whether the user gave images. zoo: models that
     images are made by, none where the model itself makes them. work: where long stages keep how far they are. workers:
-    the processes that make images together. shard: which of the images this run makes.
+    the processes that make images together. trainers: those that train together, which are the same, and stay for it
+    when the images are made; or this one alone. shard: which of the images this run makes.
     progress: makes the display of one long stage. tell: takes what is to be reported.
     """
 
@@ -119,6 +120,7 @@ class Run:
     zoo: Sequence[Member] = ()
     work: WorkFolder | None = None
     workers: Workers = ALONE
+    trainers: Workers = ALONE
     shard: Shard = WHOLE
     progress: Callable[[str], Progress | None] = lambda _: None
     tell: Callable[[Note | Measurement | Distances], None] = lambda _: None

@@ -57,6 +57,7 @@ def tuning_of(request: Request, method: Method) -> Tuning | None:
         learn_scales=recipe.scales == "free" and not request.plan.tensors,
         learn_weight_scales=recipe.scales != "power-of-two" and not request.plan.tensors,
         effort=recipe.effort,
+        slices=request.train_slices,
     )
 
 
@@ -66,7 +67,8 @@ def distilling_of(request: Request, method: Method) -> Distilling | None:
 
     if not looks_at_images(request, method) or request.recipe.tuning != "distil":
         return None
-    return EFFORTS[request.recipe.effort]
+    distilling = EFFORTS[request.recipe.effort]
+    return replace(distilling, loop=replace(distilling.loop, slices=request.train_slices))
 
 
 def found_device(name: str) -> str:

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from passes.lint.lint import Finding
     from passes.quantize.plan import QuantPlan
 
+NONE_TRAINS = "none of adaround, brecq and distil runs here; name one with --tuning, or leave it out"
+
 
 def run_compression(request: Request) -> Result:
     """Quantize a float model without data, and write and measure a file for each target. Raises DfqError."""
@@ -52,6 +54,7 @@ def run_compression(request: Request) -> Result:
         from onnxdfq.pipeline.planning import Planning, plan_all
         from onnxdfq.pipeline.rewriting import rewritten
         from onnxdfq.pipeline.steering import steered
+        from onnxdfq.pipeline.trainers import with_trainers
         from onnxdfq.pipeline.verdict import judge
         from onnxdfq.pipeline.writing import stage_all, write
         from passes.lint.lint import lint
@@ -60,9 +63,10 @@ def run_compression(request: Request) -> Result:
         kept = _kept(model, request)
         request = steered(request, model, run)
         method, run = fitted(settled_method(request, model, run), model, run)
+        tuning, distilling = tuning_of(request, method), distilling_of(request, method)
+        run = with_trainers(run, request, model, unless=None if tuning or distilling else NONE_TRAINS)
         own, source, judging = make_images(model, method, request, run)
         images = None if source is None else source.fixed(run.image_count)
-        distilling = distilling_of(request, method)
         streamed = None if distilling is None else own_shards(model, request)
         choosing = None
         if request.budgets.drop is not None:
@@ -80,7 +84,7 @@ def run_compression(request: Request) -> Result:
             images=images,
             shards=None if streamed is None else streamed[0],
             settled={} if model.settled is None else model.settled(model.graph),
-            tuning=tuning_of(request, method),
+            tuning=tuning,
             distilling=distilling,
             run=run,
             budgets=request.budgets,
@@ -88,6 +92,7 @@ def run_compression(request: Request) -> Result:
             choosing=choosing,
         )
         cases = plan_all(planning, request.targets, calibration_of(request))
+        run.trainers.release()
         plans, request = {name: case.plan for name, case in cases.items()}, request.aimed(cases)
         # then edit, and prove what was written before it takes its place
         written = {
@@ -120,11 +125,13 @@ def run_weights_only(request: Request) -> Result:
     with recorded(request) as (opening, run, record):
         from onnxdfq.pipeline.loading import load
         from onnxdfq.pipeline.planning import FLOAT_PLAN
+        from onnxdfq.pipeline.trainers import with_trainers
         from onnxdfq.pipeline.weights_only import with_block_weights
 
         run.workers.release()
         model, original = load(request, opening, run)
         kept = _kept(model, request)
+        with_trainers(run, request, model, unless=NONE_TRAINS)
         written, images, findings = with_block_weights(model, original, request, run)
     plans = dict.fromkeys(written, FLOAT_PLAN)
     return _result(request, written, plans, request.recipe.rounding, images, findings, record, kept)
@@ -311,8 +318,9 @@ def recorded(request: Request) -> Iterator[tuple[Opening, Run, Record]]:
         device = found_device(request.device)
         if workers.size > 1:
             agree(request, device)
-            several = f"{workers.size} workers make the images together; the first does all else alone."
-            record.take(Note(text=several))
+            several = f"{workers.size} workers make the images together"
+            rest = "; the first does all else alone." if request.train_slices == 1 else ", and train together."
+            record.take(Note(text=several + rest))
         kept = request.work_dir if workers.first else None
         with work_folder(kept, request.source.name, lambda text: record.take(Note(text=text))) as work:
             run = Run(

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 from onnxdfq.errors import InputError
 from onnxdfq.limits import IMAGES
 from onnxdfq.methods.effort import images_in_memory, limit_of, visits_within
-from onnxdfq.methods.method import FloatModel, Measurement, Method, Note, Run
+from onnxdfq.methods.method import FloatModel, Measurement, Method, Note, Run, Synthesis
 from onnxdfq.model_file.untrusted import bytes_of
 from onnxdfq.pipeline.compression import fitted, recorded, settled_method
 from onnxdfq.pipeline.request import Request
 from onnxdfq.pipeline.result import Result
+from onnxdfq.pipeline.trainers import agree_to_train, with_trainers
 from onnxdfq.recipe.distillation import RATES, REPAIR_RATE, KnowledgeDistillation
 from passes.graph.work import work_per_sample
 from passes.write.provenance import read_provenance
@@ -58,6 +59,11 @@ class DistillRequest(Request):
         """The student."""
         return {"the student": self.student}
 
+    @property
+    def train_slices(self) -> int:
+        """Those of the distillation."""
+        return self.distillation.train_slices
+
 
 def run_distillation(request: DistillRequest) -> Result:
     """Train a student against a float model without data, and write and measure the file. Raises DfqError."""
@@ -74,12 +80,15 @@ def run_distillation(request: DistillRequest) -> Result:
         matching = match(model.graph, student.model, features=request.distillation.features > 0)
         _look_at(model, student, run)
         method, run = fitted(settled_method(request, model, run), model, _with_all_images(request, model, run))
+        run = with_trainers(run, request, model, unless=_never_cut(request, method))
         own, source, judging = make_images(model, method, request, run)
         assert own is not None and source is not None  # a method without images was refused
         images = source.fixed(run.image_count)
         shards = own_shards(model, request)
         teaching = teaching_of(request.distillation, model, run, source=own, pruned=student.pruned)
+        agree_to_train(run, teaching, student.digest, "" if shards is None else shards[0].digest())
         training = _taught(teaching, model, student, matching, own, shards[0] if shards else images, run)
+        run.trainers.release()
         tell_of(training, run)
         written = student.trained(_origin(model, student, method, images, teaching, run))
         with staging(force=request.force) as staged:
@@ -157,7 +166,13 @@ def teaching_of(
     rate = REPAIR_RATE if pruned and optimizer == "sgd" else RATES[optimizer]
     decay = 5e-4 if optimizer == "sgd" else 0.0
     return Teaching(
-        loop=Loop(steps=steps, batch_size=asked.train_batch, optimizer=optimizer, warm_up=0.05),
+        loop=Loop(
+            steps=steps,
+            batch_size=asked.train_batch,
+            optimizer=optimizer,
+            warm_up=0.05,
+            slices=asked.train_slices,
+        ),
         distillation=Distillation(temperature=asked.temperature, features=asked.features),
         rates=FloatRates(
             rate=rate if asked.rate is None else asked.rate,
@@ -218,6 +233,16 @@ def _taught(
         device=run.device,
         progress=progress,
         checkpoint=checkpoint,
+        workers=run.trainers,
+    )
+
+
+def _never_cut(request: Request, method: Method) -> str | None:
+    if request.calibration is not None or isinstance(method, Synthesis):
+        return None
+    return (
+        f"{method.name} trains a generator beside the student, whose batches hang together; leave it out, or name "
+        "another --method (genie, zeroq, deepinversion)"
     )
 
 

@@ -15,6 +15,7 @@ from onnxdfq.methods.method import Distances, FloatModel, Measurement, Method, N
 from onnxdfq.model_file import fillings, given_by_user, main_input
 from onnxdfq.pipeline import held_back
 from onnxdfq.pipeline.request import Request
+from onnxdfq.pipeline.trainers import agree_on_images
 from onnxdfq.synthesis.input_range import ASSUMED, other_range
 from onnxdfq.synthesis.quality import evaluate_images
 from onnxdfq.synthesis.start import starting_samples
@@ -28,13 +29,15 @@ def make_images(
     decided by images. And others, that files are judged by.
 
     They are made, or read, here. Of the others there are several sets where the range of an input is not known, and
-    none where there are too few of the user's own to hold any back. Of several workers only the first returns.
+    none where there are too few of the user's own to hold any back. Of several workers only the first returns, unless
+    they train together.
 
     Raises:
         DataError: The user's own do not fit.
         NoBatchNorm, ShapeError: They cannot be made.
     """
-    if request.calibration is not None or not isinstance(method, Synthesis):
+    stay = run.trainers.size > 1
+    if not stay and (request.calibration is not None or not isinstance(method, Synthesis)):
         run.workers.release()
     if request.calibration is not None:
         check_images(model.graph, run.recipe.images, None)
@@ -45,7 +48,10 @@ def make_images(
     source = None if own is None else _completed(own, model, run)
     if source is not None:
         images = source.fixed(run.image_count)
-        run.workers.release()
+        if stay:
+            agree_on_images(run, images)
+        else:
+            run.workers.release()
         run.tell(Measurement(values={"images": len(images)}))
         if read_batch_norms(model.graph):
             quality = evaluate_images(model.graph, images, device=run.device)

@@ -24,6 +24,7 @@ from onnxdfq.images.source import ImageSource
 from onnxdfq.methods.effort import limit_of, visits_within
 from onnxdfq.methods.method import FloatModel, Measurement, Method, Note, Run
 from onnxdfq.pipeline.dropping import Dropping
+from onnxdfq.pipeline.trainers import agree_to_train
 from onnxdfq.recipe.budget import MOST, Budget, Budgets
 from onnxdfq.training.distilling import Distilling
 from onnxdfq.training.outputs import class_scores, distilled_outputs
@@ -219,6 +220,7 @@ def _tuned(case: Case, planning: Planning) -> Case:
     tuning, images, run = planning.tuning, planning.images, planning.run
     if tuning is None or images is None:
         return case
+    agree_to_train(run, tuning, case.plan.fingerprint)
     plan, parts = planning.once(
         ("tuned", case.plan.fingerprint, case.target.pair_limit, case.target.pair_order),
         lambda: tuning.tune(
@@ -231,6 +233,7 @@ def _tuned(case: Case, planning: Planning) -> Case:
             device=run.device,
             progress=run.progress("tuning"),
             checkpoint=_checkpoint("tuning", tuning, case, images, planning),
+            workers=run.trainers,
         ),
     )
     run.tell(Measurement(values={"blocks_tuned": len(parts)}, target=case.target.name))
@@ -253,6 +256,7 @@ def _distilled(case: Case, planning: Planning) -> Case:
     if distilling is None or images is None:
         return case
     visits = visits_within(work_per_sample(planning.model.graph.graph), limit_of(run.recipe.effort, run.recipe.minutes))
+    agree_to_train(run, distilling, case.plan.fingerprint, "" if planning.shards is None else planning.shards.digest())
     if (fewer := distilling.within(visits)) != distilling:
         distilling = fewer
         run.tell(Note(text=f"Distillation takes {fewer.loop.steps} steps for this model; --minutes says otherwise."))
@@ -269,6 +273,7 @@ def _distilled(case: Case, planning: Planning) -> Case:
             device=run.device,
             progress=run.progress("distilling"),
             checkpoint=_checkpoint("distilling", distilling, case, images, planning),
+            workers=run.trainers,
         ),
     )
     run.tell(Measurement(values={"loss_curve": training.rows()}, target=case.target.name))

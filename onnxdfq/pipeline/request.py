@@ -91,6 +91,11 @@ class Request:
         )
 
     @property
+    def train_slices(self) -> int:
+        """Of each batch that trains, for workers to share; the recipe's are those of a compression."""
+        return (self.recipe.train_slices or 1) if self.outputs else 1
+
+    @property
     def pins(self) -> Mapping[str, LayerBits]:
         """Bits of single layers, by node name."""
         return self.plan.layers

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from onnxdfq.errors import InputError
-from onnxdfq.limits import BATCH, BLOCK, IMAGES, MINUTES, SEED, SHARE, STEPS, check_bounds
+from onnxdfq.limits import BATCH, BLOCK, IMAGES, MINUTES, SEED, SHARE, SLICES, STEPS, check_bounds
 from onnxdfq.recipe.bits import FLOAT_BITS, Bits
 from onnxdfq.recipe.budget import Budgets
 from onnxdfq.recipe.choices import CLIPPINGS, EFFORTS, ROUNDINGS, SCHEMES, TUNINGS, Clipping, Effort, Scales, Scheme
@@ -23,7 +23,8 @@ class Recipe:
     method: a registered name, or "auto" for what the model allows. target: names of targets or paths of target files;
     one string names several between commas. images, steps, batch_size: of the synthesis; None leaves them to the
     effort, whose work is bounded. minutes: another bound, in minutes of two ordinary cores. tuning: None means by
-    method and bits. equalize, split_channels: edits of the float graph before numbers are decided. clipping: see
+    method and bits; train_slices: of each batch that it trains on, by itself, for workers to share; None is 1.
+    equalize, split_channels: edits of the float graph before numbers are decided. clipping: see
     `onnxdfq.calibration.thresholds`. normalize: None means not told (see `onnxdfq.images`). budget: "size=0.5MB" or
     "bops=1.2G": each layer gets bits of its own, `bits` at most; "drop=0.5": bits, or layers that stay float, such that
     no more points of the float model's classes change; or "size=0.5MB,drop=0.5". keep_float: patterns of what stays
@@ -47,6 +48,7 @@ class Recipe:
     budget: str | None = None
     keep_float: tuple[str, ...] = ()
     tuning: str | None = None
+    train_slices: Annotated[int | None, SLICES] = None
     equalize: bool = False
     clipping: Clipping = "mse"
     split_channels: Annotated[float, SHARE] = 0.0

@@ -1,5 +1,6 @@
 """What a network trains on: samples by index, as it takes them, and views of them."""
 
+from collections.abc import Sequence
 from itertools import accumulate
 
 import onnx_ir as ir
@@ -82,14 +83,22 @@ class TrainingData:
 
     def batch(self, index: Int64[Tensor, "n"], generator: torch.Generator | None) -> tuple[Tensor, ...]:
         """The arguments of the network for some samples of one file, images among them as `generator` views them."""
+        (whole,) = self.sliced(index, generator, [slice(None)])
+        return whole
+
+    def sliced(
+        self, index: Int64[Tensor, "n"], generator: torch.Generator | None, rows: Sequence[slice]
+    ) -> list[tuple[Tensor, ...]]:
+        """The same for these slices of the batch, whose views are those that they have in it."""
         part = next(part for part, end in enumerate(self._ends) if index[0] < end)
         self._load(part)
-        rows = index - (self._ends[part - 1] if part else 0)
-        given = {name: array[rows].to(self._device) for name, array in self._arrays.items()}
+        own = index - (self._ends[part - 1] if part else 0)
+        given = {name: array[own].to(self._device) for name, array in self._arrays.items()}
         if generator is not None and self._views:
             images = mixed(given[self._main.name], generator)
             given[self._main.name] = flipped_and_shifted(images, generator, self._main.image or "first")
-        return tuple(map(channels_last, self._feeds.of(self._feeds.names, given)))
+        cut = [{name: array[each] for name, array in given.items()} for each in rows]
+        return [tuple(map(channels_last, self._feeds.of(self._feeds.names, each))) for each in cut]
 
     def _load(self, part: int) -> None:
         if part == self._part:

@@ -1,11 +1,16 @@
 """How far a student is from its teacher: at the outputs, and inside."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
+
+from onnxdfq.workers.slices import Slices
+
+Computed = Sequence[Float[Tensor, "..."]]
+Network = Callable[[tuple[Tensor, ...]], Computed]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +39,9 @@ class Distillation:
         classes: Sequence[bool],
         taps: Sequence[Float[Tensor, "..."]] = (),
         expected_taps: Sequence[Float[Tensor, "..."]] = (),
+        *,
+        energies: Float32[Tensor, "v"] | None = None,
+        share: float = 1.0,
     ) -> Float32[Tensor, ""]:
         """A number whose gradients train.
 
@@ -43,16 +51,64 @@ class Distillation:
             classes: For each, whether it scores classes along axis 1.
             taps: Inner values of the student.
             expected_taps: The teacher's.
+            energies: Of what is expected, outputs and taps behind them, over the batch that these are a slice of; None
+                where they are all of it.
+            share: Of the slice in the batch.
         """
+        if energies is None:
+            energies = energies_of([*expected, *expected_taps])
         parts = [
-            self._divergence(one, other) if scored else relative_error(one, other)
-            for one, other, scored in zip(outputs, expected, classes, strict=True)
+            share * self._divergence(one, other) if scored else _error(one, other, energy)
+            for one, other, scored, energy in zip(outputs, expected, classes, energies[: len(outputs)], strict=True)
         ]
         total = torch.stack(parts).sum()
         if self.features and taps:
-            pairs = zip(taps, expected_taps, strict=True)
-            total = total + self.features * torch.stack([relative_error(*pair) for pair in pairs]).sum()
+            triples = zip(taps, expected_taps, energies[len(outputs) :], strict=True)
+            total = total + self.features * torch.stack([_error(*triple) for triple in triples]).sum()
         return total
+
+    def losses(
+        self,
+        parts: Sequence[tuple[Tensor, ...]],
+        slices: Slices,
+        *,
+        teacher: Network,
+        student: Network,
+        classes: Sequence[bool],
+    ) -> Iterator[Float32[Tensor, ""]]:
+        """Of a worker's own slices of one batch, whose sum over all slices is `loss` of the batch.
+
+        Squared errors are over the energy of the whole batch, which all workers add up first: 4 bytes for each output
+        and tap, for each slice.
+
+        Args:
+            parts: What both networks are fed, slice by slice.
+            slices: Of the batch.
+            teacher, student: Give outputs, and taps behind them. The teacher without gradients.
+            classes: For each output, whether it scores classes along axis 1.
+
+        Raises:
+            SharedOutOfMemory, WorkerError: As `Slices.added`.
+        """
+        expected: list[Computed] = []
+
+        def energies() -> Iterator[Float32[Tensor, "v"]]:
+            for part in parts:
+                expected.append(teacher(part))
+                yield energies_of(expected[-1])
+
+        whole, count = slices.added(energies()), len(classes)
+        for rows, part, wanted in zip(slices.own, parts, expected, strict=True):
+            found = student(part)
+            yield self.loss(
+                found[:count],
+                wanted[:count],
+                classes,
+                found[count:],
+                wanted[count:],
+                energies=whole,
+                share=slices.share(rows),
+            )
 
     def _divergence(self, output: Float[Tensor, "n k *rest"], expected: Float[Tensor, "n k *rest"]) -> Tensor:
         t = self.temperature
@@ -64,5 +120,15 @@ class Distillation:
 
 def relative_error(output: Float[Tensor, "..."], expected: Float[Tensor, "..."]) -> Float32[Tensor, ""]:
     """Squared error over the energy of what is expected."""
-    difference = (output.float() - expected.float()).square().sum()
-    return difference / expected.float().square().sum().clamp_min(1e-12)
+    return _error(output, expected, energies_of([expected])[0])
+
+
+def energies_of(values: Computed) -> Float32[Tensor, "v"]:
+    """Of each the sum of its squares."""
+    return torch.stack([value.float().square().sum() for value in values])
+
+
+def _error(
+    output: Float[Tensor, "..."], expected: Float[Tensor, "..."], energy: Float32[Tensor, ""]
+) -> Float32[Tensor, ""]:
+    return (output.float() - expected.float()).square().sum() / energy.clamp_min(1e-12)

@@ -1,5 +1,6 @@
 """Distillation of the float network into its whole QDQ graph, from where block-wise tuning left it."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -21,6 +22,8 @@ from onnxdfq.training.rates import Rates
 from onnxdfq.training.student import Student
 from onnxdfq.tuning.blocks import find_blocks
 from onnxdfq.work.checkpoint import Checkpoint
+from onnxdfq.workers import ALONE, Workers
+from onnxdfq.workers.slices import Slices
 from passes.quantize.plan import QuantPlan
 from passes.target.target import Target
 
@@ -63,6 +66,7 @@ class Distilling:
         device: str = "cpu",
         progress: Progress | None = None,
         checkpoint: Checkpoint | None = None,
+        workers: Workers = ALONE,
     ) -> tuple[QuantPlan, Training]:
         """A better plan for the same graph, or the same where nothing better was found.
 
@@ -76,7 +80,7 @@ class Distilling:
             seed: Of the order of images, and of their views.
             device: Where both networks run.
             progress: Called after each step.
-            checkpoint: As for `Loop.run`.
+            checkpoint, workers: As for `Loop.run`. All workers get the same plan.
         """
         where = torch.device(device)
         dtype = resolve_precision(where, "auto")
@@ -96,33 +100,41 @@ class Distilling:
         teacher = TorchGraph(reference or model, inputs=student.input_names, outputs=[*names, *taps]).to(where)
         data = TrainingData(model, samples, where)
 
-        def loss_of(index: Int64[Tensor, "n"], views: torch.Generator | None) -> Tensor:
-            inputs = data.batch(index, views)
+        def expected(inputs: tuple[Tensor, ...]) -> Sequence[Tensor]:
             with torch.no_grad(), computing_in(dtype, where):
-                expected = teacher(*inputs)
-            found = student(*inputs)
-            count = len(outputs)
-            return self.distillation.loss(found[:count], expected[:count], classes, found[count:], expected[count:])
+                found: Sequence[Tensor] = teacher(*inputs)
+            return found
+
+        def losses(index: Int64[Tensor, "n"], views: torch.Generator | None, slices: Slices) -> Iterator[Tensor]:
+            yield from self.distillation.losses(
+                data.sliced(index, views, slices.own),
+                slices,
+                teacher=expected,
+                student=lambda inputs: student(*inputs),
+                classes=classes,
+            )
 
         @torch.no_grad()
         def held_back() -> float:
             parts = data.batches(data.held, self.loop.batch_size)
-            return sum(float(loss_of(part, None)) * len(part) for part in parts) / sum(map(len, parts))
+            each = [next(losses(part, None, Slices(size=len(part)))) for part in parts]
+            return sum(float(loss) * len(part) for part, loss in zip(parts, each, strict=True)) / sum(map(len, parts))
 
-        def step_loss(index: Int64[Tensor, "n"], step: int) -> Tensor:
+        def step_losses(index: Int64[Tensor, "n"], step: int, slices: Slices) -> Iterator[Tensor]:
             views = step_generator(seed, step) if self.augmented else None
-            return loss_of(data.trains[index], views)
+            return losses(data.trains[index], views, slices)
 
         loop = replace(self.loop, batch_size=data.batch_size(self.loop.batch_size))
         training = loop.run(
             self.rates.groups(student),
-            step_loss,
+            step_losses,
             data.parts,
             held_back=held_back,
             state=student,
             seed=seed,
             progress=progress,
             checkpoint=checkpoint,
+            workers=workers,
         )
         return (student.plan() if training.best.step else plan), training
 

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from onnxdfq.progress import Progress
 from onnxdfq.recipe.choices import OptimizerName
-from onnxdfq.work.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
+from onnxdfq.work.checkpoint import Checkpoint, Saved, optimizer_tensors, restore_optimizer, shared
+from onnxdfq.workers import ALONE, Workers
+from onnxdfq.workers.slices import Slices, is_out_of_memory
 
 Schedule = Literal["cosine", "constant", "steps"]
-OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
+LossesOf = Callable[[Int64[Tensor, "n"], int, Slices], Iterator[Float[Tensor, "*parts"]]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -82,6 +84,8 @@ class Loop:
         warm_up: Share of the steps in which rates rise from 0, before the schedule.
         clip: The greatest norm of the gradients of one group; None leaves them as they are.
         looks: How often the held-back loss is measured after the start.
+        slices: Of a batch, each looked at by itself, so that as many workers share a step; to the same gradient but
+            for rounding.
     """
 
     steps: int
@@ -93,11 +97,12 @@ class Loop:
     warm_up: float = 0.0
     clip: float | None = None
     looks: int = 20
+    slices: int = 1
 
     def run(
         self,
         groups: Sequence[Group],
-        loss_of: Callable[[Int64[Tensor, "n"], int], Float[Tensor, "*parts"]],
+        losses_of: LossesOf,
         count: int | Sequence[int],
         *,
         held_back: Callable[[], float],
@@ -105,6 +110,7 @@ class Loop:
         seed: int,
         progress: Progress | None = None,
         checkpoint: Checkpoint | None = None,
+        workers: Workers = ALONE,
     ) -> Training:
         """Train in place; in the end `state` is as it was at the best look, the start among them.
 
@@ -113,22 +119,27 @@ class Loop:
 
         Args:
             groups: What trains.
-            loss_of: The loss of the images of these indices, at this step, (), or several (P,), whose sum trains; what
-                it draws, it draws by the step.
+            losses_of: Of the images of these indices, at this step, the losses of this worker's own slices: their sum
+                over all slices trains. What it draws, it draws by the step, and for the whole batch. Where a batch is
+                one slice (see `whole`) a loss may have several parts (P,), whose sum trains.
             count: Of those images; of several, those of each part of them, which are looked at one after another.
             held_back: The loss of images that do not train; the least is the best.
             state: Holds all that training changes.
             seed: Of the order of the images.
             progress: Called after each step.
-            checkpoint: Where it goes on from, and keeps how far it is.
+            checkpoint: Where it goes on from, and keeps how far it is; of several workers the first's.
+            workers: Who share each step, and come to the same. What is held back the first alone looks at.
 
         Raises:
             InputError, OutputError: The checkpoint cannot be read, or written.
+            WorkerError: Another worker failed or hangs.
         """
         started, optimizer = time.monotonic(), self._optimizer(groups)
-        course = None if checkpoint is None else _resumed(checkpoint, state, optimizer)
-        if course is None:
-            start = Point(step=0, loss=None, held_back=held_back(), seconds=0.0)
+        saved = shared(checkpoint, workers)
+        if saved is not None:
+            course = _resumed(saved, state, optimizer)
+        else:
+            start = Point(step=0, loss=None, held_back=_told(held_back, workers), seconds=0.0)
             course = _Course(curve=[start], best=start, copy=_copied(state))
         before = course.curve[-1].seconds
         parts = [count] if isinstance(count, int) else count
@@ -142,7 +153,8 @@ class Loop:
             for own, group in zip(optimizer.param_groups, groups, strict=True):
                 own["lr"] = group.rate * self._share((step - 1) / self.steps)
             try:
-                losses.append(self._step(optimizer, loss_of(index, step)))
+                slices = Slices(size=len(index), wanted=self.slices, workers=workers)
+                losses.append(self._step(optimizer, slices, losses_of(index, step, slices)))
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -155,7 +167,7 @@ class Loop:
                 point = Point(
                     step=step,
                     loss=float(means.sum()),
-                    held_back=held_back(),
+                    held_back=_told(held_back, workers),
                     seconds=seconds,
                     parts=tuple(means.tolist()) if means.ndim else (),
                 )
@@ -174,14 +186,16 @@ class Loop:
         state.load_state_dict(course.copy)
         return Training(curve=tuple(course.curve), best=course.best, stopped=stopped)
 
-    def _step(self, optimizer: torch.optim.Optimizer, loss: Float[Tensor, "*parts"]) -> Float[Tensor, "*parts"]:
-        optimizer.zero_grad(set_to_none=True)
-        loss.sum().backward()  # type: ignore[no-untyped-call]
+    def _step(
+        self, optimizer: torch.optim.Optimizer, slices: Slices, losses: Iterator[Float[Tensor, "*parts"]]
+    ) -> Float[Tensor, "*parts"]:
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        loss = slices.backward(losses, parameters)
         if self.clip is not None:
             for group in optimizer.param_groups:
                 nn.utils.clip_grad_norm_(group["params"], self.clip)
         optimizer.step()
-        return loss.detach()
+        return loss
 
     def _optimizer(self, groups: Sequence[Group]) -> torch.optim.Optimizer:
         parts: list[dict[str, Any]] = []
@@ -215,11 +229,19 @@ def step_generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch, on whatever device, found too little memory."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
+def whole(loss_of: Callable[[Int64[Tensor, "n"], int], Float[Tensor, "*parts"]]) -> LossesOf:
+    """For batches that are not cut: the loss of the images of these indices, at this step."""
+
+    def losses_of(index: Int64[Tensor, "n"], step: int, _: Slices) -> Iterator[Float[Tensor, "*parts"]]:
+        yield loss_of(index, step)
+
+    return losses_of
+
+
+def _told(held_back: Callable[[], float], workers: Workers) -> float:
+    """By the first to all: what the best state is chosen by has to be one number."""
+    found: float = workers.share(held_back() if workers.first else None)
+    return found
 
 
 def _batches(parts: Sequence[int], size: int, generator: torch.Generator) -> Iterator[Int64[Tensor, "n"]]:
@@ -255,11 +277,8 @@ class _Course:
         checkpoint.save(tensors, {"curve": [asdict(point) for point in self.curve], "best": self.best.step})
 
 
-def _resumed(checkpoint: Checkpoint, state: nn.Module, optimizer: torch.optim.Optimizer) -> _Course | None:
-    """The course that was saved, with `state` and `optimizer` as they were then; None where nothing was."""
-    saved = checkpoint.load()
-    if saved is None:
-        return None
+def _resumed(saved: Saved, state: nn.Module, optimizer: torch.optim.Optimizer) -> _Course:
+    """The course that was saved, with `state` and `optimizer` as they were then."""
     parts: dict[str, dict[str, Tensor]] = {"state": {}, "best": {}, "optimizer": {}}
     for name, tensor in saved.tensors.items():
         part, _, own = name.partition("/")

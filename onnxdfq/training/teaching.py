@@ -1,6 +1,6 @@
 """Knowledge distillation of one float network into another, which stays the ONNX graph that it is."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
@@ -23,7 +23,12 @@ from onnxdfq.training.loop import Group, Loop, Training, step_generator
 from onnxdfq.training.matching import Matching
 from onnxdfq.training.rates import FloatRates
 from onnxdfq.work.checkpoint import Checkpoint
+from onnxdfq.workers import ALONE, Workers
+from onnxdfq.workers.slices import Slices
 from passes.write.write_initializers import WriteInitializers
+
+WHOLE = Slices(size=1)
+"""A batch that is not cut, of however many images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +43,8 @@ class Teaching:
             pruned one bears ten times the rate by it (ResNet-20, a fifth of the channels).
         momentum: Share of each batch in the running statistics.
         augmented: Whether images are mirrored and moved by a few pixels, and a third of a batch is mixed with others.
+
+    A loop of several slices is for statistics that are fixed: those of a batch hang together.
 
     Source: Hinton et al., arXiv 1503.02531; with inner values, Knowledge Within, arXiv 1912.01274, as MixMix has it.
     """
@@ -61,6 +68,7 @@ class Teaching:
         device: str = "cpu",
         progress: Progress | None = None,
         checkpoint: Checkpoint | None = None,
+        workers: Workers = ALONE,
     ) -> Training:
         """Train on fixed images; what was best on the tenth that is held back is written into `student`.
 
@@ -73,7 +81,7 @@ class Teaching:
             seed: Of the order of images, and of their views.
             device: Where both networks run.
             progress: Called after each step.
-            checkpoint: As for `Loop.run`.
+            checkpoint, workers: As for `Loop.run`. All workers come to the same student.
 
         Raises:
             InputError: Nothing in the student trains.
@@ -87,19 +95,20 @@ class Teaching:
             parts = data.batches(data.held, size)
             return sum(lesson.held_back(data.batch(part, None)) * len(part) for part in parts) / sum(map(len, parts))
 
-        def step_loss(index: Int64[Tensor, "n"], step: int) -> Tensor:
+        def step_losses(index: Int64[Tensor, "n"], step: int, slices: Slices) -> Iterator[Tensor]:
             views = step_generator(seed, step) if self.augmented else None
-            return lesson.loss(data.batch(data.trains[index], views))
+            yield from lesson.losses(data.sliced(data.trains[index], views, slices.own), slices)
 
         training = replace(self.loop, batch_size=size).run(
             lesson.groups,
-            step_loss,
+            step_losses,
             data.parts,
             held_back=held_back,
             state=lesson.student,
             seed=seed,
             progress=progress,
             checkpoint=checkpoint,
+            workers=workers,
         )
         lesson.write(student)
         return training
@@ -152,27 +161,39 @@ class Lesson:
 
     def loss(self, inputs: tuple[Tensor, ...]) -> Float32[Tensor, ""]:
         """Of one batch, BatchNormalizations in training. Raises InputError where no gradient reaches what trains."""
-        found = self._loss(inputs, training=True)
-        if not found.requires_grad:
-            raise InputError(
-                "No gradient reaches the student's weights: behind them are operators that only ONNX Runtime computes."
-            )
-        return found
+        return next(self.losses([inputs], WHOLE))
+
+    def losses(self, parts: Sequence[tuple[Tensor, ...]], slices: Slices) -> Iterator[Float32[Tensor, ""]]:
+        """The same, of a worker's own slices of a batch: see `Distillation.losses`."""
+        for found in self._losses(parts, slices, training=True):
+            if not found.requires_grad:
+                raise InputError(
+                    "No gradient reaches the student's weights: behind them are operators that only ONNX Runtime "
+                    "computes."
+                )
+            yield found
 
     @torch.no_grad()
     def held_back(self, inputs: tuple[Tensor, ...]) -> float:
         """The same as the written file computes it."""
-        return float(self._loss(inputs, training=False))
+        return float(next(self._losses([inputs], WHOLE, training=False)))
 
     def write(self, student: ir.Model) -> None:
         """What was trained, into the graph that it came from."""
         WriteInitializers(self.student.numbers())(student)
 
-    def _loss(self, inputs: tuple[Tensor, ...], *, training: bool) -> Float32[Tensor, ""]:
-        matching = self._matching
-        with torch.no_grad(), computing_in(self._dtype, self.device):
-            expected = self._teacher(*inputs)
-        found, count = self.student.train(training)(*inputs), len(matching.outputs)
-        return self._teaching.distillation.loss(
-            found[:count], expected[:count], matching.classes, found[count:], expected[count:]
+    def _losses(
+        self, parts: Sequence[tuple[Tensor, ...]], slices: Slices, *, training: bool
+    ) -> Iterator[Float32[Tensor, ""]]:
+        def expected(inputs: tuple[Tensor, ...]) -> Sequence[Tensor]:
+            with torch.no_grad(), computing_in(self._dtype, self.device):
+                found: Sequence[Tensor] = self._teacher(*inputs)
+            return found
+
+        return self._teaching.distillation.losses(
+            parts,
+            slices,
+            teacher=expected,
+            student=lambda inputs: self.student.train(training)(*inputs),
+            classes=self._matching.classes,
         )

@@ -12,7 +12,8 @@ from torch import Tensor
 from onnxdfq.tuning.activations import ActivationQuantizer
 from onnxdfq.tuning.quantized import QdqGraph
 from onnxdfq.tuning.reconstruction import Outcome
-from onnxdfq.work.checkpoint import Checkpoint
+from onnxdfq.work.checkpoint import Checkpoint, shared
+from onnxdfq.workers import ALONE, Workers
 
 RANDOM = "random"
 
@@ -75,16 +76,17 @@ class Course:
     """The blocks that are tuned, in order.
 
     Args:
-        checkpoint: Where they are kept; None keeps none.
+        checkpoint: Where they are kept; None keeps none. Of several workers only the first's is used.
         random: What the next block draws from; it is put where it was when the last kept block was done.
+        workers: Who all tune these blocks.
     """
 
-    def __init__(self, checkpoint: Checkpoint | None, random: torch.Generator) -> None:
+    def __init__(self, checkpoint: Checkpoint | None, random: torch.Generator, workers: Workers = ALONE) -> None:
         self._checkpoint, self._random = checkpoint, random
         self._tensors: dict[str, Tensor] = {}
         self._outcomes: list[Outcome] = []
         self._waiting = 0
-        if checkpoint is None or (saved := checkpoint.load()) is None:
+        if (saved := shared(checkpoint, workers)) is None:
             return
         self._tensors = {name: tensor for name, tensor in saved.tensors.items() if name != RANDOM}
         self._outcomes = [Outcome(**one) for one in saved.facts["outcomes"]]

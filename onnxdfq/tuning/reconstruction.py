@@ -1,15 +1,18 @@
 """The optimisation of one block: AdaRound's, with QDrop's mixing."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
+from onnxdfq.errors import InputError
 from onnxdfq.tuning.activations import RandomMasks
 from onnxdfq.tuning.block import BlockData, TunedBlock, reconstruction_error
+from onnxdfq.workers import ALONE, Workers
+from onnxdfq.workers.slices import Slices
 
 FIRST_EXPONENT, LAST_EXPONENT = 20.0, 2.0
 CHECKS = 20  # of whether the weights are rounded already
@@ -46,6 +49,11 @@ class Reconstruction:
         penalty: Weight of the term that drives h to 0 or 1.
         warm_up: Share of the steps before it.
         drop: Share of activations that keep their float value.
+        slices: Of a batch, each looked at by itself, so that as many workers share a step; to the same gradient but
+            for rounding.
+
+    Raises:
+        InputError: Masks of QDrop, which are drawn for a whole batch, are to be drawn for several slices.
     """
 
     steps: int
@@ -57,8 +65,23 @@ class Reconstruction:
     penalty: float = 0.01
     warm_up: float = 0.2
     drop: float = 0.0
+    slices: int = 1
 
-    def run(self, block: TunedBlock, data: BlockData, before: float, generator: torch.Generator) -> Outcome:
+    def __post_init__(self) -> None:
+        if self.drop and self.slices > 1:
+            raise InputError(
+                f"QDrop's masks are drawn for a whole batch, and {self.slices} slices of one are asked for; take 1 "
+                "slice, or leave drop at 0."
+            )
+
+    def run(
+        self,
+        block: TunedBlock,
+        data: BlockData,
+        before: float,
+        generator: torch.Generator,
+        workers: Workers = ALONE,
+    ) -> Outcome:
         """Tune in place; every weight ends rounded. A block that did not improve is put back to what it was.
 
         Args:
@@ -66,6 +89,10 @@ class Reconstruction:
             data: What it is tuned on.
             before: Its hard error as it is.
             generator: Of the batches.
+            workers: Who share each step, and come to the same; errors each of them measures.
+
+        Raises:
+            WorkerError: Another worker failed or hangs.
         """
         biases = list(block.biases.values())
         scales = [q.log2_scale for q in block.quantizers.values() if q.log2_scale.requires_grad]
@@ -86,7 +113,11 @@ class Reconstruction:
             share = step / self.steps
             for group, rate in falling:
                 group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * share))
-            self._step(block, data, optimizer, share, torch.randperm(len(data), generator=generator)[: self.batch_size])
+            index = torch.randperm(len(data), generator=generator)[: self.batch_size]
+            slices = Slices(size=len(index), wanted=self.slices, workers=workers)
+            losses = self._losses(block, data, share, index, slices)
+            slices.backward(losses, [each for group in optimizer.param_groups for each in group["params"]])
+            optimizer.step()
             if step % every == 0 and _soft_share(roundings) <= SOFT_SHARE:
                 break  # biases and scales could still move, but no longer by much
         for quantizer in block.quantizers.values():
@@ -103,23 +134,18 @@ class Reconstruction:
             after = before
         return Outcome(before=before, after=after, steps=step)
 
-    def _step(
-        self,
-        block: TunedBlock,
-        data: BlockData,
-        optimizer: torch.optim.Optimizer,
-        share: float,
-        index: Int64[Tensor, "n"],
-    ) -> None:
-        entry, float_entry, target = data.batch(index)
-        loss = reconstruction_error(block(entry, float_entry), target)
+    def _losses(
+        self, block: TunedBlock, data: BlockData, share: float, index: Int64[Tensor, "n"], slices: Slices
+    ) -> Iterator[Float32[Tensor, ""]]:
+        """Of this worker's slices. The first slice of a batch alone has the penalty, which knows no images."""
         after_warm_up = (share - self.warm_up) / (1 - self.warm_up)
-        if after_warm_up > 0:
-            exponent = FIRST_EXPONENT + (LAST_EXPONENT - FIRST_EXPONENT) * after_warm_up
-            loss = loss + self.penalty * sum(rounding.penalty(exponent) for rounding in block.roundings)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        for rows in slices.own:
+            entry, float_entry, target = data.batch(index[rows])
+            loss = slices.share(rows) * reconstruction_error(block(entry, float_entry), target)
+            if rows.start == 0 and after_warm_up > 0:
+                exponent = FIRST_EXPONENT + (LAST_EXPONENT - FIRST_EXPONENT) * after_warm_up
+                loss = loss + self.penalty * sum(rounding.penalty(exponent) for rounding in block.roundings)
+            yield loss
 
 
 def typical_size(tensor: Float[Tensor, "..."]) -> float:

@@ -22,6 +22,7 @@ from onnxdfq.tuning.prefix import NotByImage, Prefix
 from onnxdfq.tuning.quantized import QdqGraph
 from onnxdfq.tuning.reconstruction import Outcome, Reconstruction
 from onnxdfq.work.checkpoint import Checkpoint
+from onnxdfq.workers import ALONE, Workers
 from passes.quantize.plan import QuantPlan, TensorQuant
 from passes.target.target import Target
 
@@ -90,6 +91,7 @@ class Tuning:
         device: str = "cpu",
         progress: Progress | None = None,
         checkpoint: Checkpoint | None = None,
+        workers: Workers = ALONE,
     ) -> tuple[QuantPlan, tuple[TunedPart, ...]]:
         """A better plan: blocks are tuned in graph order, each on what the tuned blocks before it make of the images,
         towards what the float network makes of them.
@@ -104,7 +106,8 @@ class Tuning:
             seed: Of batches and masks.
             device: Where the network runs.
             progress: Called after each block.
-            checkpoint: Where it goes on from, and keeps the blocks that are done.
+            checkpoint: Where it goes on from, and keeps the blocks that are done; of several workers the first's.
+            workers: Who share the steps of each block, and all get the same plan.
 
         Returns:
             The tuned plan, and its blocks in graph order.
@@ -112,6 +115,7 @@ class Tuning:
         Raises:
             InputError: There are fewer images than a batch takes, or the checkpoint cannot be read.
             OutputError: The checkpoint cannot be written.
+            WorkerError: Another worker failed or hangs.
         """
         self.check(len(pixels))
         blocks = [part for block in self._blocks(model) for part in self._quantized(model, block, plan)]
@@ -126,7 +130,7 @@ class Tuning:
         generator = torch.Generator().manual_seed(seed)
         blocking = {node.name or "" for node in model.graph if not is_native(node)}  # no gradient passes them
         parts: list[TunedPart] = []
-        course = Course(checkpoint, generator)
+        course = Course(checkpoint, generator, workers)
         with Cache() as cache:
             floats, tuned = (Prefix(part, pixels, cache, where) for part in (reference or model, graph.model))
             waiting = deque(blocks)
@@ -151,7 +155,7 @@ class Tuning:
                 floats.keep(block.exit, data.float_exit)
                 settled = course.kept()
                 if settled is None:
-                    settled = self._tune(graph, block, quantizers, data, generator)
+                    settled = self._tune(graph, block, quantizers, data, generator, workers)
                     course.add(settled, last=not waiting)
                 settled.write(graph, quantizers)
                 outcome = settled.outcome
@@ -177,12 +181,13 @@ class Tuning:
         quantizers: dict[str, ActivationQuantizer],
         data: BlockData,
         generator: torch.Generator,
+        workers: Workers,
     ) -> Settled:
         learn = self.learn_weight_scales
         roundings = {name: graph.rounding(name, learn_scale=learn) for name in block.weights}
         unit = TunedBlock(graph, block, roundings, quantizers, dtype=data.dtype).to(data.device)
         before = unit.search_scales(data, unit.hard_error(data))
-        outcome = self.reconstruction.run(unit, data, before, generator)
+        outcome = self.reconstruction.run(unit, data, before, generator, workers)
         after = unit.search_scales(data, outcome.after)
         return Settled(
             integers={name: rounding.integers() for name, rounding in roundings.items()},
@@ -224,7 +229,13 @@ def whole_reciprocals(model: ir.Model) -> set[str]:
 
 
 def tuning_for(
-    name: str | None, *, weight_bits: int, learn_scales: bool, learn_weight_scales: bool, effort: str
+    name: str | None,
+    *,
+    weight_bits: int,
+    learn_scales: bool,
+    learn_weight_scales: bool,
+    effort: str,
+    slices: int = 1,
 ) -> Tuning | None:
     """The tuning of this name; by default none at 8 bits and BRECQ below.
 
@@ -233,6 +244,7 @@ def tuning_for(
         weight_bits: The least width of a weight.
         learn_scales, learn_weight_scales: As for `Tuning`.
         effort: A key of `EFFORTS`.
+        slices: As for `Reconstruction`.
 
     Returns:
         None for "none".
@@ -245,5 +257,5 @@ def tuning_for(
         by_block=name == "brecq",
         learn_scales=learn_scales,
         learn_weight_scales=learn_weight_scales,
-        reconstruction=EFFORTS[effort],
+        reconstruction=replace(EFFORTS[effort], slices=slices),
     )

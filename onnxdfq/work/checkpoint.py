@@ -75,6 +75,25 @@ class Checkpoint:
         return Saved(tensors=tensors, facts=header["facts"])
 
 
+def shared(checkpoint: Checkpoint | None, workers: Workers = ALONE, *, done: bool = False) -> Saved | None:
+    """What the first of several workers has kept, for all of them; None where nothing was.
+
+    Args:
+        checkpoint: None keeps nothing. Those of other workers are not looked at.
+        workers: All of them make this call.
+        done: As for `Checkpoint.load`.
+
+    Raises:
+        InputError: As `Checkpoint.load`.
+        WorkerError: Another worker failed or hangs.
+    """
+    saved = checkpoint.load(done=done) if checkpoint is not None and workers.first else None
+    facts = workers.share(None if saved is None else dict(saved.facts))
+    if facts is None:
+        return None
+    return Saved(tensors=workers.share_tensors({} if saved is None else saved.tensors), facts=facts)
+
+
 class Parts:
     """Parts of a stage, each the same whoever makes it, and whether those before it were made here or not.
 

@@ -1,5 +1,6 @@
 #!/bin/sh
 # torchrun.sh MODEL WORKERS: images by so many workers of this machine, and a model that is calibrated on them.
+# Below 8 bits, --train-slices "$workers" has them tune together, too.
 # On several machines, on each of them: torchrun --nnodes 2 --rdzv-backend c10d --rdzv-endpoint HOST:29500 ...
 set -eu
 model=$1 workers=$2

@@ -7,11 +7,27 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx_ir as ir
 import pytest
 
 from onnxdfq.workers import Workers, joined
 
+from ..graphs import plain_network
+
 Together = Callable[..., list[Any]]
+
+
+@pytest.fixture
+def student_model() -> ir.Model:
+    """`small_model` with weights some way off."""
+    model, random = plain_network(), np.random.default_rng(0)
+    for value in model.graph.initializers.values():
+        assert value.const_value is not None
+        if len(shape := value.const_value.numpy().shape) > 1:
+            array = value.const_value.numpy() * (1 + 0.3 * random.standard_normal(shape))
+            value.const_value = ir.tensor(array.astype("f4"), name=value.name)
+    return model
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnx_ir as ir
 import pytest
 
 from ..graphs import DIGITS, REPOSITORY
@@ -47,6 +48,23 @@ def torchrun(size: int, *command: str | Path, restarts: int = 0) -> subprocess.C
         check=False,
         env=environment,
     )
+
+
+def test_any_number_of_workers_trains_the_same_student(
+    tmp_path: Path, small_model: ir.Model, student_model: ir.Model
+) -> None:
+    teacher, student, written = tmp_path / "teacher.onnx", tmp_path / "student.onnx", []
+    ir.save(small_model, teacher)
+    ir.save(student_model, student)
+    for size in (1, 2, 3):
+        output = tmp_path / f"{size}.onnx"
+        command = ["distill", teacher, student, "-m", "noise", "--images", "40", "--train-steps", "6", "-o", output]
+        command += ["--train-batch", "16", "--statistics", "fixed", "--train-slices", "3", "--optimizer", "adam"]
+        done = torchrun(size, "-m", "onnxdfq", *command)
+        assert done.returncode == 0, done.stderr
+        assert ("workers make the images together, and train together" in done.stderr) == (size > 1)
+        written.append(output.read_bytes())
+    assert written[0] == written[1] == written[2]
 
 
 @pytest.mark.parametrize("what", OPTIONS)

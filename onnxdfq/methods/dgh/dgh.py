@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from onnxdfq.limits import BATCH, RATE, STEPS, WEIGHT, Bounds, check_bounds
+from onnxdfq.limits import BATCH, RATE, SLICES, STEPS, WEIGHT, check_bounds
 from onnxdfq.methods.method import FloatModel, Making, Need, Note, Run, Synthesis
 from onnxdfq.recipe.choices import LOSS_FORMS, PRECISIONS, LossForm, Precision
 from onnxdfq.recipe.names import one_of
@@ -50,7 +50,7 @@ class Dgh(Synthesis):
     aggregate: bool = True
     image_prior: bool = True
     precision: Precision = "auto"
-    slices: Annotated[int, Bounds(least=1, most=1024)] = 1
+    slices: Annotated[int, SLICES] = 1
 
     def __post_init__(self) -> None:
         check_bounds(self)

@@ -22,6 +22,7 @@ from onnxdfq.synthesis.network import TappedNetwork
 from onnxdfq.synthesis.optimizer import FactoredRAdam, Plateau
 from onnxdfq.synthesis.start import starting_images
 from onnxdfq.synthesis.statistics import Aggregate, centred_moments
+from onnxdfq.work.checkpoint import shared
 
 
 def synthesize(method: Dgh, model: ir.Model, making: Making) -> Images:
@@ -32,13 +33,10 @@ def synthesize(method: Dgh, model: ir.Model, making: Making) -> Images:
     search = _Search(method, network, scale, several, making)
     order = torch.Generator().manual_seed(making.seed)
     rounds, workers, checkpoint = 0, making.workers, making.checkpoint
-    saved = None if checkpoint is None else checkpoint.load()
-    facts = workers.share(None if saved is None else dict(saved.facts))
-    if facts is not None:
-        tensors = workers.share_tensors({} if saved is None else saved.tensors)
-        rounds = int(facts["rounds"])
-        search.restore(tensors, facts["schedules"])
-        order.set_state(tensors["order"])
+    if (saved := shared(checkpoint, workers)) is not None:
+        rounds = int(saved.facts["rounds"])
+        search.restore(saved.tensors, saved.facts["schedules"])
+        order.set_state(saved.tensors["order"])
     tell = Steps(making.progress, method.steps * len(several))
     tell.reach(rounds * len(several))
     for number in range(rounds + 1, method.steps + 1):
