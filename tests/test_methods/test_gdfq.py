@@ -18,7 +18,6 @@ from onnxdfq.work.checkpoint import Checkpoint
 from onnxdfq.work.folder import kept_in
 
 from ..graphs import DIGITS
-from ..slow import slow
 
 SHORT = Gdfq(steps=8, warm_up=8, batch_size=16, latent=8, width=8)
 
@@ -64,7 +63,8 @@ def test_images_of_the_users_own_leave_the_plan_as_it_is(tmp_path: Path) -> None
     assert result.targets["ort"].plan.fingerprint == noise.targets["ort"].plan.fingerprint
 
 
-@pytest.mark.parametrize("stage", [slow("generator"), "ort"])
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["generator", "ort"])
 def test_it_goes_on_where_it_was_broken_off(stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Checkpoint, "due", True)
     wanted = compressed(tmp_path).path
