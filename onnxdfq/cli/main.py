@@ -87,7 +87,10 @@ main.add_command(images)
 )
 @TRAIN_SLICES
 @click.option(
-    "--equalize", is_flag=True, default=None, help="Even out the ranges of channels across layers first (DFQ)."
+    "--equalize/--no-equalize",
+    default=None,
+    help="Even out the ranges of channels across layers first (DFQ).  [default: with depthwise convolutions below 8 "
+    "bits]",
 )
 @click.option("--clipping", metavar="NAME", help="Thresholds by mse, aciq or max.  [default: mse]")
 @click.option("--split-channels", type=float, metavar="SHARE", help="Split this share of outlier channels (OCS).")

@@ -14,18 +14,23 @@ from onnxdfq.recipe.bits import FLOAT_BITS, Bits
 from passes.canonical.fold_batch_norm import FoldBatchNorm, unfolded_batch_norms
 from passes.graph.batch_norm import read_batch_norms
 from passes.graph.editing import constant_value, is_op, name_of
+from passes.graph.filters import is_depthwise
 from passes.graph.operators import LINEAR
 from passes.moments.moments import Moments, batch_norm_moments, moments_after_edit
 from passes.ocs import SplitChannels, channel_splits, widened_values
 from passes.write.batch_norm_to_conv import BatchNormToConv
+
+WHOLE = 8  # bits of weights that lose nothing to speak of
 
 
 def rewritten(model: FloatModel, method: Method, images: ImageSource | None, request: Request, run: Run) -> FloatModel:
     """The folded network with the moments of its values. The graph is edited in place."""
     model = method.rewrite(model, images, run)
     model = _folded(model, request, run)
-    if request.recipe.equalize or method.equalizes:
+    if method.equalizes or request.recipe.equalize:
         model = _equalized(model, request, run)
+    elif request.recipe.equalize is None and model.teacher is None and _loses_most(model.graph, run):
+        model = _equalized(model, request, run, unasked=True)
     model = _split(model, request, run) if request.recipe.split_channels else model
     _refuse_overflow(model.graph, request)
     return model
@@ -71,12 +76,25 @@ def _folded(model: FloatModel, request: Request, run: Run) -> FloatModel:
     return replace(model, moments=moments)
 
 
-def _equalized(model: FloatModel, request: Request, run: Run) -> FloatModel:
-    """DFQ's equalization: the same float function by weights that lose less."""
+def _loses_most(model: ir.Model, run: Run) -> bool:
+    """Whether weights below 8 bits meet depthwise convolutions, whose channels differ most, each of a few weights."""
+    few = run.bits.low is None and run.bits.weight < WHOLE
+    return few and any(map(is_depthwise, model.graph))
+
+
+def _equalized(model: FloatModel, request: Request, run: Run, *, unasked: bool = False) -> FloatModel:
+    """DFQ's equalization: the same float function by weights that lose less. unasked: whether a note has to tell it."""
     recipe, per_channel = request.recipe, all(target.per_channel_weights for target in request.targets)
     aligned = run.bits.weight if recipe.scheme == "power-of-two" and per_channel else None
     done = equalize(model.graph, model.moments, aligned_bits=aligned)
     run.tell(Measurement(values={"layers_equalized": done.equalized_layers, "biases_absorbed": done.absorbed_biases}))
+    if unasked and done.equalized_layers:
+        run.tell(
+            Note(
+                text="Channels are evened out across layers, for depthwise convolutions lose most below 8 bits; "
+                "--no-equalize leaves them as they are."
+            )
+        )
     for name in done.lifted_clips:
         run.tell(Note(text=f"{name}: the upper bound of its Clip cuts next to nothing, and went."))
     return replace(model, moments=done.moments)

@@ -24,7 +24,8 @@ class Recipe:
     one string names several between commas. images, steps, batch_size: of the synthesis; None leaves them to the
     effort, whose work is bounded. minutes: another bound, in minutes of two ordinary cores. tuning: None means by
     method and bits; train_slices: of each batch that it trains on, by itself, for workers to share; None is 1.
-    equalize, split_channels: edits of the float graph before numbers are decided. clipping: see
+    equalize, split_channels: edits of the float graph before numbers are decided; equalize None means where weights
+    below 8 bits lose most (`onnxdfq.pipeline.rewriting`). clipping: see
     `onnxdfq.calibration.thresholds`. normalize: None means not told (see `onnxdfq.images`). budget: "size=0.5MB" or
     "bops=1.2G": each layer gets bits of its own, `bits` at most; "drop=0.5": bits, or layers that stay float, such that
     no more points of the float model's classes change; or "size=0.5MB,drop=0.5". keep_float: patterns of what stays
@@ -49,7 +50,7 @@ class Recipe:
     keep_float: tuple[str, ...] = ()
     tuning: str | None = None
     train_slices: Annotated[int | None, SLICES] = None
-    equalize: bool = False
+    equalize: bool | None = None
     clipping: Clipping = "mse"
     split_channels: Annotated[float, SHARE] = 0.0
     block: Annotated[int | None, BLOCK] = None

@@ -48,7 +48,7 @@ def _recipe_words(recipe: Recipe) -> Iterator[str]:
             for entry in value:
                 yield from (flag, _text(entry))
         elif isinstance(value, bool):
-            yield flag
+            yield flag if value else f"--no-{flag.removeprefix('--')}"
         else:
             yield from (flag, _text(value))
 

@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from onnxdfq.tuning.flow import Flow, Region
 from passes.graph.editing import is_op, name_of, static_dims
+from passes.graph.filters import is_depthwise
 from passes.graph.operators import CURVES, ELEMENTWISE, NORMALIZATIONS, POINTWISE
 from passes.quantize.points import scales_channels, weight_uses
 
@@ -232,7 +233,7 @@ def _gates(first: _Part, second: _Part) -> bool:
 def _separable(first: _Part, second: _Part) -> bool:
     """Depthwise, then pointwise."""
     plain = first.join is None and second.join is None and first.main == second.main == 1
-    return plain and _is_depthwise(first.layers[0]) and _is_pointwise_convolution(second.layers[0])
+    return plain and is_depthwise(first.layers[0]) and _is_pointwise_convolution(second.layers[0])
 
 
 def _inverted(first: _Part, second: _Part) -> bool:
@@ -242,15 +243,9 @@ def _inverted(first: _Part, second: _Part) -> bool:
         and second.join is None
         and (first.main, second.main) == (1, 2)
         and _is_pointwise_convolution(first.layers[0], widening=True)
-        and _is_depthwise(second.layers[0])
+        and is_depthwise(second.layers[0])
         and second.exit is second.layers[-1].outputs[0]
     )
-
-
-def _is_depthwise(node: ir.Node) -> bool:
-    group = node.attributes.get_int("group", 1)
-    sizes = static_dims(node.inputs[1]) if is_op(node, "Conv") else None
-    return group > 1 and sizes is not None and sizes[1] == 1
 
 
 def _is_pointwise_convolution(node: ir.Node, *, widening: bool = False) -> bool:
@@ -264,12 +259,12 @@ def _kind(part: _Part) -> Kind:
     attends = multiplies_data and any(is_op(node, "Softmax") for node in part.nodes)
     if attends or any(is_op(node, "Attention", "LayerNormalization", "RMSNormalization") for node in part.nodes):
         return "transformer"
-    depthwise = any(map(_is_depthwise, part.layers))
+    depthwise = any(map(is_depthwise, part.layers))
     if is_op(part.join, "Add", "Sub", "Sum"):
         return "inverted residual" if depthwise else "residual"
     if is_op(part.join, "Concat"):
         return "dense"
-    return "inverted residual" if depthwise and not _is_depthwise(part.layers[0]) else "plain"
+    return "inverted residual" if depthwise and not is_depthwise(part.layers[0]) else "plain"
 
 
 def _with_moves(flow: Flow, part: _Part) -> _Part:

@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from passes.graph.affine import output_channels
 from passes.graph.editing import constant_value, is_constant, is_op, name_of, rank, scalar_value
+from passes.graph.filters import is_depthwise
 from passes.graph.operators import CHANNELWISE, HOMOGENEOUS, LAYERS
 
 Assignment = Literal["first", "last"]
@@ -141,13 +142,6 @@ def input_count(node: ir.Node) -> int:
     if is_op(node, "Conv"):
         return int(weight.shape[1]) * node.attributes.get_int("group", 1)
     return int(weight.shape[is_op(node, "Gemm") and node.attributes.get_int("transB", 0) != 0])
-
-
-def is_depthwise(node: ir.Node) -> bool:
-    """Whether a convolution is depthwise: grouped, with one input channel for each output channel."""
-    weight = constant_value(node.inputs[1])
-    group = node.attributes.get_int("group", 1)
-    return weight is not None and group > 1 and weight.shape[is_op(node, "Conv")] == 1
 
 
 def _stays_high(layer: Layer, folded: bool) -> str | None:

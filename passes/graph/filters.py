@@ -8,9 +8,16 @@ import onnx_ir as ir
 from jaxtyping import Shaped
 from numpy.typing import NDArray
 
-from passes.graph.editing import is_op
+from passes.graph.editing import is_op, static_dims
 
 Number = TypeVar("Number", bound=np.generic)
+
+
+def is_depthwise(node: ir.Node) -> bool:
+    """Whether a convolution of any direction has several groups, and in each a single input channel."""
+    sizes = static_dims(node.inputs[1]) if is_op(node, "Conv", "ConvTranspose") else None
+    groups = node.attributes.get_int("group", 1)
+    return groups > 1 and sizes is not None and (sizes[1] == 1 if is_op(node, "Conv") else sizes[0] == groups)
 
 
 def to_filters(node: ir.Node, weight: Shaped[NDArray[Number], "_ _ ..."]) -> Shaped[NDArray[Number], "g o i k"]:

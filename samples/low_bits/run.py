@@ -1,12 +1,15 @@
 """Accuracy at 4, 3 and 2 bits, data-free, with ablations: `python -m samples.low_bits.run`, from the project's root.
 
+With names of networks (or NETWORK:EFFORT) their rows are measured anew, and the others stay.
 Evaluation images are used for evaluation only. Rows whose images are `real` calibrate and tune on training images, as a
 reference. The images of a network are made once and shared by its rows: one `onnxdfq compress` with the same settings
 makes the same ones.
 """
 
+import json
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -42,7 +45,7 @@ class Setting:
     images: str = "dgh"
     scheme: str = "power-of-two"
     tuning: str | None = None
-    equalize: bool = False
+    equalize: bool | None = None
 
 
 STUDY = (
@@ -182,12 +185,15 @@ def _rows(rows: list[dict[str, Any]], **wanted: str) -> list[dict[str, Any]]:
     return [row for row in rows if wanted.items() <= row.items()]
 
 
-def main() -> None:
-    """All rows; written after each network, so that a broken run leaves what it has."""
-    rows: list[dict[str, Any]] = []
+def main(wanted: Collection[str]) -> None:
+    """All rows, or those of the networks that are named (or of NETWORK:EFFORT) in the place of the ones that are there;
+    written after each network, so that a broken run leaves what it has."""
+    old = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if wanted else []
+    rows = [row for row in old if row["model"] not in wanted and f"{row['model']}:{row['effort']}" not in wanted]
     with tempfile.TemporaryDirectory() as folder:
         for name in (STUDIED, *(name for name in CASES if name != STUDIED)):
             settings = STUDY if name == STUDIED else (*OTHERS, *PAPER.get(name, ()))
+            settings = tuple(one for one in settings if not wanted or {name, f"{name}:{one.effort}"} & {*wanted})
             seconds: dict[Path, float] = {}
             for seed, setting in product(range(CASES[name].seeds), settings):
                 path = Path(folder) / f"{name} {setting.images} {setting.effort} {seed}.npz"
@@ -201,4 +207,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

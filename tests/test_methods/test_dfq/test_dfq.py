@@ -1,6 +1,7 @@
 """`--method dfq` and the edits of the float graph that any method may ask for."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,6 +72,23 @@ def test_edits_before_the_numbers(tmp_path: Path, settings: dict[str, object]) -
         for name, array in weights[0].items()
     )
     assert edited.metrics["sqnr_db_images"] > plain.metrics["sqnr_db_images"] - 6  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("groups", "bits", "asked", "equalized"),
+    [(8, "w4a8", None, True), (8, "w4a8", False, False), (8, "w8a8", None, False), (1, "w4a8", None, False)],
+)
+def test_depthwise_convolutions_are_evened_out_below_8_bits(
+    nets: Any, groups: int, bits: str, asked: bool | None, equalized: bool
+) -> None:
+    net = nets.Network()
+    x = net.node("Relu", net.batch_norm(net.conv("image", 3, 8), 8))
+    x = net.node("Relu", net.batch_norm(net.conv(x, 8 // groups, 8, group=groups), 8))
+    x = net.gemm(net.node("Flatten", net.node("GlobalAveragePool", net.conv(x, 8, 8))), 8, 5)
+    model = net.model({"image": ["n", 3, 8, 8]}, {x: ["n", 5]})
+    result = onnxdfq.compress(model, method="noise", images=16, tuning="none", bits=bits, equalize=asked)
+    assert (result.metrics.get("layers_equalized", 0) > 0) == equalized
+    assert any("--no-equalize" in note for note in result.notes) == equalized
 
 
 def test_a_share_of_channels_is_a_share(tmp_path: Path) -> None:
