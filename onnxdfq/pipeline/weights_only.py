@@ -54,7 +54,7 @@ def with_block_weights(
         By target name the written graphs; the inputs that GPTQ looked at; and the findings about each file.
 
     Raises:
-        InputError: there is no layer to round, or the model is too large for GPTQ.
+        InputError: there is no layer to round, or GPTQ cannot have what one reads.
     """
     recipe = run.recipe
     assert recipe.block is not None

@@ -1,4 +1,4 @@
-"""Peak memory of commands on a model of 2.5 GB: `python -m samples.memory.run [BYTES]`, which takes half an hour."""
+"""Peak memory of commands on a model of 2.5 GB: `python -m samples.memory.run [BYTES]`, which takes an hour or more."""
 
 import sys
 import tempfile

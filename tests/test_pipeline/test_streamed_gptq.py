@@ -115,7 +115,7 @@ def nearest(model: FloatModel, found: dict[str, BlockWeight]) -> list[tuple[Bloc
 
 def test_one_sum_at_a_time_is_in_memory_and_few_values_in_a_run(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sums: list[weakref.ref[Any]] = []
-    runs: list[list[str]] = []
+    runs: list[tuple[list[str], int]] = []
     real = streamed_gptq.inverse_of
 
     def inverse_of(hessian: np.ndarray, layer: BlockLayer, *, in_place: bool) -> np.ndarray:
@@ -127,16 +127,16 @@ def test_one_sum_at_a_time_is_in_memory_and_few_values_in_a_run(source: Path, mo
 
     def opened(*arguments: Any, **settings: Any) -> Any:
         found = Session(*arguments, **settings)
-        assert found.lean and found._session is None
+        assert settings["lean"] and found._session is None
         assert not any(one() is not None for one in sums)
-        runs.append(found.outputs)
+        runs.append((found.outputs, len(arguments[1].graph)))
         return found
 
     monkeypatch.setattr(streamed_gptq, "inverse_of", inverse_of)
     monkeypatch.setattr(streamed_gptq, "Session", opened)
     monkeypatch.setattr(streamed_gptq, "PARTS", 2)
     streamed(read(source), images())
-    assert runs == [["x"], ["c"], ["d", "q"]]
+    assert runs == [(["x"], 0), (["c"], 2), (["d", "q"], 11)]
 
 
 def test_the_scratch_folder_goes(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
