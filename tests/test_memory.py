@@ -33,7 +33,7 @@ SourceFileLoader.exec_module = exec_module
 """
 
 
-@pytest.mark.parametrize("name", ["inspect", "lint", "w8a32", "dfmpc"])
+@pytest.mark.parametrize("name", ["inspect", "lint", "w8a32", "gptq", "dfmpc"])
 def test_memory_grows_by_less_than_half_more_than_the_model(name: str, tmp_path: Path) -> None:
     (tmp_path / "site").mkdir()
     paths = os.pathsep.join(map(str, (tmp_path / "site", REPOSITORY)))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from onnxdfq.engine.dtypes import from_numpy
 from onnxdfq.images.feeding import Feeding
-from onnxdfq.images.samples import Samples, SamplesLike
+from onnxdfq.images.samples import SamplesLike
 
 
 class Feeds(Feeding):
@@ -43,20 +43,14 @@ class Feeds(Feeding):
     ) -> Iterator[tuple[Tensor, ...]]:
         """Yields the arguments of a graph for all samples, batch by batch, each in its input's own type.
 
-        Where the model runs at one batch size only, samples that do not fill a last batch are left out.
-
         Args:
             names: As for `of`.
-            samples: In the model's input units.
-            batch_size: Samples in a batch, where the model leaves it open.
+            samples, batch_size: As for `parts`.
             device: Of the tensors.
 
         Raises:
-            DataError: The samples are not of the inputs' shapes, or do not fill the one batch that runs.
+            DataError: As `parts` does.
         """
-        samples = Samples.of(samples)
-        self.check(samples)
-        size = self.run_size(samples, batch_size)
-        for start in range(0, len(samples) - (size - 1 if self.batch else 0), size):
-            arrays = self.arrays(samples[start : start + size])
+        for part in self.parts(samples, batch_size):
+            arrays = self.arrays(part)
             yield tuple(from_numpy(arrays[name]).to(device) for name in names)

@@ -39,6 +39,7 @@ class Session:
         called: What error messages call it where that is not `path`.
         fuse: Whether Quantize and Dequantize may become integer kernels; next to int2 weights they never do, for ONNX
             Runtime then makes kernels that it refuses itself.
+        lean: Whether it is loaded anew for each run; by default, where its weights are too large for anything else.
 
     Attributes:
         main, others: The inputs.
@@ -61,6 +62,7 @@ class Session:
         original: Opened | None = None,
         called: Path | None = None,
         fuse: bool = True,
+        lean: bool | None = None,
     ) -> None:
         self.path, self._file = called or path, path
         if original is not None:
@@ -98,7 +100,7 @@ class Session:
                 names = {value.name: value for node in model.graph for value in node.outputs}
                 model.graph.outputs.extend(names[value.name] for value in inner)
             self._source = path if given is None else ir.to_proto(given).SerializeToString()
-        self.lean = runs_lean(model)
+        self.lean = runs_lean(model) if lean is None else lean
         self.fused = fuse and not any(value.dtype == ir.DataType.INT2 for value in model.graph.initializers.values())
         self.exact = not any(_is_int8_in_blocks(node) for node in model.graph)
         try:

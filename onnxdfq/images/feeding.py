@@ -1,5 +1,7 @@
 """The inputs of a model as arrays: samples that are given, and for every other input what suits it."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -61,6 +63,24 @@ class Feeding:
             for name, array in ((self.main.name, given.main), *given.others.items())
         )
         return 1 if varies else batch_size
+
+    def parts(self, samples: SamplesLike, batch_size: int) -> Iterator[Samples]:
+        """Yields all samples, as many at a time as run at once.
+
+        Where the model runs at one batch size only, samples that do not fill a last batch are left out.
+
+        Args:
+            samples: In the model's input units.
+            batch_size: Samples in a batch, where the model leaves it open.
+
+        Raises:
+            DataError: The samples are not of the inputs' shapes, or do not fill the one batch that runs.
+        """
+        samples = Samples.of(samples)
+        self.check(samples)
+        size = self.run_size(samples, batch_size)
+        for start in range(0, len(samples) - (size - 1 if self.batch else 0), size):
+            yield samples[start : start + size]
 
     def check(self, samples: SamplesLike) -> None:
         """Refuses samples of other shapes.

@@ -3,7 +3,7 @@
 Both are for weights beside float activations, so that scales need be no power of two.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,8 @@ from passes.graph.editing import is_op, name_of, required_name
 
 RATIOS = (1.0, 0.9, 0.8, 0.7)  # of the greatest magnitude of a block; the one with the least squared error is taken
 WEIGHTS_AT_A_TIME = 2**18  # that temporary arrays hold
+COLUMNS_AT_ONCE = 2**24  # weights whose columns make up for their losses together; more would only take memory
+_PANEL = 512
 DAMPING = 0.01  # of the mean of the Hessian's diagonal, which is added to it (GPTQ, section 3.3)
 
 
@@ -43,6 +45,10 @@ class BlockWeight:
 
     integers: Int8[NDArray[np.int8], "k n"]
     scales: Float32[NDArray[np.float32], "b n"]
+
+
+Choose = Callable[[BlockLayer, NDArray[np.float32]], BlockWeight]
+"""Layer and weight as a MatMul has it, (K, N) → what is written."""
 
 
 def block_layers(graph: ir.Graph) -> Iterator[BlockLayer]:
@@ -95,8 +101,51 @@ def rounded(weight: Float32[NDArray[np.float32], "k n"], bits: int, block: int) 
     return BlockWeight(integers=integers, scales=scales)
 
 
+def inverse_factor(
+    hessian: Float64[NDArray[np.float64], "k k"], *, in_place: bool = False
+) -> Float64[NDArray[np.float64], "k k"]:
+    """What `gptq` makes up for losses by: the upper triangular U with Uᵀ U = (H + damping)⁻¹ (equation 4).
+
+    Args:
+        hessian: (K, K) sum of x xᵀ over the inputs x of a layer; used up.
+        in_place: whether it takes no other memory, where numpy takes that of four such matrices. Equal but for
+            rounding.
+
+    Raises:
+        numpy.linalg.LinAlgError: It holds NaN or infinity, or is no such sum.
+    """
+    depth = len(hessian)
+    diagonal = hessian.diagonal().copy()
+    if not np.isfinite(diagonal).all():
+        raise np.linalg.LinAlgError("inputs are not finite")
+    dead = diagonal == 0  # no input ever has these rows: whatever they are, the outputs are the same
+    hessian.flat[:: depth + 1] += np.where(dead, 1.0, DAMPING * diagonal.mean())
+    if in_place:
+        _invert_in_place(hessian)
+        return hessian
+    return np.asarray(np.linalg.cholesky(np.linalg.inv(hessian)).T)
+
+
+def _invert_in_place(hessian: Float64[NDArray[np.float64], "k k"]) -> None:
+    """The same by H = R Rᵀ with R upper triangular, whose inverse is U: panel by panel, with no second matrix."""
+    depth = len(hessian)
+    panels = [slice(first, min(first + _PANEL, depth)) for first in range(0, depth, _PANEL)]
+    inverses = {}
+    for part in reversed(panels):
+        above, behind = slice(part.start), slice(part.stop, depth)
+        hessian[: part.stop, part] -= hessian[: part.stop, behind] @ hessian[part, behind].T
+        root = np.linalg.cholesky(hessian[part, part][::-1, ::-1])[::-1, ::-1]
+        inverses[part.start] = np.triu(np.linalg.inv(root))
+        hessian[above, part] = hessian[above, part] @ inverses[part.start].T
+    for part in panels:
+        above = slice(part.start)
+        hessian[above, part] = -(hessian[above, above] @ (hessian[above, part] @ inverses[part.start]))
+        hessian[part, part] = inverses[part.start]
+        hessian[part.stop :, part] = 0
+
+
 def gptq(
-    weight: Float32[NDArray[np.float32], "k n"], hessian: Float64[NDArray[np.float64], "k k"], bits: int, block: int
+    weight: Float32[NDArray[np.float32], "k n"], inverse: Float64[NDArray[np.float64], "k k"], bits: int, block: int
 ) -> BlockWeight:
     """GPTQ (Frantar et al., arXiv 2210.17323, algorithm 1): rows are rounded in order, and what each loses is made up
     by those behind it.
@@ -106,16 +155,28 @@ def gptq(
 
     Args:
         weight: (K, N).
-        hessian: (K, K) sum of x xᵀ over the inputs x of the layer.
+        inverse: (K, K) `inverse_factor` of the layer's Hessian, which layers that read the same share.
         bits, block: as for `rounded`.
     """
-    depth = len(weight)
-    left, diagonal = weight.astype(np.float64), np.diag(hessian).copy()
-    dead = diagonal == 0  # no input ever has these rows: whatever they are, the outputs are the same
-    damped = hessian + np.diag(np.where(dead, 1.0, DAMPING * diagonal.mean()))
-    inverse = np.linalg.cholesky(np.linalg.inv(damped)).T  # upper triangular (equation 4)
-    integers = np.zeros(weight.shape, np.int8)
-    scales = np.empty((-(-depth // block), weight.shape[1]), np.float32)
+    depth, width = weight.shape
+    integers, scales = np.zeros((depth, width), np.int8), np.empty((-(-depth // block), width), np.float32)
+    several = max(COLUMNS_AT_ONCE // depth, 1)
+    for first in range(0, width, several):  # columns know nothing of each other
+        part = slice(first, first + several)
+        _make_up(weight[:, part], inverse, bits, block, integers[:, part], scales[:, part])
+    return BlockWeight(integers=integers, scales=scales)
+
+
+def _make_up(
+    weight: Float32[NDArray[np.float32], "k n"],
+    inverse: Float64[NDArray[np.float64], "k k"],
+    bits: int,
+    block: int,
+    integers: Int8[NDArray[np.int8], "k n"],
+    scales: Float32[NDArray[np.float32], "b n"],
+) -> None:
+    """`gptq` of some columns, into `integers` and `scales`."""
+    depth, left = len(weight), weight.astype(np.float64)
     for place, first in enumerate(range(0, depth, block)):
         rows = slice(first, min(first + block, depth))
         scales[place] = _scales(left[None, rows].astype(np.float32), bits)[0]
@@ -125,7 +186,6 @@ def gptq(
             lost[row - first] = (left[row] - integers[row] * scales[place].astype(np.float64)) / inverse[row, row]
             left[row + 1 : rows.stop] -= np.outer(inverse[row, row + 1 : rows.stop], lost[row - first])
         left[rows.stop :] -= inverse[rows, rows.stop :].T @ lost
-    return BlockWeight(integers=integers, scales=scales)
 
 
 def _scales(groups: Float32[NDArray[np.float32], "b r n"], bits: int) -> Float32[NDArray[np.float32], "b n"]:

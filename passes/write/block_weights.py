@@ -7,10 +7,9 @@ from functools import lru_cache
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from passes.graph.editing import FreshNames, name_of
-from passes.quantize.blocks import BlockLayer, BlockWeight, block_layers
+from passes.quantize.blocks import BlockLayer, BlockWeight, Choose, block_layers
 
 logger = logging.getLogger(__name__)
 
@@ -28,10 +27,10 @@ class BlockWeights(ir.passes.InPlacePass):
 
     Args:
         bits: of the integers. block: how many inputs share a scale.
-        choose: layer and weight as a MatMul has it → what is written.
+        choose: what is written of a layer.
     """
 
-    def __init__(self, bits: int, block: int, choose: Callable[[BlockLayer, NDArray[np.float32]], BlockWeight]) -> None:
+    def __init__(self, bits: int, block: int, choose: Choose) -> None:
         self.bits, self.block, self.choose = bits, block, choose
 
     def requires(self, model: ir.Model) -> None:

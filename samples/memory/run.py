@@ -1,4 +1,4 @@
-"""Peak memory of commands on a model of 2.5 GB: `python -m samples.memory.run [BYTES]`, which takes half an hour."""
+"""Peak memory of commands on a model of 2.5 GB: `python -m samples.memory.run [BYTES]`, which takes an hour or more."""
 
 import sys
 import tempfile
@@ -13,6 +13,7 @@ RESULTS = Path(__file__).with_name("results.json")
 BYTES, SEED = 2_500_000_000, 0
 MOST = 1.5  # times the model
 SAMPLE = ("--quiet", "--force", "--json")
+GPTQ = ("--bits", "w4a32", "--block", "32", "--rounding", "gptq", "--method", "noise", "--images", "16")
 COMMANDS = {
     "inspect": ("inspect", "{model}", "--json"),
     "lint": ("lint", "{model}", "--json"),
@@ -20,6 +21,8 @@ COMMANDS = {
     "lint of w8a32": ("lint", "{output}", "--json"),
     "w4a32": ("compress", "{model}", "--bits", "w4a32", "--block", "32", "-o", "{output}", *SAMPLE),
     "lint of w4a32": ("lint", "{output}", "--json"),
+    "gptq": ("compress", "{model}", *GPTQ, "-o", "{output}", *SAMPLE),
+    "lint of gptq": ("lint", "{output}", "--json"),
     "dfmpc": ("compress", "{model}", "--method", "dfmpc", "--bits", "w2/6", "-o", "{output}", *SAMPLE),
     "lint of dfmpc": ("lint", "{output}", "--json"),
 }

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from passes.quantize.blocks import BlockWeight, gptq, rounded
+from passes.quantize import blocks
+from passes.quantize.blocks import BlockWeight, gptq, inverse_factor, rounded
 
 RANDOM = np.random.default_rng(0)
 
@@ -37,19 +38,47 @@ def test_gptq_costs_the_outputs_less_where_inputs_go_together() -> None:
     exact = inputs @ weight
     errors = [
         np.square(inputs @ dequantized(found, 32) - exact).sum()
-        for found in (rounded(weight, 4, 32), gptq(weight, inputs.T @ inputs, 4, 32))
+        for found in (rounded(weight, 4, 32), gptq(weight, inverse_factor(inputs.T @ inputs), 4, 32))
     ]
     assert errors[1] < 0.3 * errors[0]
 
 
 def test_of_unrelated_inputs_gptq_is_nearest_rounding() -> None:
     weight = RANDOM.normal(size=(48, 6)).astype(np.float32)
-    plain, made = rounded(weight, 4, 16), gptq(weight, 7.0 * np.eye(48), 4, 16)
+    plain, made = rounded(weight, 4, 16), gptq(weight, inverse_factor(7.0 * np.eye(48)), 4, 16)
     np.testing.assert_array_equal(made.integers, plain.integers)
     np.testing.assert_array_equal(made.scales, plain.scales)
 
 
 def test_rows_that_no_input_has_do_no_harm() -> None:
     weight, hessian = RANDOM.normal(size=(32, 3)).astype(np.float32), np.diag([1.0] * 16 + [0.0] * 16)
-    assert np.isfinite(dequantized(gptq(weight, hessian, 4, 16), 16)).all()
-    assert np.isfinite(dequantized(gptq(weight, np.zeros((32, 32)), 4, 16), 16)).all()
+    assert np.isfinite(dequantized(gptq(weight, inverse_factor(hessian), 4, 16), 16)).all()
+    assert np.isfinite(dequantized(gptq(weight, inverse_factor(np.zeros((32, 32))), 4, 16), 16)).all()
+
+
+@pytest.mark.parametrize("panel", [16, 24, 96])
+def test_a_hessian_is_inverted_in_its_own_memory(panel: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = RANDOM.normal(size=(40, 72)) * np.linspace(0.1, 3, 72)
+    inputs[:, 5] = 0
+    hessian = inputs.T @ inputs
+    expected = inverse_factor(hessian.copy())
+    monkeypatch.setattr(blocks, "_PANEL", panel)
+    found = inverse_factor(hessian, in_place=True)
+    assert found is hessian
+    np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-9 * np.abs(expected).max())
+
+
+def test_columns_are_rounded_the_same_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs, weight = RANDOM.normal(size=(90, 48)), RANDOM.normal(size=(48, 7)).astype(np.float32)
+    inverse = inverse_factor(inputs.T @ inputs)
+    whole = gptq(weight, inverse, 4, 16)
+    monkeypatch.setattr(blocks, "COLUMNS_AT_ONCE", 3 * 48)
+    parts = gptq(weight, inverse, 4, 16)
+    np.testing.assert_array_equal(parts.integers, whole.integers)
+    np.testing.assert_allclose(parts.scales, whole.scales, rtol=1e-6)
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_inputs_that_are_not_finite_are_refused(broken: float) -> None:
+    with pytest.raises(np.linalg.LinAlgError, match="not finite"):
+        inverse_factor(np.full((16, 16), broken))
