@@ -89,8 +89,8 @@ main.add_command(images)
 @click.option(
     "--equalize/--no-equalize",
     default=None,
-    help="Even out the ranges of channels across layers first (DFQ).  [default: with depthwise convolutions below 8 "
-    "bits]",
+    help="Even out the ranges of channels across layers first (DFQ).  [default: below 8 bits, with power-of-two scales "
+    "and depthwise convolutions]",
 )
 @click.option("--clipping", metavar="NAME", help="Thresholds by mse, aciq or max.  [default: mse]")
 @click.option("--split-channels", type=float, metavar="SHARE", help="Split this share of outlier channels (OCS).")

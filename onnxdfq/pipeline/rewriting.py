@@ -77,9 +77,10 @@ def _folded(model: FloatModel, request: Request, run: Run) -> FloatModel:
 
 
 def _loses_most(model: ir.Model, run: Run) -> bool:
-    """Whether weights below 8 bits meet depthwise convolutions, whose channels differ most, each of a few weights."""
+    """Whether weights below 8 bits meet depthwise convolutions, whose channels differ most, each of a few weights, and
+    scales are powers of two, to which the channels are aligned. With free scales nothing is gained."""
     few = run.bits.low is None and run.bits.weight < WHOLE
-    return few and any(map(is_depthwise, model.graph))
+    return few and run.recipe.scheme == "power-of-two" and any(map(is_depthwise, model.graph))
 
 
 def _equalized(model: FloatModel, request: Request, run: Run, *, unasked: bool = False) -> FloatModel:

@@ -75,18 +75,24 @@ def test_edits_before_the_numbers(tmp_path: Path, settings: dict[str, object]) -
 
 
 @pytest.mark.parametrize(
-    ("groups", "bits", "asked", "equalized"),
-    [(8, "w4a8", None, True), (8, "w4a8", False, False), (8, "w8a8", None, False), (1, "w4a8", None, False)],
+    ("groups", "settings", "equalized"),
+    [
+        (8, {"bits": "w4a8"}, True),
+        (8, {"bits": "w4a8", "equalize": False}, False),
+        (8, {"bits": "w4a8", "scheme": "free"}, False),
+        (8, {"bits": "w8a8"}, False),
+        (1, {"bits": "w4a8"}, False),
+    ],
 )
 def test_depthwise_convolutions_are_evened_out_below_8_bits(
-    nets: Any, groups: int, bits: str, asked: bool | None, equalized: bool
+    nets: Any, groups: int, settings: dict[str, Any], equalized: bool
 ) -> None:
     net = nets.Network()
     x = net.node("Relu", net.batch_norm(net.conv("image", 3, 8), 8))
     x = net.node("Relu", net.batch_norm(net.conv(x, 8 // groups, 8, group=groups), 8))
     x = net.gemm(net.node("Flatten", net.node("GlobalAveragePool", net.conv(x, 8, 8))), 8, 5)
     model = net.model({"image": ["n", 3, 8, 8]}, {x: ["n", 5]})
-    result = onnxdfq.compress(model, method="noise", images=16, tuning="none", bits=bits, equalize=asked)
+    result = onnxdfq.compress(model, method="noise", images=16, tuning="none", **settings)
     assert (result.metrics.get("layers_equalized", 0) > 0) == equalized
     assert any("--no-equalize" in note for note in result.notes) == equalized
 
