@@ -1,8 +1,6 @@
 """The sample network, which hundreds of tests compress, is opened once a session: opening it takes longer than they."""
 
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,13 +22,13 @@ def sample_opened_once() -> Iterator[None]:
 
     Everything behind the process goes its way: what it hands over is read again each time.
     """
-    with tempfile.TemporaryDirectory() as kept, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(opening, "_Task", _remembering(opening._Task, Path(kept)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(opening, "_Task", _remembering(opening._Task))
         yield
 
 
-def _remembering(task: type[Any], kept: Path) -> type[Any]:
-    answers: dict[str, tuple[dict[str, Any], Path]] = {}
+def _remembering(task: type[Any]) -> type[Any]:
+    answers: dict[str, tuple[dict[str, Any], dict[str, bytes]]] = {}  # and the files that it left, by name
 
     class Remembering(task):  # type: ignore[misc]
         """A task that a file of these bytes, asked for in the same way, has had before is answered as it was then."""
@@ -57,13 +55,12 @@ def _remembering(task: type[Any], kept: Path) -> type[Any]:
         def result(self) -> dict[str, Any]:
             if self._answer:
                 found, files = self._answer
-                shutil.copytree(files, self._place, dirs_exist_ok=True)
+                for name, content in files.items():
+                    (self._place / name).write_bytes(content)
                 return dict(found)
             found = super().result()
             if self._key:
-                files = kept / str(len(answers))
-                shutil.copytree(self._place, files)
-                answers[self._key] = found, files
+                answers[self._key] = found, {path.name: path.read_bytes() for path in self._place.iterdir()}
             return found
 
     return Remembering
