@@ -29,6 +29,12 @@ def write_results(path: Path, rows: list[dict[str, Any]], **facts: Any) -> None:
     path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Those that a run before has written; none where there is no file."""
+    rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+    return rows
+
+
 def hardware() -> str:
     """Processor, threads that torch uses, and GPU if there is one."""
     info = Path("/proc/cpuinfo")

@@ -22,7 +22,7 @@ from onnxdfq.model_file.runtime import op_libraries
 from onnxdfq.model_file.saving import runs_lean
 from onnxdfq.model_file.stages import CONVERTING, READING, RUNNING
 from onnxdfq.model_file.through_proto import infer_shapes
-from onnxdfq.model_file.untrusted import bytes_of, files_of, hash_of
+from onnxdfq.model_file.untrusted import bytes_in, bytes_of, files_of, hash_of
 from onnxdfq.sandbox import Limits, Stage, serve
 
 TIMES_ITS_SIZE = 6  # of memory that a large model gets: protobufs, sessions and weights in several forms
@@ -71,7 +71,7 @@ def open_float(
     stage(READING)
     files = make_room(path)
     model = read_float_model(path, input_shape=input_shape, data=data, fed=fed)
-    _limits(_bytes_in(files), _nodes_of(model)).apply()
+    _limits(bytes_in(files), _nodes_of(model)).apply()
     stage(RUNNING)
     reference = run_file(path, model)
     stage(CONVERTING)
@@ -100,7 +100,7 @@ def read_any(stage: Stage, path: Path, *, folder: str, inferred: bool, run: bool
     stage(READING)
     files = make_room(path)
     model = read_any_model(path)
-    _limits(_bytes_in(files), _nodes_of(model)).apply()
+    _limits(bytes_in(files), _nodes_of(model)).apply()
     if inferred:
         inline_functions(model, path)
         infer_shapes(model, strict=False)
@@ -116,7 +116,7 @@ def make_room(path: Path) -> list[Path]:
     and those of its weights."""
     limits_for(path).apply()
     files = files_of(path)
-    _limits(_bytes_in(files), path.stat().st_size // BYTES_OF_NODE).apply()
+    _limits(bytes_in(files), path.stat().st_size // BYTES_OF_NODE).apply()
     return files
 
 
@@ -133,10 +133,6 @@ def limits_for(path: Path, model: ir.Model | None = None) -> Limits:
     with suppress(OSError, ValueError):  # reading it will say why
         size = path.stat().st_size
     return _limits(size, size // BYTES_OF_NODE)
-
-
-def _bytes_in(files: Sequence[Path]) -> int:
-    return sum(file.stat().st_size for file in files)
 
 
 def _nodes_of(model: ir.Model) -> int:

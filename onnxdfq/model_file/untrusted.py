@@ -80,7 +80,12 @@ def files_of(path: Path) -> list[Path]:
 
 def bytes_of(path: Path) -> int:
     """Of the file and its external data. Raises ModelFileError as `read_proto` does."""
-    return sum(file.stat().st_size for file in files_of(path))
+    return bytes_in(files_of(path))
+
+
+def bytes_in(files: Iterable[Path]) -> int:
+    """Of all these files."""
+    return sum(file.stat().st_size for file in files)
 
 
 def external_file(path: Path, tensor: onnx.TensorProto) -> Path:

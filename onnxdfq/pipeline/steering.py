@@ -38,10 +38,11 @@ def steered(request: Request, model: FloatModel, run: Run) -> Request:
     folded = model.graph.clone()
     fold_batch_norms(folded, request)
     request = _keeping_float(request, folded)
+    names = _names(folded) | _names(model.graph)
     for target in request.targets:
         points = find_quant_points(folded, target)
         check_layers(request.pins, points)
-        request = replace(request, plan=_known_tensors(request.plan, _names(folded) | _names(model.graph), points, run))
+        request = replace(request, plan=_known_tensors(request.plan, names, points, run))
         if target.format != "float":
             calibration_of(request).check_tensors(folded, target)
         if request.budgets.cost is not None:

@@ -148,8 +148,12 @@ def _nearest(bits: int, block: int) -> Choose:
 
 def _by_hessian(bits: int, block: int, hessians: Hessians, graph: ir.Model) -> Choose:
     read = {node.name: node.inputs[0].name or "" for node in graph.graph if node.inputs and node.inputs[0] is not None}
+    inverses: Hessians = {}  # of layers that read the same, and of all targets, once
 
     def choose(layer: BlockLayer, weight: NDArray[np.float32]) -> BlockWeight:
-        return gptq(weight, inverse_of(hessians[read[layer.node]].copy(), layer), bits, block)
+        name = read[layer.node]
+        if name not in inverses:
+            inverses[name] = inverse_of(hessians.pop(name), layer)
+        return gptq(weight, inverses[name], bits, block)
 
     return choose

@@ -20,7 +20,7 @@ import onnxdfq
 from onnxdfq.errors import DfqError
 from onnxdfq.report.linting import lint
 from samples.any_model.inputs import DATA, INPUTS, Array, Pictures
-from samples.record import write_results
+from samples.record import read_rows, write_results
 
 RESULTS = Path(__file__).with_name("results.json")
 COUNT = 16
@@ -138,7 +138,7 @@ def _decibel(found: float | str | None) -> str:
 
 def main(names: list[str]) -> None:
     """Measure the models that are named, or those that have no row."""
-    known = {row["model"]: row for row in json.loads(RESULTS.read_text())["rows"]} if RESULTS.exists() else {}
+    known = {row["model"]: row for row in read_rows(RESULTS)}
     for name in names or [name for name in INPUTS if name not in known]:
         known[name] = measure(name)
         write_results(RESULTS, [known[name] for name in INPUTS if name in known])

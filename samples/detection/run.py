@@ -6,7 +6,6 @@ Needs pycocotools, which is in the extra `samples`.
 
 import contextlib
 import io
-import json
 import sys
 import tempfile
 from collections.abc import Collection, Iterator
@@ -22,7 +21,7 @@ import onnxdfq
 from onnxdfq.evaluation.evaluation import Session
 from onnxdfq.model_file import load_model
 from onnxdfq.progress import TerminalProgress
-from samples.record import write_results
+from samples.record import read_rows, write_results
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 MODEL = DATA / "models" / "fastestdet_coco.onnx"
@@ -175,7 +174,7 @@ def main(bits: Collection[str]) -> None:
     coco = truth()
     expected = mean_average_precision(Session(MODEL, load_model(MODEL)), coco)
     print(f"float: mAP {expected[0]:.4f}, mAP50 {expected[1]:.4f}", flush=True)
-    old = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if bits else []
+    old = read_rows(RESULTS) if bits else []
     rows = [row for row in old if row["bits"] not in bits]
     with tempfile.TemporaryDirectory() as folder:
         images = Path(folder) / "images.npz"

@@ -5,7 +5,6 @@ generator; and a pruned one learns to be what it was. Test images are used for e
 """
 
 import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -16,7 +15,8 @@ from onnxdfq.methods import Dafl
 from onnxdfq.progress import TerminalProgress
 from samples.accuracy.run import CASES, DATA
 from samples.distilling.student import write_student
-from samples.record import write_results
+from samples.made import dgh_images
+from samples.record import read_rows, write_results
 
 RESULTS = Path(__file__).with_name("results.json")
 NAME = "resnet20_cifar10jpeg"
@@ -32,17 +32,7 @@ PRUNED: dict[str, dict[str, Any]] = {"channels": {"channels": 0.2}, "sparsity": 
 def synthesised(folder: Path) -> dict[str, Any]:
     """Images that the teacher makes, once for all rows that take them."""
     path = folder / "images.npz"
-    if not path.exists():
-        onnxdfq.synthesize(
-            TEACHER,
-            output=path,
-            method="dgh",
-            images=IMAGES,
-            steps=SYNTHESIS,
-            seed=SEED,
-            normalize=NORMALIZE,
-            progress=TerminalProgress,
-        )
+    dgh_images(TEACHER, path, normalize=NORMALIZE, images=IMAGES, steps=SYNTHESIS, seed=SEED)
     return {"calibration": path}
 
 
@@ -119,7 +109,7 @@ def main() -> None:
     parser.add_argument("rows", nargs="*", default=[], help=" ".join(ROWS))
     parser.add_argument("--share", type=float, default=1.0, help="of all steps, to see whether it works")
     given = parser.parse_args()
-    known = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+    known = read_rows(RESULTS)
     rows = {row["row"]: row for row in known}
     with tempfile.TemporaryDirectory() as folder:
         for row in given.rows or ROWS:

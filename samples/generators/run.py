@@ -3,7 +3,6 @@
 Names of rows measure these alone and keep the others. Evaluation images are used for evaluation only.
 """
 
-import json
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from onnxdfq.methods import Dgh, Edfq, Gdfq, Genie, ZeroQ
 from onnxdfq.methods.method import Synthesis
 from onnxdfq.progress import TerminalProgress
 from samples.accuracy.run import CASES, DATA, accuracies
-from samples.record import write_results
+from samples.record import read_rows, write_results
 
 RESULTS = Path(__file__).with_name("results.json")
 MODEL = "resnet20_cifar10jpeg"
@@ -121,7 +120,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main(names: list[str]) -> None:
     """Measure the named groups of rows, or all; written after each, so that a broken run leaves what it has."""
-    known = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+    known = read_rows(RESULTS)
     rows = {(row["what"], row["bits"], row["scheme"]): row for row in known}
     for setting in (setting for name in names or ROWS for setting in ROWS[name]):
         for row in measure(setting):

@@ -19,7 +19,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from samples.record import write_results
+from samples.record import read_rows, write_results
 
 RESULTS = Path(__file__).with_name("chains.json")
 SIZES = (1_250, 2_500, 5_000, 10_000)
@@ -173,11 +173,7 @@ def measure(name: str, nodes: int) -> dict[str, Any]:
 
 def main(names: list[str]) -> None:
     """Measure the chains that are named, or all."""
-    known = (
-        {(row["chain"], row["nodes"]): row for row in json.loads(RESULTS.read_text())["rows"]}
-        if RESULTS.exists()
-        else {}
-    )
+    known = {(row["chain"], row["nodes"]): row for row in read_rows(RESULTS)}
     for name in names or CHAINS:
         for nodes in SIZES:
             known[name, nodes] = measure(name, nodes)

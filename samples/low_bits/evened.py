@@ -12,29 +12,13 @@ from typing import Any
 import onnxdfq
 from onnxdfq.progress import TerminalProgress
 from samples.accuracy.run import CASES, DATA
+from samples.made import dgh_images
 from samples.record import write_results
 
 RESULTS = Path(__file__).with_name("evened.json")
 NAME, IMAGES, STEPS = "mobilenetv1_vww", 128, 60
 MODEL, NORMALIZE = DATA / "models" / f"{NAME}.onnx", CASES[NAME].normalize
 (EVALUATED,) = CASES[NAME].evaluate
-
-
-def images_of(seed: int, folder: Path) -> Path:
-    """The images of a seed, made where they are not there."""
-    path = folder / f"{NAME}.{seed}.npz"
-    if not path.exists():
-        onnxdfq.synthesize(
-            MODEL,
-            output=path,
-            method="dgh",
-            normalize=NORMALIZE,
-            images=IMAGES,
-            steps=STEPS,
-            seed=seed,
-            progress=TerminalProgress,
-        )
-    return path
 
 
 def measure(seed: int, images: Path, equalize: bool | None) -> dict[str, Any]:
@@ -76,7 +60,8 @@ def main(folder: Path) -> None:
     """All rows; written after each, so that a broken run leaves what it has."""
     rows: list[dict[str, Any]] = []
     for seed in range(CASES[NAME].seeds):
-        images = images_of(seed, folder)
+        path = folder / f"{NAME}.{seed}.npz"
+        images = dgh_images(MODEL, path, normalize=NORMALIZE, images=IMAGES, steps=STEPS, seed=seed)
         for equalize in (None, False):
             rows.append(measure(seed, images, equalize))
             print(f"seed {seed} {rows[-1]['evened']:14} drop {rows[-1]['drop_points']:5.2f}", flush=True)

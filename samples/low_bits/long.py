@@ -4,7 +4,6 @@ From the project's root. The images are made once, 2,048 of 60 steps each, if th
 the bits, as in `w4a4:paper`. Rows that are not named stay as they are.
 """
 
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -14,7 +13,7 @@ import onnxdfq
 from onnxdfq.progress import TerminalProgress
 from samples.accuracy.run import CASES, DATA, accuracies
 from samples.low_bits.run import STUDIED
-from samples.record import write_results
+from samples.record import read_rows, write_results
 
 RESULTS = Path(__file__).with_name("long.json")
 COUNT, STEPS, SEED = 2048, 60, 0
@@ -28,7 +27,7 @@ def main() -> None:
     made = None
     if not Path(images).exists():
         made = onnxdfq.synthesize(network, output=images, images=COUNT, steps=STEPS, **common).metrics["seconds"]
-    known = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+    known = read_rows(RESULTS)
     rows = {(row["bits"], row["scheme"]): row for row in known}
     with tempfile.TemporaryDirectory() as folder:
         for bits, scheme in (f"{width}:power-of-two".split(":")[:2] for width in widths):

@@ -6,7 +6,6 @@ reference. The images of a network are made once and shared by its rows: one `on
 makes the same ones.
 """
 
-import json
 import sys
 import tempfile
 from collections.abc import Collection, Iterator
@@ -22,7 +21,7 @@ from onnxdfq.methods import Dgh
 from onnxdfq.methods.method import IMAGE_COUNT
 from onnxdfq.progress import TerminalProgress
 from samples.accuracy.run import CASES, DATA, accuracies
-from samples.record import write_results
+from samples.record import read_rows, write_results
 
 RESULTS = Path(__file__).with_name("results.json")
 STUDIED = "resnet20_cifar10jpeg"
@@ -188,7 +187,7 @@ def _rows(rows: list[dict[str, Any]], **wanted: str) -> list[dict[str, Any]]:
 def main(wanted: Collection[str]) -> None:
     """All rows, or those of the networks that are named (or of NETWORK:EFFORT) in the place of the ones that are there;
     written after each network, so that a broken run leaves what it has."""
-    old = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if wanted else []
+    old = read_rows(RESULTS) if wanted else []
     rows = [row for row in old if row["model"] not in wanted and f"{row['model']}:{row['effort']}" not in wanted]
     with tempfile.TemporaryDirectory() as folder:
         for name in (STUDIED, *(name for name in CASES if name != STUDIED)):

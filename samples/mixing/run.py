@@ -4,7 +4,6 @@ Names of groups, and of networks to compress, measure these alone and keep the o
 for evaluation only.
 """
 
-import json
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ import onnxdfq
 from onnxdfq.methods import DeepInversion, Mixmix
 from onnxdfq.progress import TerminalProgress
 from samples.accuracy.run import CASES, DATA, accuracies
-from samples.record import write_results
+from samples.record import read_rows, write_results
 
 RESULTS = Path(__file__).with_name("results.json")
 ZOO = ("resnet20_cifar10", "resnet56_cifar10", "resnet8_cifar10", "convmixer_cifar10")
@@ -145,7 +144,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main(names: list[str]) -> None:
     """The rows that are asked for, or all; written after each, so that a broken run leaves what it has."""
-    known = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+    known = read_rows(RESULTS)
     rows = {(row["model"], row["images"], row["evaluated_on"]): row for row in known}
     targets = [name for name in ZOO if name in names] or list(ZOO)
     asked = [one for group in GROUPS if group in names or not set(names) & set(GROUPS) for one in GROUPS[group]]
@@ -160,7 +159,7 @@ def main(names: list[str]) -> None:
                 for row in measure(target, images, path):
                     rows[target, images.name, row["evaluated_on"]] = row | about
                     write_results(RESULTS, list(rows.values()), images=IMAGES, steps=STEPS)
-    print(table(json.loads(RESULTS.read_text())["rows"]))
+    print(table(read_rows(RESULTS)))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ images are used for evaluation only. The images that least squares and budgets l
 """
 
 import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -20,7 +19,8 @@ import onnxdfq
 from onnxdfq.evaluation import Session, evaluate_all, load_evaluation_data
 from onnxdfq.progress import TerminalProgress
 from samples.accuracy.run import CASES, DATA
-from samples.record import write_results
+from samples.made import dgh_images
+from samples.record import read_rows, write_results
 
 RESULTS = Path(__file__).with_name("results.json")
 NAME = "resnet20_cifar10jpeg"
@@ -108,16 +108,7 @@ def latency(path: Path) -> dict[str, float]:
 def make_all(folder: Path, kinds: list[str]) -> dict[Path, dict[str, Any]]:
     """Every row of these kinds, without accuracy, by its file; what is narrower with its latency."""
     images = folder / "images.npz"
-    onnxdfq.synthesize(
-        ORIGINAL,
-        output=images,
-        method="dgh",
-        images=IMAGES,
-        steps=STEPS,
-        seed=SEED,
-        normalize=CASES[NAME].normalize,
-        progress=TerminalProgress,
-    )
+    dgh_images(ORIGINAL, images, normalize=CASES[NAME].normalize, images=IMAGES, steps=STEPS, seed=SEED)
     rows: dict[Path, dict[str, Any]] = {}
     for kind in kinds:
         for repair in REPAIRS:
@@ -158,7 +149,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=list(WHAT), action="append", help="measure these rows anew, keep the others")
     kinds = parser.parse_args().only or list(WHAT)
-    kept = json.loads(RESULTS.read_text())["rows"] if len(kinds) < len(WHAT) else []
+    kept = read_rows(RESULTS) if len(kinds) < len(WHAT) else []
     kept = [row for row in kept if not any(kind in row for kind in kinds)]
     with tempfile.TemporaryDirectory() as folder:
         made = make_all(Path(folder), kinds)

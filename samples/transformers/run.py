@@ -4,7 +4,6 @@ Evaluation images are used for evaluation only. The images of a method are made 
 `onnxdfq compress` with the same settings makes the same ones.
 """
 
-import json
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ from onnxdfq.methods import DeadLeaves, Edfq, Psaq
 from onnxdfq.methods.method import IMAGE_COUNT, Synthesis
 from onnxdfq.progress import TerminalProgress
 from samples.accuracy.run import DATA
-from samples.record import write_results
+from samples.record import read_rows, write_results
 
 RESULTS = Path(__file__).with_name("psaq.json")
 MODEL, NORMALIZE, EFFORT, SEED = DATA / "models" / "vit_cifar10.onnx", "cifar10", "fast", 0
@@ -126,7 +125,7 @@ def table(found: list[dict[str, Any]]) -> str:
 def main() -> None:
     """All rows, or those that are named, in the place of the ones that are there; written after each, so that a broken
     run leaves what it has."""
-    old = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if RESULTS.exists() else []
+    old = read_rows(RESULTS)
     found = {(row["images"], row["bits"]): row for row in old}
     for row in rows(sys.argv[1:] or [*IMAGES, "edfq"]):
         found[row["images"], row["bits"]] = row
