@@ -34,7 +34,8 @@ def two_pixels() -> ir.Model:
 def test_shares_and_entropy_by_hand() -> None:
     """Softmax is above 0.9 where the pixels differ by more than ln 9 = 2.197."""
     pixels = np.array([[0, 2.3], [3, 0], [1, 1], [0, 2.1]], np.float32).reshape(4, 1, 1, 2)
-    (view,) = zoo_of_one(two_pixels(), Normalization.parse(STANDARD), name="it", device="cpu").views([0])
+    zoo = zoo_of_one(two_pixels(), Normalization.parse(STANDARD), name="it", device="cpu", precision="float32")
+    (view,) = zoo.views([0])
     card = image_card(pixels, [view, view], batch_size=3)
     (model, again) = card.models
     mean = torch.from_numpy(pixels.reshape(4, 2)).softmax(1).mean(0)

@@ -105,23 +105,24 @@ def test_weights_alone(model: ir.Model, images: NDArray[np.float32]) -> None:
 
 
 def test_scales_of_weights_train_with_the_roundings(model: ir.Model, images: NDArray[np.float32]) -> None:
-    """GENIE-M: at 2 bits the grid counts for as much as what is rounded to which of its numbers."""
-    before = Calibration(weight_bits=2, activation_bits=32, scheme="free").plan(model, images[:256], ORT)
+    """GENIE-M: from thresholds twice too wide, those that train come nearer than roundings alone."""
+    plan = Calibration(weight_bits=2, activation_bits=32, scheme="free").plan(model, images[:256], ORT)
+    wide = {name: replace(quant, threshold=2 * quant.threshold) for name, quant in plan.weights.items()}
     errors = {}
     for learn in (False, True):
         tuning = Tuning(
             by_block=True,
             learn_scales=True,
             learn_weight_scales=learn,
-            reconstruction=Reconstruction(steps=60, batch_size=16, rate=0.1, factor_rate=1e-2),
+            reconstruction=Reconstruction(steps=60, batch_size=16, rate=0.03, factor_rate=0.02),
         )
-        after, parts = tuning.tune(model, before, ORT, images[:256])
+        after, parts = tuning.tune(model, replace(plan, weights=wide), ORT, images[:256])
         errors[learn] = sum(part.outcome.after for part in parts)
-        moved = [not np.allclose(after.weights[name].scale, quant.scale) for name, quant in before.weights.items()]
+        moved = [not np.allclose(after.weights[name].scale, quant.scale) for name, quant in wide.items()]
         assert any(moved) == learn
         for name, integers in after.integers.items():
             assert integers.min() >= after.weights[name].range[0] and integers.max() <= after.weights[name].range[1]
-    assert errors[True] < errors[False]
+    assert errors[True] < 0.92 * errors[False]
 
 
 def test_the_same_seed_gives_the_same_plan(model: ir.Model, images: NDArray[np.float32]) -> None:
