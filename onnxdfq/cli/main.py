@@ -177,7 +177,8 @@ def _exit_unless_met(least: float | None, integers: str | None, result: Any, fil
 
 @main.command(
     cls=SharedCommand,
-    sections={key: names for key, names in SECTIONS.items() if key != "Targets"},
+    sections={key: names for key, names in SECTIONS.items() if key != "Targets"}
+    | {"Output": ("output", "files", "shard", *SECTIONS["Output"][1:])},
     example="onnxdfq synthesize model.onnx --normalize imagenet -o images.npz",
 )
 @click.argument("model", type=FILE)

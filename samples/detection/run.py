@@ -1,6 +1,7 @@
 """A detector, data-free: mAP of FastestDet: `python -m samples.detection.run`, from the project's root.
 
-With bits (w4a8) their rows are measured anew, and the others stay. The 128 COCO images are used for evaluation only.
+With bits (w4a8, or w4a8:free:brecq) their rows are measured anew, and the others stay. The 128 COCO images are used for
+evaluation only.
 Needs pycocotools, which is in the extra `samples`.
 """
 
@@ -36,7 +37,10 @@ SETTINGS: tuple[dict[str, Any], ...] = (
     {"method": "dgh", "bits": "w8a8", "scheme": "free"},
     {"method": "dgh", "bits": "w4a8", "tuning": "none"},
     {"method": "dgh", "bits": "w4a8", "tuning": "brecq"},
+    {"method": "dgh", "bits": "w4a8", "scheme": "free", "tuning": "brecq"},
+    {"method": "dgh", "bits": "w4a8", "scheme": "free", "tuning": "distil"},
 )
+DEFAULTS: dict[str, Any] = {"scheme": "power-of-two", "tuning": "none", "effort": "fast", "seed": SEED}
 
 Array = NDArray[np.float64]
 
@@ -124,7 +128,7 @@ def mean_average_precision(session: Session, coco: COCO) -> tuple[float, float]:
 
 def measure(settings: dict[str, Any], images: Path, coco: COCO, expected: tuple[float, float]) -> dict[str, Any]:
     """Compress and evaluate once; one row."""
-    settings = {"scheme": "power-of-two", "tuning": "none", "effort": "fast", "seed": SEED} | settings
+    settings = DEFAULTS | settings
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "compressed.onnx"
         result = onnxdfq.compress(
@@ -168,20 +172,25 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main(bits: Collection[str]) -> None:
-    """All rows, or those of these bits in the place of the ones that are there; written after each, so that a broken
+def is_wanted(row: dict[str, Any], wanted: Collection[str]) -> bool:
+    """Whether a row, or its settings, is named: by bits, or BITS:SCHEME:TUNING; all are where nothing is."""
+    named = DEFAULTS | row
+    return not wanted or not {named["bits"], f"{named['bits']}:{named['scheme']}:{named['tuning']}"}.isdisjoint(wanted)
+
+
+def main(wanted: Collection[str]) -> None:
+    """All rows, or those that are named in the place of the ones that are there; written after each, so that a broken
     run leaves what it has."""
     coco = truth()
     expected = mean_average_precision(Session(MODEL, load_model(MODEL)), coco)
     print(f"float: mAP {expected[0]:.4f}, mAP50 {expected[1]:.4f}", flush=True)
-    old = read_rows(RESULTS) if bits else []
-    rows = [row for row in old if row["bits"] not in bits]
+    rows = [row for row in read_rows(RESULTS) if not is_wanted(row, wanted)]
     with tempfile.TemporaryDirectory() as folder:
         images = Path(folder) / "images.npz"
         made = onnxdfq.synthesize(
             MODEL, output=images, images=COUNT, normalize="none", seed=SEED, progress=TerminalProgress
         )
-        for settings in (one for one in SETTINGS if not bits or one["bits"] in bits):
+        for settings in (one for one in SETTINGS if is_wanted(one, wanted)):
             rows.append(measure(settings, images, coco, expected))
             write_results(RESULTS, rows, images=COUNT, seconds_images=made.metrics["seconds"])
     print(table(rows))

@@ -99,8 +99,13 @@ def make_images(name: str, setting: Setting, seed: int, path: Path) -> float:
     return 0.0
 
 
-def measure(name: str, setting: Setting, seed: int, images: Path, seconds: float) -> Iterator[dict[str, Any]]:
-    """Compress once, and evaluate on each test set; one row for each. seconds: what the images took."""
+def measure(
+    name: str, setting: Setting, seed: int, images: Path, seconds: float, count: int | None = None
+) -> Iterator[dict[str, Any]]:
+    """Compress once, and evaluate on each test set; one row for each.
+
+    seconds: what the images took. count: how many of them; None is as the effort has it.
+    """
     case = CASES[name]
     tuning = setting.tuning or ("none" if setting.bits.startswith("w8") else "brecq")
     with tempfile.TemporaryDirectory() as folder:
@@ -109,7 +114,7 @@ def measure(name: str, setting: Setting, seed: int, images: Path, seconds: float
             DATA / "models" / f"{name}.onnx",
             output=path,
             calibration=images,
-            images=image_count(name, setting.effort),
+            images=count or image_count(name, setting.effort),
             effort=setting.effort,
             normalize=case.normalize,
             progress=TerminalProgress,

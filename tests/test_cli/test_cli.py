@@ -15,6 +15,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from onnxdfq.cli.main import main
+
 from .conftest import DIGITS, QUICK, Cli, folder
 
 
@@ -145,8 +147,13 @@ def test_help_has_sections_and_an_example(cli: Cli) -> None:
     said = cli("compress", "--help").output
     titles = ["What:", "How:", "Targets:", "Data:", "Output:", "Example:"]
     assert [line for line in said.splitlines() if line in titles] == titles
-    assert "Other:" not in said, "an option stands in no section"
     assert "onnxdfq compress model.onnx --bits w8a8" in said
+
+
+@pytest.mark.parametrize("command", [name for name, one in main.commands.items() if getattr(one, "sections", None)])
+def test_every_option_stands_in_one_section(cli: Cli, command: str) -> None:
+    said = cli(command, "--help").output
+    assert "Other:" not in said and said.count("--seed S") == said.count("--output PATH") == 1
 
 
 @pytest.mark.slow
