@@ -22,7 +22,7 @@ from onnxdfq.model_file.runtime import op_libraries
 from onnxdfq.model_file.saving import runs_lean
 from onnxdfq.model_file.stages import CONVERTING, READING, RUNNING
 from onnxdfq.model_file.through_proto import infer_shapes
-from onnxdfq.model_file.untrusted import bytes_in, bytes_of, files_of, hash_of
+from onnxdfq.model_file.untrusted import bytes_in, files_of, hash_of
 from onnxdfq.sandbox import Limits, Stage, serve
 
 TIMES_ITS_SIZE = 6  # of memory that a large model gets: protobufs, sessions and weights in several forms
@@ -71,7 +71,7 @@ def open_float(
     stage(READING)
     files = make_room(path)
     model = read_float_model(path, input_shape=input_shape, data=data, fed=fed)
-    _limits(bytes_in(files), _nodes_of(model)).apply()
+    limits_of(bytes_in(files), _nodes_of(model)).apply()
     stage(RUNNING)
     reference = run_file(path, model)
     stage(CONVERTING)
@@ -100,7 +100,7 @@ def read_any(stage: Stage, path: Path, *, folder: str, inferred: bool, run: bool
     stage(READING)
     files = make_room(path)
     model = read_any_model(path)
-    _limits(bytes_in(files), _nodes_of(model)).apply()
+    limits_of(bytes_in(files), _nodes_of(model)).apply()
     if inferred:
         inline_functions(model, path)
         infer_shapes(model, strict=False)
@@ -116,30 +116,24 @@ def make_room(path: Path) -> list[Path]:
     and those of its weights."""
     limits_for(path).apply()
     files = files_of(path)
-    _limits(bytes_in(files), path.stat().st_size // BYTES_OF_NODE).apply()
+    limits_of(bytes_in(files), path.stat().st_size // BYTES_OF_NODE).apply()
     return files
 
 
-def limits_for(path: Path, model: ir.Model | None = None) -> Limits:
-    """More of everything for a file that is large itself, and more time for many nodes.
-
-    Args:
-        path: Of the file.
-        model: What was read of it; None before that, when it has as many nodes as may fit into it.
-    """
-    if model is not None:
-        return _limits(bytes_of(path), _nodes_of(model))
+def limits_for(path: Path) -> Limits:
+    """More of everything for a file that is large itself, and more time for as many nodes as may fit into it."""
     size = 0
     with suppress(OSError, ValueError):  # reading it will say why
         size = path.stat().st_size
-    return _limits(size, size // BYTES_OF_NODE)
+    return limits_of(size, size // BYTES_OF_NODE)
 
 
 def _nodes_of(model: ir.Model) -> int:
     return sum(1 for _ in model.graph.all_nodes())
 
 
-def _limits(size: int, nodes: int) -> Limits:
+def limits_of(size: int, nodes: int) -> Limits:
+    """For so many bytes, and so many nodes."""
     least = Limits()
     return replace(
         least,
