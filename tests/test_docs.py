@@ -190,6 +190,12 @@ def test_a_table_holds_the_results_files_figures() -> None:
         with_figures(asked.format(file, "resnet9"))
 
 
+def test_a_samples_table_is_of_the_file_that_the_sample_writes() -> None:
+    made = with_figures('<!-- figures\ntable = "low_bits.distil.table"\n-->\nOf yesterday.\n<!-- end of figures -->')
+    (row, *_) = json.loads((REPOSITORY / "samples/low_bits/distil.json").read_text())["rows"]
+    assert f"{row['drop_points']:.2f}" in made and "*From `samples/low_bits/distil.json`" in made
+
+
 def test_no_figure_is_typed() -> None:
     for page, text in TEXTS.items():
         if page.startswith(("methods/", "expect/")):

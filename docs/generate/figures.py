@@ -6,8 +6,9 @@
     columns = { model = "model", bits = "bits", float = "top1_float", compressed = "top1", drop = "drop_points" }
     -->
 
-or that a function of a sample makes it: `table = "accuracy.run.table"`. `python -m docs.generate.figures` writes all of
-them anew, and a test holds them against the files: so they can be read without a build, and nobody types a figure.
+or that a function of a sample makes it of the sample's own results: `table = "accuracy.run.table"`.
+`python -m docs.generate.figures` writes all of them anew, and a test holds them against the files: so they can be read
+without a build, and nobody types a figure.
 
 Rows that differ in nothing but what was measured (seeds) are averaged.
 """
@@ -51,19 +52,14 @@ def without_figures(text: str) -> str:
 
 
 def _figures(asked: dict[str, Any]) -> str:
-    sample = asked.get("table", "").partition(".")[0]
-    file = asked.get("file", f"{sample}/results.json")
+    module, _, function = asked.get("table", "").rpartition(".")
+    sample = import_module(f"samples.{module}") if module else None
+    file = asked["file"] if sample is None else sample.RESULTS.relative_to(SAMPLES).as_posix()
     results = json.loads((SAMPLES / file).read_text(encoding="utf-8"))
     told = [f"`{results['command']}`", results["date"], plain(results["hardware"])]
     told += [f"{plain(key)}: {value}" for key, value in results.items() if key not in TOLD and type(value) is int]
-    made = _of_sample(asked["table"], results["rows"]) if sample else _of_columns(asked, results["rows"])
+    made = _of_columns(asked, results["rows"]) if sample is None else getattr(sample, function)(results["rows"])
     return f"{made}\n\n*From `samples/{file}`: {', '.join(told)}.*"
-
-
-def _of_sample(path: str, rows: list[dict[str, Any]]) -> str:
-    module, _, function = path.rpartition(".")
-    made: str = getattr(import_module(f"samples.{module}"), function)(rows)
-    return made
 
 
 def _of_columns(asked: dict[str, Any], every: list[dict[str, Any]]) -> str:
