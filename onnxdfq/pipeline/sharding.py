@@ -1,5 +1,6 @@
 """More images than memory holds: several files, each a synthesis of its own."""
 
+import gc
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,4 +39,5 @@ def run_synthesis_in_files(request: Request, folder: Path, count: int) -> Result
         # without its images, which are on the disk: those of the next file are made while this lives
         result = replace(run_synthesis(replace(request, save_images=file, recipe=recipe)), images=None)
         images += result.metrics.get("images", 0)
+        gc.collect()  # networks hold one another in circles: left to itself, memory grows from file to file
     return replace(result, path=folder, metrics={**result.metrics, "images": images})
