@@ -16,7 +16,7 @@ from samples.made import dgh_images
 from samples.record import read_rows, write_results
 
 RESULTS = Path(__file__).with_name("distil.json")
-NETWORKS = (STUDIED, "resnet56_cifar10jpeg")
+NETWORKS = (STUDIED, "resnet8_cifar10")
 BITS = ("w3a3", "w4a4", "w2a4")
 # BRECQ of `standard` takes three times the steps, which is about as long as distillation behind that of `fast`
 TUNINGS = (("brecq", "fast"), ("distil", "fast"), ("brecq", "standard"))
