@@ -17,7 +17,7 @@ from onnxdfq.pipeline.compression import fitted, recorded, settled_method
 from onnxdfq.pipeline.request import Request
 from onnxdfq.pipeline.result import Result
 from onnxdfq.pipeline.trainers import agree_to_train, with_trainers
-from onnxdfq.recipe.distillation import RATES, REPAIR_RATE, KnowledgeDistillation
+from onnxdfq.recipe.distillation import RATES, REPAIR_RATES, KnowledgeDistillation
 from passes.graph.work import work_per_sample
 from passes.write.provenance import read_provenance
 
@@ -163,7 +163,7 @@ def teaching_of(
             Note(text=f"Distillation takes {steps} steps for this model; --train-steps and --minutes say otherwise.")
         )
     optimizer = asked.optimizer or ("adam" if isinstance(source, GeneratedImages) else "sgd")
-    rate = REPAIR_RATE if pruned and optimizer == "sgd" else RATES[optimizer]
+    rate = REPAIR_RATES[asked.statistics] if pruned and optimizer == "sgd" else RATES[optimizer]
     decay = 5e-4 if optimizer == "sgd" else 0.0
     return Teaching(
         loop=Loop(
