@@ -16,7 +16,7 @@ from onnxdfq.model_file.untrusted import bytes_of
 from onnxdfq.pipeline.compression import fitted, recorded, settled_method
 from onnxdfq.pipeline.request import Request
 from onnxdfq.pipeline.result import Result
-from onnxdfq.pipeline.trainers import agree_to_train, with_trainers
+from onnxdfq.pipeline.trainers import agree_to_train, digest_of, with_trainers
 from onnxdfq.recipe.distillation import RATES, REPAIR_RATES, KnowledgeDistillation
 from passes.graph.work import work_per_sample
 from passes.write.provenance import read_provenance
@@ -107,23 +107,29 @@ def run_distillation(request: DistillRequest) -> Result:
 
 
 def repair(
-    pruned: FloatModel, original: ir.Model, images: Images, request: Request, train_steps: int | None, run: Run
+    pruned: FloatModel, original: ir.Model, images: Images, request: Request, asked: KnowledgeDistillation, run: Run
 ) -> None:
     """Train a pruned graph, in place, towards what it was before; its zeros stay.
+
+    Workers that stay train together.
 
     Args:
         pruned: What trains.
         original: The same network before anything was taken from it.
         images: What it trains on, unless the user's own lie in several files.
         request: Names these.
-        train_steps: None is by effort.
+        asked: Of the training.
         run: Told of the losses.
+
+    Raises:
+        WorkerError: A worker, which is named, comes to other weights before the training.
     """
     from onnxdfq.pipeline.images import own_shards
     from onnxdfq.training.matching import match
 
     shards = own_shards(pruned, request)
-    teaching = teaching_of(KnowledgeDistillation(train_steps=train_steps), pruned, run, pruned=True)
+    teaching = teaching_of(asked, pruned, run, pruned=True)
+    agree_to_train(run, teaching, _digest(pruned.graph), "" if shards is None else shards[0].digest())
     training = teaching.train(
         original,
         pruned.graph,
@@ -133,8 +139,16 @@ def repair(
         seed=run.recipe.seed,
         device=run.device,
         progress=run.progress("distilling"),
+        workers=run.trainers,
     )
     tell_of(training, run)
+
+
+def _digest(graph: ir.Model) -> str:
+    """Of its floating-point initializers."""
+    tensors = {name: value.const_value for name, value in sorted(graph.graph.initializers.items())}
+    floats = {name: one for name, one in tensors.items() if one is not None and one.dtype.is_floating_point()}
+    return digest_of({name: one.numpy() for name, one in floats.items()})
 
 
 def teaching_of(

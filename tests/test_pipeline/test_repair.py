@@ -1,15 +1,33 @@
-"""`prune --repair distillation`: its rates."""
+"""`prune --repair distillation`: its rates, and its slices."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import pytest
+import torch
 
+import onnxdfq
 from onnxdfq.methods.method import FloatModel, Run
 from onnxdfq.pipeline.distillation import teaching_of
 from onnxdfq.recipe import Recipe
 from onnxdfq.recipe.choices import Statistics
 from onnxdfq.recipe.distillation import KnowledgeDistillation
+
+from ..graphs import natural_images
+
+
+@pytest.fixture
+def small(tmp_path: Path, small_model: ir.Model) -> Path:
+    ir.save(small_model, tmp_path / "small.onnx")
+    return tmp_path / "small.onnx"
+
+
+def repaired(model: Path, **given: Any) -> onnxdfq.Result:
+    common: dict[str, Any] = {"sparsity": 0.5, "repair": "distillation", "train_steps": 6, "force": True}
+    output = model.with_name("pruned.onnx")
+    return onnxdfq.prune(model, output=output, calibration=natural_images(80, 1, 8), **common | given)
 
 
 @pytest.mark.parametrize(
@@ -22,3 +40,11 @@ def test_what_was_trained_before_trains_slowly(
     asked = KnowledgeDistillation(statistics=statistics)
     model = FloatModel(graph=small_model, source=Path("small.onnx"))
     assert teaching_of(asked, model, Run(recipe=Recipe()), pruned=pruned).rates.rate == rate
+
+
+def test_slices_come_to_the_same_but_for_rounding(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxdfq.training.teaching.resolve_precision", lambda *_: torch.float32)  # tells orders apart
+    given = {"statistics": "fixed", "train_steps": 3}
+    one, three = (repaired(small, train_slices=count, **given).metrics["loss_curve"] for count in (1, 3))
+    np.testing.assert_allclose(np.array(three, float), np.array(one, float), rtol=1e-4)
+    assert three != one, "the sums have another order"
