@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onnxdfq.errors import InputError
 from onnxdfq.limits import IMAGES
@@ -23,9 +23,11 @@ from passes.write.provenance import read_provenance
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+    from numpy.typing import NDArray
 
     from onnxdfq.evaluation import Session
     from onnxdfq.images.images import Images
+    from onnxdfq.images.samples import Samples
     from onnxdfq.images.shards import Shards
     from onnxdfq.images.source import ImageSource
     from onnxdfq.model_file.writing import Staged
@@ -128,17 +130,20 @@ def repair(
     from onnxdfq.training.matching import match
 
     shards = own_shards(pruned, request)
-    teaching = teaching_of(asked, pruned, run, pruned=True)
-    agree_to_train(run, teaching, _digest(pruned.graph), "" if shards is None else shards[0].digest())
+    data = shards[0] if shards else images
+    teaching, start = teaching_of(asked, pruned, run, pruned=True), _digest(pruned.graph)
+    agree_to_train(run, teaching, start, "" if shards is None else shards[0].digest())
+    settings = (pruned.digest, start, run.recipe.to_toml(), repr(teaching))
     training = teaching.train(
         original,
         pruned.graph,
         match(original, pruned.graph),
-        shards[0] if shards else images.samples,
+        _samples(data),
         names=frozenset(pruned.graph.graph.initializers),
         seed=run.recipe.seed,
         device=run.device,
         progress=run.progress("distilling"),
+        checkpoint=run.checkpoint("repair", *settings, *_identity(data)),
         workers=run.trainers,
     )
     tell_of(training, run)
@@ -218,11 +223,9 @@ def _taught(
 ) -> Training:
     from onnxdfq.generators.source import GeneratedImages
     from onnxdfq.generators.teaching import teach_on_generator
-    from onnxdfq.images.images import Images
 
-    data = (images.pixels, *images.others.values()) if isinstance(images, Images) else (images.digest(),)
     settings = (model.digest, student.digest, run.recipe.to_toml(), repr(teaching))
-    checkpoint = run.checkpoint("distill", *settings, *data)
+    checkpoint = run.checkpoint("distill", *settings, *_identity(images))
     progress = run.progress("distilling")
     if isinstance(own, GeneratedImages):
         return teach_on_generator(
@@ -241,7 +244,7 @@ def _taught(
         model.graph,
         student.model,
         matching,
-        images.samples if isinstance(images, Images) else images,
+        _samples(images),
         names=student.names,
         seed=run.recipe.seed,
         device=run.device,
@@ -249,6 +252,19 @@ def _taught(
         checkpoint=checkpoint,
         workers=run.trainers,
     )
+
+
+def _samples(images: Images | Shards) -> Samples | Shards:
+    from onnxdfq.images.images import Images
+
+    return images.samples if isinstance(images, Images) else images
+
+
+def _identity(images: Images | Shards) -> tuple[str | NDArray[Any], ...]:
+    """What tells them from others."""
+    from onnxdfq.images.images import Images
+
+    return (images.pixels, *images.others.values()) if isinstance(images, Images) else (images.digest(),)
 
 
 def _never_cut(request: Request, method: Method) -> str | None:

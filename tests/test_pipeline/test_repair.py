@@ -1,4 +1,4 @@
-"""`prune --repair distillation`: its rates, and its slices."""
+"""`prune --repair distillation`: its rates, its slices, and how it goes on from a work folder."""
 
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,12 @@ from onnxdfq.pipeline.distillation import teaching_of
 from onnxdfq.recipe import Recipe
 from onnxdfq.recipe.choices import Statistics
 from onnxdfq.recipe.distillation import KnowledgeDistillation
+from onnxdfq.training.loop import Loop
+from onnxdfq.work.checkpoint import Checkpoint
+from onnxdfq.work.folder import kept_in
 
 from ..graphs import natural_images
+from ..slow import slow
 
 
 @pytest.fixture
@@ -48,3 +52,30 @@ def test_slices_come_to_the_same_but_for_rounding(small: Path, monkeypatch: pyte
     one, three = (repaired(small, train_slices=count, **given).metrics["loss_curve"] for count in (1, 3))
     np.testing.assert_allclose(np.array(three, float), np.array(one, float), rtol=1e-4)
     assert three != one, "the sums have another order"
+
+
+@pytest.mark.parametrize("statistics", ["batch", slow("fixed")])
+def test_the_same_call_goes_on_to_the_same_bytes(
+    statistics: Statistics, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Checkpoint, "due", True)
+    wanted = repaired(small, statistics=statistics).path
+    assert wanted is not None
+    whole, step, done = wanted.read_bytes(), Loop._step, iter(range(100))
+
+    def breaks(self: Loop, *arguments: Any) -> Any:
+        if next(done) == 4:
+            raise KeyboardInterrupt
+        return step(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "_step", breaks)
+        with pytest.raises(KeyboardInterrupt):
+            repaired(small, statistics=statistics, work_dir=tmp_path / "work")
+    assert [one.stage for one in kept_in(tmp_path / "work")] == ["repair"]
+    taken: list[int] = []
+    monkeypatch.setattr(Loop, "_step", lambda self, *arguments: (taken.append(1), step(self, *arguments))[1])
+    again = repaired(small, statistics=statistics, work_dir=tmp_path / "work").path
+    assert again is not None and again.read_bytes() == whole and len(taken) == 2
+    repaired(small, statistics=statistics, work_dir=tmp_path / "work", sparsity=0.4)
+    assert len(taken) == 2 + 6, "another network begins anew"
