@@ -12,7 +12,7 @@ from onnxdfq.model_file.runtime import op_libraries
 from onnxdfq.pipeline.arguments import as_file, members_of, settled_recipe
 from onnxdfq.progress import ProgressFactory, silent
 from onnxdfq.recipe.budget import OF_CHANNELS, Budget
-from onnxdfq.recipe.choices import DEVICES, Effort
+from onnxdfq.recipe.choices import DEVICES, Effort, Statistics
 from onnxdfq.recipe.names import one_of
 from onnxdfq.recipe.pruning import MULTIPLE, Pruning, parse_repair
 from onnxdfq.recipe.recipe import Recipe, Settings
@@ -34,6 +34,8 @@ def prune(
     multiple: int | None = None,
     repair: str | Sequence[str] | None = None,
     train_steps: int | None = None,
+    train_slices: int | None = None,
+    statistics: Statistics | None = None,
     recipe: Recipe | None = None,
     method: str | Method | None = None,
     effort: Effort | None = None,
@@ -69,7 +71,8 @@ def prune(
             machine. One of these four.
         multiple: of channels, of which each layer keeps one; 8 by default.
         repair: "none", "moments" (means in closed form, no images), "least-squares" (on images), "distillation" (on
-            images, towards the model that was pruned), or several; by default the first two. train_steps: of the last.
+            images, towards the model that was pruned), or several; by default the first two. train_steps, train_slices,
+            statistics: of the last, as for `distill`.
         recipe, method, effort, minutes, images, steps, batch_size, seed, normalize, settings, zoo, calibration: of the
             images for the repair, as for `compress`.
         work_dir, input_shape, inputs, op_library, device, force, workers, progress: as for `compress`.
@@ -85,6 +88,8 @@ def prune(
         multiple=MULTIPLE if multiple is None else multiple,
         repair=parse_repair(repair),
         train_steps=train_steps,
+        train_slices=train_slices,
+        statistics=statistics,
     )
     settled, chosen = settled_recipe(
         recipe,

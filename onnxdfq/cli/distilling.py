@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from onnxdfq.cli.options import FILE, SECTIONS, SYNTHESIS, TRAIN_SLICES, WHOLE, SharedCommand, prepared
+from onnxdfq.cli.options import FILE, SECTIONS, STATISTICS, SYNTHESIS, TRAIN_SLICES, WHOLE, SharedCommand, prepared
 from onnxdfq.cli.printing import echo_float
 
 TRAINING = (
@@ -41,11 +41,7 @@ TRAINING = (
 @click.option("--weight-decay", type=float, metavar="W", help="Of weights.  [default: 5e-4 with sgd, 0 with adam]")
 @click.option("--temperature", type=float, metavar="T", help="Of the answers that are compared.  [default: 3]")
 @click.option("--features", type=float, metavar="W", help="Weight of inner values of equal shapes.  [default: 1]")
-@click.option(
-    "--statistics",
-    metavar="NAME",
-    help="What BatchNormalizations train by: batch (statistics run along) or fixed.  [default: batch]",
-)
+@STATISTICS
 @click.option("--momentum", type=float, metavar="M", help="Share of a batch in running statistics.  [default: 0.1]")
 @click.option("--augmented/--plain", default=None, help="Mirror, move and mix images, or not.  [default: augmented]")
 @click.option("--calibration", type=FILE, metavar="FILE|FOLDER", help="Images of your own, also as .npz in a folder.")

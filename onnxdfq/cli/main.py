@@ -17,6 +17,7 @@ from onnxdfq.cli.options import (
     OP_LIBRARY,
     QUIET,
     SECTIONS,
+    STATISTICS,
     SYNTHESIS,
     TRAIN_SLICES,
     WHOLE,
@@ -203,7 +204,8 @@ def synthesize(model: Path, as_json: bool, **given: Any) -> None:
 
 @main.command(
     cls=SharedCommand,
-    sections={"What": ("sparsity", "channels", "pattern", "budget", "multiple", "repair", "train_steps")}
+    sections={"What": ("sparsity", "channels", "pattern", "budget", "multiple", "repair")}
+    | {"Training": ("train_steps", "train_slices", "statistics")}
     | {key: names for key, names in SECTIONS.items() if key not in ("What", "Targets", "Proof")}
     | {"How": ("method", *SECTIONS["How"])},
     example="onnxdfq prune model.onnx --channels 0.2 --normalize imagenet",
@@ -225,6 +227,8 @@ def synthesize(model: Path, as_json: bool, **given: Any) -> None:
     "several between commas, or none.  [default: moments,least-squares]",
 )
 @click.option("--train-steps", type=WHOLE, metavar="N", help="Of distillation; the effort says by default.")
+@TRAIN_SLICES
+@STATISTICS
 @click.option("-o", "--output", type=FILE, help="[default: MODEL.pruned.onnx beside the input]")
 @click.option("--calibration", type=FILE, metavar="FILE|FOLDER", help="Photographs, or arrays by input, of your own.")
 @SYNTHESIS

@@ -276,6 +276,11 @@ TRAIN_SLICES = click.option(
     metavar="N",
     help="Of each batch that trains, for as many workers that torchrun starts to share.  [default: 1]",
 )
+STATISTICS = click.option(
+    "--statistics",
+    metavar="NAME",
+    help="What BatchNormalizations train by: batch (statistics run along) or fixed.  [default: batch]",
+)
 
 
 def prepared(given: dict[str, Any]) -> dict[str, Any]:

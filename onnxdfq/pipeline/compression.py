@@ -349,7 +349,8 @@ def agree(request: Request, device: str) -> None:
     if device == "cuda":
         workers.take_gpu()
     zoo = "".join(identity_of_zoo(request.zoo))
-    rest = (recipe.to_toml(), repr(request.method), zoo, repr(dict(request.inputs)), repr(dict(request.input_shape)))
+    fed = repr(dict(request.inputs)), repr(dict(request.input_shape))
+    rest = (recipe.to_toml(), repr(request.method), zoo, *fed, str(request.train_slices))
     workers.agree(
         {
             "onnxdfq": version("onnxdfq"),

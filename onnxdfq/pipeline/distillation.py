@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onnxdfq.errors import InputError
 from onnxdfq.limits import IMAGES
@@ -16,16 +16,18 @@ from onnxdfq.model_file.untrusted import bytes_of
 from onnxdfq.pipeline.compression import fitted, recorded, settled_method
 from onnxdfq.pipeline.request import Request
 from onnxdfq.pipeline.result import Result
-from onnxdfq.pipeline.trainers import agree_to_train, with_trainers
-from onnxdfq.recipe.distillation import RATES, REPAIR_RATE, KnowledgeDistillation
+from onnxdfq.pipeline.trainers import agree_to_train, digest_of, with_trainers
+from onnxdfq.recipe.distillation import RATES, REPAIR_RATES, KnowledgeDistillation
 from passes.graph.work import work_per_sample
 from passes.write.provenance import read_provenance
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+    from numpy.typing import NDArray
 
     from onnxdfq.evaluation import Session
     from onnxdfq.images.images import Images
+    from onnxdfq.images.samples import Samples
     from onnxdfq.images.shards import Shards
     from onnxdfq.images.source import ImageSource
     from onnxdfq.model_file.writing import Staged
@@ -107,34 +109,51 @@ def run_distillation(request: DistillRequest) -> Result:
 
 
 def repair(
-    pruned: FloatModel, original: ir.Model, images: Images, request: Request, train_steps: int | None, run: Run
+    pruned: FloatModel, original: ir.Model, images: Images, request: Request, asked: KnowledgeDistillation, run: Run
 ) -> None:
     """Train a pruned graph, in place, towards what it was before; its zeros stay.
+
+    Workers that stay train together.
 
     Args:
         pruned: What trains.
         original: The same network before anything was taken from it.
         images: What it trains on, unless the user's own lie in several files.
         request: Names these.
-        train_steps: None is by effort.
+        asked: Of the training.
         run: Told of the losses.
+
+    Raises:
+        WorkerError: A worker, which is named, comes to other weights before the training.
     """
     from onnxdfq.pipeline.images import own_shards
     from onnxdfq.training.matching import match
 
     shards = own_shards(pruned, request)
-    teaching = teaching_of(KnowledgeDistillation(train_steps=train_steps), pruned, run, pruned=True)
+    data = shards[0] if shards else images
+    teaching, start = teaching_of(asked, pruned, run, pruned=True), _digest(pruned.graph)
+    agree_to_train(run, teaching, start, "" if shards is None else shards[0].digest())
+    settings = (pruned.digest, start, run.recipe.to_toml(), repr(teaching))
     training = teaching.train(
         original,
         pruned.graph,
         match(original, pruned.graph),
-        shards[0] if shards else images.samples,
+        _samples(data),
         names=frozenset(pruned.graph.graph.initializers),
         seed=run.recipe.seed,
         device=run.device,
         progress=run.progress("distilling"),
+        checkpoint=run.checkpoint("repair", *settings, *_identity(data)),
+        workers=run.trainers,
     )
     tell_of(training, run)
+
+
+def _digest(graph: ir.Model) -> str:
+    """Of its floating-point initializers."""
+    tensors = {name: value.const_value for name, value in sorted(graph.graph.initializers.items())}
+    floats = {name: one for name, one in tensors.items() if one is not None and one.dtype.is_floating_point()}
+    return digest_of({name: one.numpy() for name, one in floats.items()})
 
 
 def teaching_of(
@@ -163,7 +182,7 @@ def teaching_of(
             Note(text=f"Distillation takes {steps} steps for this model; --train-steps and --minutes say otherwise.")
         )
     optimizer = asked.optimizer or ("adam" if isinstance(source, GeneratedImages) else "sgd")
-    rate = REPAIR_RATE if pruned and optimizer == "sgd" else RATES[optimizer]
+    rate = REPAIR_RATES[asked.statistics] if pruned and optimizer == "sgd" else RATES[optimizer]
     decay = 5e-4 if optimizer == "sgd" else 0.0
     return Teaching(
         loop=Loop(
@@ -204,11 +223,9 @@ def _taught(
 ) -> Training:
     from onnxdfq.generators.source import GeneratedImages
     from onnxdfq.generators.teaching import teach_on_generator
-    from onnxdfq.images.images import Images
 
-    data = (images.pixels, *images.others.values()) if isinstance(images, Images) else (images.digest(),)
     settings = (model.digest, student.digest, run.recipe.to_toml(), repr(teaching))
-    checkpoint = run.checkpoint("distill", *settings, *data)
+    checkpoint = run.checkpoint("distill", *settings, *_identity(images))
     progress = run.progress("distilling")
     if isinstance(own, GeneratedImages):
         return teach_on_generator(
@@ -227,7 +244,7 @@ def _taught(
         model.graph,
         student.model,
         matching,
-        images.samples if isinstance(images, Images) else images,
+        _samples(images),
         names=student.names,
         seed=run.recipe.seed,
         device=run.device,
@@ -235,6 +252,19 @@ def _taught(
         checkpoint=checkpoint,
         workers=run.trainers,
     )
+
+
+def _samples(images: Images | Shards) -> Samples | Shards:
+    from onnxdfq.images.images import Images
+
+    return images.samples if isinstance(images, Images) else images
+
+
+def _identity(images: Images | Shards) -> tuple[str | NDArray[Any], ...]:
+    """What tells them from others."""
+    from onnxdfq.images.images import Images
+
+    return (images.pixels, *images.others.values()) if isinstance(images, Images) else (images.digest(),)
 
 
 def _never_cut(request: Request, method: Method) -> str | None:

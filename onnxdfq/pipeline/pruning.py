@@ -16,6 +16,7 @@ from onnxdfq.pipeline.distillation import repair
 from onnxdfq.pipeline.pruning_plan import Judged, check_plan, decided, some, tell_of_plan
 from onnxdfq.pipeline.request import Request
 from onnxdfq.pipeline.result import Result
+from onnxdfq.pipeline.trainers import with_trainers
 from onnxdfq.recipe.pruning import Pruning
 from passes.graph.editing import drop_unused_initializers
 from passes.graph.work import work_per_sample
@@ -45,6 +46,11 @@ class PruneRequest(Request):
         """The pruned one."""
         return (self.output,)
 
+    @property
+    def train_slices(self) -> int:
+        """Those of the repair by distillation."""
+        return self.pruning.distillation.train_slices
+
 
 def run_pruning(request: PruneRequest) -> Result:
     """Prune a float model without data, repair it, and write and measure the file. Raises DfqError."""
@@ -60,6 +66,7 @@ def run_pruning(request: PruneRequest) -> Result:
         images: Images | None = None
         if request.pruning.looks_at_images:
             method, run = fitted(settled_method(request, model, run), model, run)
+            run = with_trainers(run, request, model, unless=None)
             _, source, judging = make_images(model, method, request, run)
             images = None if source is None else source.fixed(run.image_count)
         else:
@@ -73,7 +80,8 @@ def run_pruning(request: PruneRequest) -> Result:
         if images is not None and request.pruning.is_fitted:
             _fit(model, before, plan, images, request, run)
         if images is not None and "distillation" in request.pruning.repair:
-            repair(model, before, images, request, request.pruning.train_steps, run)
+            repair(model, before, images, request, request.pruning.distillation, run)
+        run.trainers.release()
         _measure_sizes(request, before, model.graph, run)
         _write_origin(model, method, images, request, run)
         with staging(force=request.force) as staged:

@@ -97,9 +97,26 @@ def plan_within(
 ) -> ChannelPlan:
     """The channels that go, and what was measured to find them, which `run` is told.
 
+    Of workers that train together the first chooses for all: times that they measure differ.
+
     Raises:
         InputError: as `check_budget` does.
+        WorkerError: another worker failed or hangs.
     """
+    first = run.trainers.first
+    ratios = _ratios_within(graph, choice, budget, session, images, source, run) if first else None
+    return choice.plan(run.trainers.share(ratios))
+
+
+def _ratios_within(
+    graph: ir.Model,
+    choice: ChannelChoice,
+    budget: Budget,
+    session: Session,
+    images: Images,
+    source: Path,
+    run: Run,
+) -> Sequence[float]:
     costs = Costs(graph, choice, budget, session)
     _least(costs, choice, source)
     options = measure_harms(
@@ -117,7 +134,7 @@ def plan_within(
         for names, each, ratio in zip(choice.groups, options, ratios, strict=True)
     }
     run.tell(Measurement(values={"sensitivity": table, "budget": str(costs.budget)}))
-    return choice.plan(ratios)
+    return ratios
 
 
 def verify_latency(budget: Budget, session: Session, pruned: Session, graph: ir.Model, run: Run) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onnxdfq.errors import InputError
 from onnxdfq.methods.method import FloatModel, Note, Run
 from onnxdfq.model_file import batch_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
     from onnxdfq.images.images import Images
     from onnxdfq.pipeline.request import Request
 
@@ -49,11 +53,7 @@ def with_trainers(run: Run, request: Request, model: FloatModel, *, unless: str 
 
 def agree_on_images(run: Run, images: Images) -> None:
     """Raises WorkerError: a worker, which is named, has others than the first."""
-    digest = hashlib.sha256()
-    for name, array in {"": images.pixels, **images.others}.items():
-        digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(array.tobytes())
-    run.trainers.agree({"images of SHA-256": digest.hexdigest()[:16]})
+    run.trainers.agree({"images of SHA-256": digest_of({"": images.pixels, **images.others})[:16]})
 
 
 def agree_to_train(run: Run, how: object, *starts: str) -> None:
@@ -63,3 +63,12 @@ def agree_to_train(run: Run, how: object, *starts: str) -> None:
     """
     digest = hashlib.sha256("\n".join((repr(how), *starts)).encode()).hexdigest()
     run.trainers.agree({"a training of SHA-256": digest[:16]})
+
+
+def digest_of(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Hex SHA-256 of arrays and their names, in this order."""
+    digest = hashlib.sha256()
+    for name, array in arrays.items():
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

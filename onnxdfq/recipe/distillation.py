@@ -9,7 +9,8 @@ from onnxdfq.recipe.choices import OPTIMIZERS, STATISTICS, OptimizerName, Statis
 from onnxdfq.recipe.names import one_of
 
 RATES = {"sgd": 0.1, "adam": 2e-3}
-REPAIR_RATE = 0.01  # of SGD, for what was trained before
+REPAIR_RATES = {"batch": 0.01, "fixed": 0.001}
+"""Of SGD, by `statistics`, for what was trained before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,12 +18,12 @@ class KnowledgeDistillation:
     """Settings of a training.
 
     train_steps: None is by effort. train_batch: images of a step. train_slices: of them, each looked at by itself, so
-    that as many workers share a step. optimizer: "sgd" (with Nesterov's momentum), "adam",
-    or None for SGD on fixed images and Adam on a generator's. rate: of it, at the start of half a cosine; None is 0.1
-    for SGD, a tenth of that for a pruned student, and 2e-3 for Adam. weight_decay: None is 5e-4 for SGD and 0 for Adam.
-    temperature: of the answers' divergence. features: weight of inner values of equal shapes. statistics: "batch",
-    whose statistics run along, or "fixed". momentum: share of each batch in the running ones. augmented: whether fixed
-    images are mirrored, moved and mixed.
+    that as many workers share a step. optimizer: "sgd" (with Nesterov's momentum), "adam", or None for SGD on fixed
+    images and Adam on a generator's. rate: of it, at the start of half a cosine; None is 0.1 for SGD, a tenth of that
+    for a pruned student, a hundredth where its statistics are fixed, and 2e-3 for Adam. weight_decay: None is 5e-4 for
+    SGD and 0 for Adam. temperature: of the answers' divergence. features: weight of inner values of equal shapes.
+    statistics: "batch", whose statistics run along, or "fixed". momentum: share of each batch in the running ones.
+    augmented: whether fixed images are mirrored, moved and mixed.
 
     Raises:
         InputError: a value is none that its field takes.

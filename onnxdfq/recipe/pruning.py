@@ -5,13 +5,16 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from onnxdfq.errors import InputError
-from onnxdfq.limits import STEPS, Bounds, check_bounds
+from onnxdfq.limits import SLICES, STEPS, Bounds, check_bounds
 from onnxdfq.recipe.budget import Budget
+from onnxdfq.recipe.choices import Statistics
+from onnxdfq.recipe.distillation import KnowledgeDistillation
 from onnxdfq.recipe.names import one_of
 
 REPAIRS = ("moments", "least-squares", "distillation")
 DEFAULT_REPAIRS = REPAIRS[:2]  # the third takes as long as training does
 ON_IMAGES = REPAIRS[1:]
+OF_DISTILLATION = ("train_steps", "train_slices", "statistics")
 PATTERNS = ("2:4",)
 WAYS = ("sparsity", "channels", "pattern", "budget")
 MULTIPLE = 8  # of channels, which vector units and tensor cores take at once
@@ -25,10 +28,11 @@ class Pruning:
     sparsity: the share of each layer's weights that becomes zero. channels: the share of each layer's channels that is
     removed; multiple: of which each layer keeps one. pattern: "2:4", two of four neighbouring weights become zero.
     budget: what the model may cost without the channels that matter least, wherever they are. repair: in this order;
-    none for an empty one. train_steps: of distillation; None is by effort.
+    none for an empty one. train_steps, train_slices, statistics: of distillation, see `KnowledgeDistillation`; None are
+    its defaults.
 
     Raises:
-        InputError: not one of the four is given, or a value is none that it takes.
+        InputError: not one of the four is given, or a value is none that it takes, alone or beside the others.
     """
 
     sparsity: Annotated[float | None, SHARE_THAT_GOES] = None
@@ -38,6 +42,8 @@ class Pruning:
     multiple: Annotated[int, Bounds(least=1, most=1024)] = MULTIPLE
     repair: tuple[str, ...] = DEFAULT_REPAIRS
     train_steps: Annotated[int | None, STEPS] = None
+    train_slices: Annotated[int | None, SLICES] = None
+    statistics: Statistics | None = None
 
     def __post_init__(self) -> None:
         given = [name for name in WAYS if getattr(self, name) is not None]
@@ -45,8 +51,10 @@ class Pruning:
             found = " and ".join(f"--{name}" for name in given) or "none of them"
             raise InputError(f"Pruning takes one of --sparsity, --channels, --pattern and --budget; {found} is given.")
         check_bounds(self)
-        if self.train_steps is not None and "distillation" not in self.repair:
-            raise InputError("Only distillation trains: name it with --repair, or leave this out.", field="train_steps")
+        for name in OF_DISTILLATION:
+            if getattr(self, name) is not None and "distillation" not in self.repair:
+                raise InputError("Only distillation trains: name it with --repair, or leave this out.", field=name)
+        _ = self.distillation  # which looks at what it is given
         if self.pattern is not None:
             one_of("pattern", self.pattern, PATTERNS, field="pattern")
 
@@ -59,6 +67,12 @@ class Pruning:
     def is_fitted(self) -> bool:
         """Whether least squares is among the repairs."""
         return "least-squares" in self.repair
+
+    @property
+    def distillation(self) -> KnowledgeDistillation:
+        """The training, where distillation is among the repairs."""
+        given = {name: value for name in OF_DISTILLATION if (value := getattr(self, name)) is not None}
+        return KnowledgeDistillation(**given)
 
     def __str__(self) -> str:
         name = next(name for name in WAYS if getattr(self, name) is not None)

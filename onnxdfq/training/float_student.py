@@ -177,7 +177,7 @@ def _refuse_shared(norms: Sequence[Norm]) -> None:
                 raise InputError(
                     f"the BatchNormalizations behind {first[name].source!r} and {norm.source!r} share the statistics "
                     f"{name!r}, which cannot run along with both; give each its own, or leave them fixed "
-                    "(onnxdfq distill --statistics fixed)."
+                    "(--statistics fixed)."
                 )
             first[name] = norm
 

@@ -143,6 +143,13 @@ def test_a_pattern_leaves_the_first_layer(prune: Prune, tmp_path: Path) -> None:
             ("--sparsity", 0.5, "--repair", "none", "--calibration", DIGITS / "digits_test.npz"),
             "Only least squares, distillation and budgets",
         ),
+        (("--sparsity", 0.5, "--train-slices", 2), "--train-slices: Only distillation trains: name it with --repair"),
+        (("--sparsity", 0.5, "--statistics", "fixed"), "--statistics: Only distillation trains: name it with --repair"),
+        (
+            ("--sparsity", 0.5, "--repair", "distillation", "--train-slices", 2),
+            "--train-slices 2 cuts it; add --statistics fixed, or leave --train-slices out",
+        ),
+        (("--sparsity", 0.5, "--repair", "distillation", "--statistics", "none"), "Unknown statistics: 'none'"),
         (("--sparsity", 0.9999, "--repair", "none"), "leaves no weight in"),
         (("--channels", 0.99, "--repair", "none"), "leaves no channel of"),
         (("--channels", 0.01, "--repair", "none"), "no channel goes by channels=0.01"),

@@ -13,7 +13,7 @@ import pytest
 
 from onnxdfq.workers import Workers, joined
 
-from ..graphs import plain_network
+from ..graphs import build, plain_network
 
 Together = Callable[..., list[Any]]
 
@@ -28,6 +28,16 @@ def student_model() -> ir.Model:
             array = value.const_value.numpy() * (1 + 0.3 * random.standard_normal(shape))
             value.const_value = ir.tensor(array.astype("f4"), name=value.name)
     return model
+
+
+@pytest.fixture
+def one_batch(tmp_path: Path) -> Path:
+    """A model that runs at batches of 1 alone."""
+    text = "(float[1, 1, 8, 8] x) => (float[1, 3, 6, 6] y) { a = Conv(x, w) y = Concat<axis = 1>(a, t) }"
+    random, shapes = np.random.default_rng(0), {"w": (2, 1, 3, 3), "t": (1, 1, 6, 6)}
+    arrays = {name: random.standard_normal(shape).astype("f4") for name, shape in shapes.items()}
+    ir.save(build(text, **arrays), tmp_path / "one.onnx")
+    return tmp_path / "one.onnx"
 
 
 @pytest.fixture

@@ -67,6 +67,19 @@ def test_any_number_of_workers_trains_the_same_student(
     assert written[0] == written[1] == written[2]
 
 
+def test_any_number_of_workers_repairs_the_same_network(tmp_path: Path) -> None:
+    written = []
+    for size in (1, 2, 3):
+        output = tmp_path / f"{size}.onnx"
+        command = ["prune", MODEL, "--channels", "0.2", "--repair", "least-squares,distillation", "--train-steps", "4"]
+        command += ["--statistics", "fixed", "--train-slices", "3", "--normalize", "none", *OPTIONS["noise"]]
+        done = torchrun(size, "-m", "onnxdfq", *command, "-o", output)
+        assert done.returncode == 0, done.stderr
+        assert ("workers make the images together, and train together" in done.stderr) == (size > 1)
+        written.append(output.read_bytes())
+    assert written[0] == written[1] == written[2]
+
+
 @pytest.mark.parametrize("what", OPTIONS)
 def test_any_number_of_workers_writes_the_same_file(what: str, tmp_path: Path) -> None:
     written = []

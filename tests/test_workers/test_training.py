@@ -28,7 +28,7 @@ from passes.canonical.canonicalize import Canonicalize
 from passes.canonical.fold_batch_norm import FoldBatchNorm
 from passes.quantize.plan import QuantPlan
 
-from ..graphs import DIGITS, build, natural_images
+from ..graphs import DIGITS, natural_images
 from ..slow import slow
 
 MODEL = DIGITS / "digits.onnx"
@@ -187,10 +187,6 @@ def test_batches_that_are_not_cut_are_refused(call: Callable[..., Any], said: st
     assert said in str(caught.value)
 
 
-def test_a_model_of_one_batch_size_is_refused(tmp_path: Path) -> None:
-    text = "(float[1, 1, 8, 8] x) => (float[1, 3, 6, 6] y) { a = Conv(x, w) y = Concat<axis = 1>(a, t) }"
-    random = np.random.default_rng(0)
-    arrays = {"w": random.standard_normal((2, 1, 3, 3)), "t": random.standard_normal((1, 1, 6, 6))}
-    ir.save(build(text, **{name: array.astype("f4") for name, array in arrays.items()}), tmp_path / "one.onnx")
+def test_a_model_of_one_batch_size_is_refused(one_batch: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the model runs at batches of 1 alone; leave it out, or export"):
-        compressed(ALONE, tmp_path / "one.onnx", tmp_path / "q.onnx", tuning="brecq")
+        compressed(ALONE, one_batch, tmp_path / "q.onnx", tuning="brecq")
