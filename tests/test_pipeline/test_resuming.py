@@ -75,7 +75,7 @@ def test_images_go_on_where_they_were_broken_off(
     method: Method, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kind: Any = _Search if isinstance(method, Dgh) else Parts
-    name = "visit" if isinstance(method, Dgh) else "_make"
+    name = "visit" if isinstance(method, Dgh) else "_round"
     own, last = getattr(kind, name), 8 if isinstance(method, Dgh) else 2
 
     def synthesized(work: Path | None) -> tuple[bytes, int]:

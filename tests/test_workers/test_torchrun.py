@@ -21,18 +21,19 @@ OPTIONS: dict[str, list[str]] = {
 # One rank is killed at its second part, the first time; each notes what it makes.
 KILLED = """
 import os, sys
+from functools import partial
 from pathlib import Path
 from onnxdfq.cli.main import main
 from onnxdfq.work.checkpoint import Checkpoint, Parts
 rank, attempt = os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]
-made, own, notes = [], Parts._make, Path(sys.argv.pop())
-def make(self, maker):
+made, own, notes = [], Parts.made, Path(sys.argv.pop())
+def make(maker):
     made.append(1)
     notes.joinpath(f"{attempt}-{rank}").write_text(str(len(made)))
     if (rank, attempt, len(made)) == ("1", "0", 2):
         os._exit(9)
-    return own(self, maker)
-Parts._make, Checkpoint.due = make, True
+    return maker()
+Parts.made, Checkpoint.due = lambda self, makers: own(self, [partial(make, maker) for maker in makers]), True
 main(prog_name="onnxdfq")
 """
 
