@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,9 @@ def _remembering(task: type[Any]) -> type[Any]:
 
         def __init__(self, name: str, path: Path, folder: Path, arguments: Mapping[str, Any]) -> None:
             self._key = ""
-            if path.is_file() and path.stat().st_size == len(_SAMPLE) and path.read_bytes() == _SAMPLE:
-                self._key = json.dumps([name, dict(arguments), named_libraries()])
+            with suppress(OSError):  # what cannot be looked at is no sample
+                if path.is_file() and path.stat().st_size == len(_SAMPLE) and path.read_bytes() == _SAMPLE:
+                    self._key = json.dumps([name, dict(arguments), named_libraries()])
             self._place, self._answer = folder, answers.get(self._key)
             if self._answer is None:
                 super().__init__(name, path, folder, arguments)

@@ -108,7 +108,11 @@ def on_processor(name: str, folder: Path, tmp_path: Path) -> onnxdfq.Result:
 
 
 @pytest.mark.parametrize("name", all_but(RUNS, ["dgh", "brecq"]))
-def test_on_a_pretended_gpu(name: str, folder: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_on_a_pretended_gpu(
+    name: str, folder: Path, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for instructions in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):  # the pretended one has none either
+        monkeypatch.setattr(torch.cpu, instructions, lambda: False)
     on_processor(name, folder, tmp_path)
     gpu = request.getfixturevalue("pretended")
     RUNS[name](model_of(name, folder), tmp_path / "gpu.onnx", "cuda")

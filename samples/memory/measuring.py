@@ -1,6 +1,7 @@
 """The most memory that a command and its children hold at once, looked up in /proc while it runs (Linux)."""
 
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,21 +28,17 @@ class Usage:
 def measured(command: Sequence[str], *, env: dict[str, str] | None = None) -> Usage:
     """Runs it to its end."""
     started = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
     resident = anonymous = 0
-    while process.poll() is None:
-        sizes = [_sizes(pid) for pid in _tree(process.pid)]
-        resident = max(resident, sum(size[0] for size in sizes))
-        anonymous = max(anonymous, sum(size[1] for size in sizes))
-        time.sleep(INTERVAL)
-    assert process.stdout is not None
-    return Usage(
-        resident=resident,
-        anonymous=anonymous,
-        seconds=round(time.monotonic() - started, 1),
-        code=process.returncode,
-        said=process.stdout.read(),
-    )
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as said:  # a pipe that nobody reads would fill
+        process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=env)
+        while process.poll() is None:
+            sizes = [_sizes(pid) for pid in _tree(process.pid)]
+            resident = max(resident, sum(size[0] for size in sizes))
+            anonymous = max(anonymous, sum(size[1] for size in sizes))
+            time.sleep(INTERVAL)
+        seconds = round(time.monotonic() - started, 1)
+        said.seek(0)
+        return Usage(resident=resident, anonymous=anonymous, seconds=seconds, code=process.returncode, said=said.read())
 
 
 def _tree(pid: int) -> Iterator[int]:
