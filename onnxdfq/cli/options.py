@@ -243,8 +243,8 @@ SYNTHESIS = together(
         type=FILE,
         multiple=True,
         metavar="MODEL|FILE.toml",
-        help="A model that images are made by, for mixmix; may be repeated. A TOML file says more of each (path, "
-        "normalize, labels).  [default: the model itself]",
+        help="A model that images are made by, for mixmix and deepinversion; may be repeated. A TOML file says more of "
+        "each (path, normalize, labels).  [default: the model itself]",
     ),
     click.option("--input-shape", multiple=True, metavar="[NAME=]1,C,H,W", help="Sizes that the file leaves open."),
     click.option(
