@@ -1,6 +1,6 @@
 """Shards of images as jobs of submitit, on Slurm or on this machine, and merged when all are done.
 
-python submitit_shards.py MODEL FOLDER [--shards 8] [--cluster slurm|local] [--method genie] [--images 4096]
+python submitit_shards.py MODEL FOLDER [--shards 4] [--cluster slurm|local] [--method zeroq] [--images 256]
 """
 
 import argparse
