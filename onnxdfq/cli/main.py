@@ -66,7 +66,12 @@ main.add_command(images)
 @click.argument("model", type=FILE)
 @SYNTHESIS
 @click.option("-b", "--bits", metavar="wXaY", help="Bits of weights and activations; w2/6 for dfmpc.  [default: w8a8]")
-@click.option("-o", "--output", type=FILE, help="[default: MODEL.<bits>.onnx beside the input]")
+@click.option(
+    "-o",
+    "--output",
+    type=FILE,
+    help="[default: MODEL.<bits>.onnx beside the input; with --budget or --plan <bits> is mixed]",
+)
 @click.option(
     "--target",
     multiple=True,

@@ -15,7 +15,7 @@ def make(shard: str, model: Path, output: Path, method: str, images: int) -> Pat
     import onnxdfq
 
     torch.set_num_threads(1)  # the same everywhere: the bytes follow from it
-    onnxdfq.synthesize(model, shard=shard, output=output, method=method, images=images, normalize="none", force=True)
+    onnxdfq.synthesize(model, shard=shard, output=output, method=method, images=images, force=True)
     return output
 
 
