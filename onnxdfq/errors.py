@@ -19,7 +19,7 @@ from onnxdfq.shown import sentence
 
 
 class DfqError(Exception):
-    """Root of the tree.
+    """Whatever onnxdfq raises on purpose is one of these.
 
     exit_code: what the command line ends with. field: the field of a recipe, or the argument, that is at fault, where
     it is one; the command line calls it by its flag.

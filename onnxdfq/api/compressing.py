@@ -73,19 +73,26 @@ def compress(
     Args:
         model: a path, or a model in memory.
         output: where to write; by default `model.w8a8.onnx` beside a model that is a path, and nowhere for one in
-            memory. With several targets each file has the target in its name: `model.w8a8.ort.onnx`.
+            memory. With a budget or a plan it is `model.mixed.onnx`; with several targets each file has the target in
+            its name: `model.w8a8.ort.onnx`.
         recipe: settings all at once; the arguments that follow overrule it.
         method: a name, or an object with settings of its own: `Dgh(steps=500)`. By default what the model allows.
         bits: of weights and activations, "w4a8"; "w2/6" for a method that takes two widths.
         target: what to write for: names, paths of target files, or `Target` objects; one or several.
-        scheme: which scales are powers of two. effort: how many images and steps; making them is bounded by the work of
-            about 3 minutes (fast) or 15 (standard) of two ordinary cores, minutes: another bound. images and steps
-            overrule both; batch_size: how many images are made at once.
-        seed: same seed, same bytes. normalize: how the network's inputs were normalised.
+        scheme: which scales are powers of two: "power-of-two" (all), "power-of-two-activations", "free" (none), or
+            "paper", free and of activations only what a Relu or Clip gives.
+        effort: how many images and steps; making them is bounded by the work of about 3 minutes (fast) or 15 (standard)
+            of two ordinary cores. minutes: another bound. images and steps overrule both; batch_size: how many images
+            are made at once.
+        seed: same seed, same bytes, on one kind of processor and with as many threads. normalize: how the network's
+            inputs were normalised: "imagenet", "cifar10", "none" (0 to 1) or "M1,M2,M3/S1,S2,S3"; by default what the
+            model remembers, else what its first BatchNormalization tells.
         tuning: "none", "adaround", "brecq" or "distil". train_slices: of each batch that it trains on, for as many
             workers to share. clipping: thresholds by "mse", "aciq" or "max".
-        shift_negative, equalize, split_channels: see `Recipe`. budget: "size=0.5MB", "bops=1.2G",
-            "drop=0.5", or drop and one of these between commas.
+        shift_negative: shift activations with a small negative tail to a grid without sign. equalize: even out channels
+            across layers; by default where weights below 8 bits with power-of-two scales meet depthwise convolutions.
+            split_channels: split this share of channels, those with outliers, in two.
+        budget: "size=0.5MB", "bops=1.2G", "drop=0.5", or drop and one of these between commas.
         settings: by method, values of its fields.
         zoo: models that images are made by, for a method that takes several: paths, models in memory, a
             `zoo.toml` (see `onnxdfq.recipe.zoo`) or `Member` objects; by default the model itself.
@@ -108,6 +115,9 @@ def compress(
         dynamic_batch: let the written file take any batch, whatever the model was declared for.
         device: "auto", "cpu" or "cuda". force: replace files that exist. workers: those that `onnxdfq.workers.joined`
             found this process among; of these only the first returns. progress: see `onnxdfq.progress`.
+
+    Returns:
+        What came out: by target the model, its plan, path and metrics (`Result.targets`), images, notes.
 
     Raises:
         InputError: what was given cannot be used. OutputError: what came out cannot be written.

@@ -75,6 +75,9 @@ def distill(
             that are held back.
         evaluate, work_dir, input_shape, inputs, op_library, device, force, workers, progress: as for `compress`.
 
+    Returns:
+        The student as it was trained, with its accuracy where `evaluate` was given; `metrics["loss_curve"]`.
+
     Raises:
         InputError, OutputError: as `compress`; and where teacher and student do not fit, or nothing in it trains.
     """

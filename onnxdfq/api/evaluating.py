@@ -36,6 +36,9 @@ def evaluate(
         normalize: how inputs are normalised; a model that onnxdfq wrote remembers it.
         op_library: as for `compress`.
 
+    Returns:
+        Shares between 0 and 1, and the signal to noise in dB; None what could not be measured.
+
     Raises:
         ModelFileError: ONNX Runtime refuses a model. DataError: the images do not fit, or the models differ.
     """
@@ -70,6 +73,9 @@ def compare_runtimes(
     Args:
         model, data, normalize, op_library: as for `evaluate`.
         runtime: "ort", "ort-unoptimised", "openvino" and "engine" (onnxdfq's own); a string has them between commas.
+
+    Returns:
+        For each runtime how far it is from the unoptimised one.
 
     Raises:
         InputError: a runtime is none of these, or is not installed. ModelFileError, DataError: as `evaluate`.

@@ -48,6 +48,9 @@ def finetune_package(
         input_shape, op_library: as for `compress`.
         force: whether the files of an older package may be replaced.
 
+    Returns:
+        What was written: how many numbers train, in how many tensors, and the bytes of the state.
+
     Raises:
         InputError: it cannot train so; names the node that has no gradient, or says what the model lacks.
         OutputError: the folder exists, or cannot be written.

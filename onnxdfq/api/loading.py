@@ -14,6 +14,10 @@ def load(model: Path | str, *, input_shape: Mapping[str, Sequence[int]] | None =
     """A float model as passes take it: checked, converted to a current opset, in canonical form, its
     BatchNormalizations in place.
 
+    Args:
+        model: a path.
+        input_shape: by input, sizes that the file leaves open.
+
     Raises:
         ModelFileError, ShapeError, UnsupportedOperator: the file cannot be used.
     """

@@ -24,7 +24,7 @@ def merge_images(folder: Path | str, *, output: Path | str | None = None, force:
 
     Raises:
         DataError: a shard is missing, is there twice, or does not belong to the others.
-        OutputError: as `synthesize`.
+        InputError: the output would lie among the shards. OutputError: it cannot be written.
     """
     from onnxdfq.images.merging import merged
 

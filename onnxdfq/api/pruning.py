@@ -77,6 +77,9 @@ def prune(
             images for the repair, as for `compress`.
         work_dir, input_shape, inputs, op_library, device, force, workers, progress: as for `compress`.
 
+    Returns:
+        The pruned model; `metrics` tells what went, and what it costs.
+
     Raises:
         InputError, OutputError: as `compress`; and where nothing can be pruned, or a layer would be left empty.
     """

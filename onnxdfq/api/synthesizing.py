@@ -52,6 +52,7 @@ def synthesize(
     """Only the images, as `compress` would make them; the arguments are its own.
 
     Args:
+        model: a path, or a model in memory.
         output: the .npz file to write; by default none.
         files: as many files, each of so many images and of the next seed; `output` is their folder, and what trains
             takes it as `calibration`.

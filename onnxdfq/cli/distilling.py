@@ -34,13 +34,23 @@ TRAINING = (
 @click.argument("student", type=FILE)
 @click.option("-o", "--output", type=FILE, help="[default: STUDENT.distilled.onnx beside the student]")
 @click.option("--train-steps", type=WHOLE, metavar="N", help="Steps of the student; the effort says by default.")
-@click.option("--train-batch", type=WHOLE, metavar="N", help="Images of one of them.  [default: 64]")
+@click.option("--train-batch", type=WHOLE, metavar="N", help="Images of each step.  [default: 64]")
 @TRAIN_SLICES
 @click.option("--optimizer", metavar="NAME", help="sgd or adam.  [default: sgd; adam on images of a generator]")
-@click.option("--rate", type=float, metavar="R", help="Its learning rate, which falls along half a cosine.")
-@click.option("--weight-decay", type=float, metavar="W", help="Of weights.  [default: 5e-4 with sgd, 0 with adam]")
-@click.option("--temperature", type=float, metavar="T", help="Of the answers that are compared.  [default: 3]")
-@click.option("--features", type=float, metavar="W", help="Weight of inner values of equal shapes.  [default: 1]")
+@click.option(
+    "--rate",
+    type=float,
+    metavar="R",
+    help="Learning rate at the start; it falls along half a cosine.  [default: 0.1 with sgd, 2e-3 with adam]",
+)
+@click.option("--weight-decay", type=float, metavar="W", help="Weight decay.  [default: 5e-4 with sgd, 0 with adam]")
+@click.option("--temperature", type=float, metavar="T", help="Temperature at which answers are compared.  [default: 3]")
+@click.option(
+    "--features",
+    type=float,
+    metavar="W",
+    help="Weight of the loss on inner values that teacher and student share by shape.  [default: 1]",
+)
 @STATISTICS
 @click.option("--momentum", type=float, metavar="M", help="Share of a batch in running statistics.  [default: 0.1]")
 @click.option("--augmented/--plain", default=None, help="Mirror, move and mix images, or not.  [default: augmented]")

@@ -10,7 +10,7 @@ from onnxdfq.cli.printing import echo, echo_json, summary, written_text
 
 @click.group()
 def images() -> None:
-    """What is done to files of images."""
+    """Join files of images that several runs made."""
 
 
 @images.command(cls=Command, example="onnxdfq images merge shards -o merged.npz")

@@ -66,7 +66,12 @@ main.add_command(images)
 @click.argument("model", type=FILE)
 @SYNTHESIS
 @click.option("-b", "--bits", metavar="wXaY", help="Bits of weights and activations; w2/6 for dfmpc.  [default: w8a8]")
-@click.option("-o", "--output", type=FILE, help="[default: MODEL.<bits>.onnx beside the input]")
+@click.option(
+    "-o",
+    "--output",
+    type=FILE,
+    help="[default: MODEL.<bits>.onnx beside the input; with --budget or --plan <bits> is mixed]",
+)
 @click.option(
     "--target",
     multiple=True,
@@ -93,11 +98,21 @@ main.add_command(images)
     "and depthwise convolutions]",
 )
 @click.option("--clipping", metavar="NAME", help="Thresholds by mse, aciq or max.  [default: mse]")
-@click.option("--split-channels", type=float, metavar="SHARE", help="Split this share of outlier channels (OCS).")
+@click.option(
+    "--split-channels",
+    type=float,
+    metavar="SHARE",
+    help="Split this share of channels, those with outliers, in two (OCS).",
+)
 @click.option(
     "--shift-negative", is_flag=True, default=None, help="Shift small negative activations to unsigned (SNC)."
 )
-@click.option("--calibration", type=FILE, metavar="FILE|FOLDER", help="Photographs, or arrays by input, of your own.")
+@click.option(
+    "--calibration",
+    type=FILE,
+    metavar="FILE|FOLDER",
+    help="Photographs, or arrays by input, of your own; with --tuning distil also .npz files in a folder.",
+)
 @click.option("--dynamic-batch", is_flag=True, help="Let the file take any batch, whatever the model was declared for.")
 @click.option("--save-images", type=FILE, metavar="FILE", help="Keep the images (.npz).")
 @click.option(
@@ -106,8 +121,10 @@ main.add_command(images)
     help="size=0.5MB or bops=1.2G: each layer gets its own bits, --bits at most; drop=0.5: bits, or layers left float, "
     "so that no more points of the float model's answers change; or size=0.5MB,drop=0.5.",
 )
-@click.option("--block", type=WHOLE, metavar="N", help="Of w4a32 and w8a32: a scale for each N inputs.")
-@click.option("--rounding", metavar="NAME", help="Of these weights: rtn (to the nearest) or gptq.  [default: rtn]")
+@click.option(
+    "--block", type=WHOLE, metavar="N", help="With --bits w4a32 or w8a32: one scale for every N inputs of a layer."
+)
+@click.option("--rounding", metavar="NAME", help="With --block: rtn (to the nearest) or gptq.  [default: rtn]")
 @click.option(
     "--keep-float",
     multiple=True,
@@ -265,13 +282,15 @@ def inspect(model: Path, pairs: bool, as_json: bool) -> None:
 @main.command(cls=Command)
 @click.argument("model", type=FILE)
 @click.option(
-    "--target", metavar="NAME", help="The runtime to judge for.  [default: the one it was written for, or ort]"
+    "--target",
+    metavar="NAME|FILE.toml",
+    help="The runtime to judge for.  [default: the one it was written for, or ort]",
 )
 @click.option(
     "--require",
     metavar="WHAT",
-    help="Exit with 1 unless every node is an integer one; `integer:Conv,Gemm` asks it of these operators alone, and "
-    "`exact` that no integer kernel saturates on any processor.",
+    help="Exit with 1 unless met: integer (every node computes on integers), integer:Conv,Gemm (all of these operators "
+    "do), or exact (no integer kernel saturates, on any processor).",
 )
 @AS_JSON
 def lint(model: Path, target: str | None, require: str | None, as_json: bool) -> None:
@@ -291,7 +310,8 @@ def lint(model: Path, target: str | None, require: str | None, as_json: bool) ->
         counts = ", ".join(f"{count} {name}" for name, count in found.count.items())
         echo(f"\n{found.target.title}: {counts}{whole}.")
         if not found.quantized:
-            echo(f"Nothing in it is quantized: onnxdfq compress {printable(found.file)} --target {found.target.name}")
+            name = printable(target or found.target.name)
+            echo(f"Nothing in it is quantized: onnxdfq compress {printable(found.file)} --target {name}")
         echo(found.basis)
     if short:
         what = ", ".join(f"{finding.op_type or 'the file'} {finding.node}".strip() for finding in short[:5])

@@ -224,7 +224,9 @@ SYNTHESIS = together(
     click.option(
         "--steps", type=WHOLE, metavar="N", help=f"Steps per image, {STEPS.most:,} at most; the effort says by default."
     ),
-    click.option("--batch-size", type=WHOLE, metavar="N", help="Images that are made at once."),
+    click.option(
+        "--batch-size", type=WHOLE, metavar="N", help="How many images are made at once; the method says by default."
+    ),
     click.option("--seed", type=WHOLE, metavar="S", help="Same seed, same bytes; 0 to 2**32 - 1.  [default: 0]"),
     click.option(
         "--set",
@@ -243,8 +245,8 @@ SYNTHESIS = together(
         type=FILE,
         multiple=True,
         metavar="MODEL|FILE.toml",
-        help="A model that images are made by, for mixmix; may be repeated. A TOML file says more of each (path, "
-        "normalize, labels).  [default: the model itself]",
+        help="A model that images are made by, for mixmix and deepinversion; may be repeated. A TOML file says more of "
+        "each (path, normalize, labels).  [default: the model itself]",
     ),
     click.option("--input-shape", multiple=True, metavar="[NAME=]1,C,H,W", help="Sizes that the file leaves open."),
     click.option(
@@ -274,7 +276,7 @@ TRAIN_SLICES = click.option(
     "--train-slices",
     type=WHOLE,
     metavar="N",
-    help="Of each batch that trains, for as many workers that torchrun starts to share.  [default: 1]",
+    help="Cut each batch that trains into N slices, which up to N workers of torchrun share.  [default: 1]",
 )
 STATISTICS = click.option(
     "--statistics",

@@ -25,14 +25,16 @@ def exit_unless(sentences: list[str]) -> None:
 @click.option("--against", type=FILE, metavar="FLOAT", help="The float model.  [default: MODEL without its quantizers]")
 @click.option("--data", type=FILE, metavar="FILE|FOLDER", help="Inputs of your own.  [default: made]")
 @click.option(
-    "--target", metavar="NAME", help="Whose kernels to judge by.  [default: the one it was written for, or ort]"
+    "--target",
+    metavar="NAME|FILE.toml",
+    help="Whose kernels to judge by.  [default: the one it was written for, or ort]",
 )
 @click.option("--require", metavar="sqnr=DB", help="Exit with 1 where the signal to noise of an output is less.")
 @click.option(
     "-o", "--output", type=FILE, metavar="FILE.html|FILE.json", help="Write a report: pages, or the figures alone."
 )
 @click.option("--normalize", metavar="HOW", help="As for compress; a model that onnxdfq wrote remembers it.")
-@click.option("--seed", type=WHOLE, metavar="S", default=0, help="What made inputs are drawn from.")
+@click.option("--seed", type=WHOLE, metavar="S", default=0, help="Of the inputs that are made.  [default: 0]")
 @click.option("--device", metavar="NAME", help="auto, cpu or cuda.  [default: auto]")
 @click.option("--force", is_flag=True, help="Replace files that exist.")
 @OP_LIBRARY

@@ -26,7 +26,9 @@ PATIENCE, DECAY, LEAST_RATE = 100, 0.1, 1e-4
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroQ(Synthesis):
-    """steps: for each batch, one batch after another. rate: of Adam, in standardised pixels. Raises InputError.
+    """Images each of which by itself has the statistics that the model's BatchNormalizations remember. A baseline.
+
+    steps: for each batch, one batch after another. rate: of Adam, in standardised pixels. Raises InputError.
 
     As the public code: no augmentation, no clamp, no loss on the output, plateau schedule (factor 0.1, patience 100).
     Differs from it: the variance is the biased one, which exists for a layer of one pixel too; and the start is dead

@@ -101,7 +101,7 @@ def check_method(request: Request, method: Method) -> None:
     if request.zoo and not method.takes_zoo:
         raise InputError(
             f"--method {method.name} makes images by the model itself; leave --zoo out, or name a method that takes "
-            "one (mixmix).",
+            "one (mixmix, deepinversion).",
             field="zoo",
         )
     low = Bits.parse(recipe.bits).low

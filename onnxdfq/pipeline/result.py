@@ -32,7 +32,7 @@ class Metrics(TypedDict, total=False):
     of step, loss, held-back loss, and the parts of the loss where there are several), weight_bytes and bit_operations
     (under a budget), drop and layers_float (under one of answers: points of these that change, layers that stay float),
     agreement_images and sqnr_db_images (on the images that calibrated it),
-    agreement_held_back and sqnr_db_held_back (on `held_back` inputs that decided nothing: dead leaves, or an eighth of
+    agreement_held_back and sqnr_db_held_back (on `held_back` inputs that decided nothing: dead leaves, or some of
     the user's own), verdict ("good" above 25 dB, "fair", "poor" below 12), and count, top1, top1_float, agreement,
     sqnr_db (on the data to evaluate on). Shares lie between 0 and 1; the SQNR is that of the worst output.
     """

@@ -9,7 +9,7 @@ from onnxdfq.errors import InputError
 from onnxdfq.model_file import blaming, read_model
 from onnxdfq.recipe.names import one_of
 from onnxdfq.report.quantization import quantization
-from onnxdfq.targets import load_target, target_names
+from onnxdfq.targets import load_target, target_of
 from passes.graph.operators import JUDGED
 from passes.lint.lint import Finding
 from passes.lint.lint import lint as run
@@ -53,17 +53,15 @@ def lint(path: Path | str, *, target: str | None = None) -> Lint:
 
     Args:
         path: Of the file; it is only read.
-        target: A name of `onnxdfq/targets`; by default the one that the file was written for, else "ort".
+        target: A name, or the path of a target file; by default the one that the file was written for, else "ort".
 
     Raises:
         ModelFileError: The file cannot be read or is damaged.
         InputError: There is no such target.
     """
-    if target is not None:
-        one_of("target", target, target_names())
+    asked = None if target is None else load_target(target)
     model = read_model(path, inferred=True)
-    written_for = read_provenance(model).get("target")
-    found = load_target(target or (written_for if written_for in target_names() else "ort"))
+    found = asked or target_of(read_provenance(model).get("target", ""))
     with blaming(Path(path)):
         return Lint(file=str(path), target=found, quantized=bool(quantization(model)), findings=run(model, found))
 

@@ -25,7 +25,7 @@ from passes.target.operator_rule import OperatorRule
 from passes.target.target import Target
 from passes.write.set_opset import IR_VERSION, OLDEST
 
-__all__ = ["load_target", "read_target", "target_names"]
+__all__ = ["load_target", "read_target", "target_names", "target_of"]
 
 TYPES = tuple(kind.name.lower() for kind in ir.DataType)
 CONTAINERS, BIASES = ("int2", "int4", "int8"), ("none", "float", "int32", "int8")
@@ -44,6 +44,11 @@ def load_target(name: str) -> Target:
     one_of("target", name, target_names(), field="target")
     text = files(registered(TARGETS)[name].module).joinpath(f"{name}.toml").read_text(encoding="utf-8")
     return read_target(name, tomllib.loads(text))
+
+
+def target_of(name: str) -> Target:
+    """The target that a file says it was written for; that of ONNX Runtime where it names none of the registered."""
+    return load_target(name if name in target_names() else "ort")
 
 
 def read_target(name: str, table: Mapping[str, Any], *, where: str | None = None) -> Target:

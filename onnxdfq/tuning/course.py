@@ -86,7 +86,7 @@ class Course:
         self._tensors: dict[str, Tensor] = {}
         self._outcomes: list[Outcome] = []
         self._waiting = 0
-        if (saved := shared(checkpoint, workers)) is None:
+        if (saved := shared(checkpoint, workers, done=None)) is None:
             return
         self._tensors = {name: tensor for name, tensor in saved.tensors.items() if name != RANDOM}
         self._outcomes = [Outcome(**one) for one in saved.facts["outcomes"]]
@@ -112,4 +112,4 @@ class Course:
         self._outcomes.append(settled.outcome)
         if last or self._checkpoint.due:
             tensors = self._tensors | {RANDOM: self._random.get_state()}
-            self._checkpoint.save(tensors, {"outcomes": [asdict(one) for one in self._outcomes]})
+            self._checkpoint.save(tensors, {"outcomes": [asdict(one) for one in self._outcomes]}, done=last)

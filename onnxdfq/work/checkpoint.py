@@ -59,8 +59,10 @@ class Checkpoint:
         kept.add(self.path.parent)
         self._last = time.monotonic()
 
-    def load(self, *, done: bool = False) -> Saved | None:
+    def load(self, *, done: bool | None = False) -> Saved | None:
         """What was saved last; None where nothing was, or under another key, or of the other kind of `done`.
+
+        done: as it was saved; None takes either.
 
         Raises:
             InputError: The file is no checkpoint.
@@ -68,14 +70,14 @@ class Checkpoint:
         if not self.path.is_file():
             return None
         header = read_header(self.path)
-        if (header["key"], header["done"]) != (self._key, done):
+        if header["key"] != self._key or done not in (None, header["done"]):
             return None
         with safe_open(self.path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return Saved(tensors=tensors, facts=header["facts"])
 
 
-def shared(checkpoint: Checkpoint | None, workers: Workers = ALONE, *, done: bool = False) -> Saved | None:
+def shared(checkpoint: Checkpoint | None, workers: Workers = ALONE, *, done: bool | None = False) -> Saved | None:
     """What the first of several workers has kept, for all of them; None where nothing was.
 
     Args:
@@ -141,7 +143,7 @@ class Findings:
 
     def __init__(self, checkpoint: Checkpoint | None) -> None:
         self._checkpoint = checkpoint
-        saved = None if checkpoint is None else checkpoint.load()
+        saved = None if checkpoint is None else checkpoint.load(done=None)
         self._known: dict[str, Any] = {} if saved is None else dict(saved.facts)
 
     def __call__(self, name: str, find: Callable[[], Any], *, last: bool = False) -> Any:
@@ -149,7 +151,7 @@ class Findings:
         if name not in self._known:
             self._known[name] = find()
             if self._checkpoint is not None and (last or self._checkpoint.due):
-                self._checkpoint.save({}, self._known)
+                self._checkpoint.save({}, self._known, done=last)
         return self._known[name]
 
 

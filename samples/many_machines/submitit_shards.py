@@ -1,6 +1,6 @@
 """Shards of images as jobs of submitit, on Slurm or on this machine, and merged when all are done.
 
-python submitit_shards.py MODEL FOLDER [--shards 8] [--cluster slurm|local] [--method genie] [--images 4096]
+python submitit_shards.py MODEL FOLDER [--shards 4] [--cluster slurm|local] [--method zeroq] [--images 256]
 """
 
 import argparse
@@ -15,7 +15,7 @@ def make(shard: str, model: Path, output: Path, method: str, images: int) -> Pat
     import onnxdfq
 
     torch.set_num_threads(1)  # the same everywhere: the bytes follow from it
-    onnxdfq.synthesize(model, shard=shard, output=output, method=method, images=images, normalize="none", force=True)
+    onnxdfq.synthesize(model, shard=shard, output=output, method=method, images=images, force=True)
     return output
 
 

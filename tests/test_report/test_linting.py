@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,16 @@ def test_json_is_one_object(quantized: Path) -> None:
         "advice": "",
         "exact": True,
     }
+
+
+def test_a_target_is_also_a_file_of_the_users_own(network: Path, quantized: Path, tmp_path: Path) -> None:
+    text = files("onnxdfq.targets").joinpath("ort.toml").read_text(encoding="utf-8")
+    mine = tmp_path / "mine.toml"
+    mine.write_text(text.replace('title = "ONNX Runtime, CPU"', 'title = "my runtime"'), encoding="utf-8")
+    assert "my runtime: 4 integer, 1 float, 0 refused." in call(quantized, "--target", mine).stdout
+    assert f"onnxdfq compress {network} --target {mine}" in call(network, "--target", mine).stdout
+    assert onnxdfq.diagnose(quantized, against=network, target=str(mine)).target == "mine"
+    assert call(quantized, "--target", tmp_path / "absent.toml").exit_code == 2
 
 
 def test_a_target_that_was_not_run_says_so(quantized: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from onnxdfq.errors import InputError, OutputError
-from onnxdfq.work.checkpoint import Checkpoint, Parts
+from onnxdfq.work.checkpoint import Checkpoint, Findings, Parts
 
 
 def test_a_checkpoint_of_another_training_is_not_taken(tmp_path: Path) -> None:
@@ -51,6 +51,14 @@ def test_what_a_stage_found_is_not_taken_for_how_far_it_is(tmp_path: Path) -> No
     assert checkpoint.load() is not None and checkpoint.load(done=True) is None
     checkpoint.save({"a": torch.ones(1)}, {}, done=True)
     assert checkpoint.load() is None and checkpoint.load(done=True) is not None
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_findings_are_done_with_the_last_of_them_and_found_once(tmp_path: Path, last: bool) -> None:
+    checkpoint = Checkpoint(tmp_path / "thresholds.safetensors", "k", every=0)
+    assert Findings(checkpoint)("a", lambda: 1, last=last) == 1
+    assert (checkpoint.load(done=last) is None, checkpoint.load(done=not last) is None) == (False, True)
+    assert Findings(checkpoint)("a", lambda: 2) == 1
 
 
 def test_parts_that_are_kept_are_not_made_again(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ import onnx_ir as ir
 from onnxdfq.images.samples import Samples
 from onnxdfq.model_file import blaming
 from onnxdfq.progress import ProgressFactory, silent
-from onnxdfq.recipe.names import one_of, target_names
 from onnxdfq.report.diagnosis.inquiry import inquire
 from onnxdfq.report.diagnosis.reading import network_of, read_original, read_quantized, samples_for
 from onnxdfq.report.diagnosis.result import Diagnosis
+from onnxdfq.targets import load_target
 from passes.write.provenance import read_provenance
 
 
@@ -44,7 +44,8 @@ def diagnose(
         path: Of the file; it is only read.
         against: The float model. Without it, the file with its quantizers taken out, where weights count as exact.
         data: Inputs of the user's own, as `load_data` reads them, or `Images`; made where there are none.
-        target: Whose kernels to judge by; by default the one that the file was written for, else "ort".
+        target: Whose kernels to judge by, a name or the path of a target file; by default the one that the file was
+            written for, else "ort".
         normalize: How inputs were normalised, where the file does not say.
         seed: What is made is drawn from it.
         device: Where networks run.
@@ -56,7 +57,7 @@ def diagnose(
     """
     path = Path(path)
     if target is not None:
-        one_of("target", target, target_names())
+        load_target(target)  # a wrong one is refused before anything is read
     original, folded = (None, None) if against is None else read_original(Path(against))
     quantized = read_quantized(path, folded)
     notes: list[str] = []

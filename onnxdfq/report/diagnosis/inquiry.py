@@ -10,7 +10,6 @@ from onnxdfq.errors import InputError
 from onnxdfq.images.samples import Samples
 from onnxdfq.model_file import batch_of
 from onnxdfq.progress import ProgressFactory, silent
-from onnxdfq.recipe.names import target_names
 from onnxdfq.report.diagnosis.cases import Inquiry
 from onnxdfq.report.diagnosis.closeness import Closeness, Comparison
 from onnxdfq.report.diagnosis.evidence import decibel
@@ -22,11 +21,10 @@ from onnxdfq.report.diagnosis.result import Diagnosis
 from onnxdfq.report.diagnosis.runs import BATCH_SIZE, Runs, run_both
 from onnxdfq.report.diagnosis.switches import Network
 from onnxdfq.report.diagnosis.tables import layer_reports
-from onnxdfq.targets import load_target
+from onnxdfq.targets import load_target, target_of
 from passes.graph.editing import name_of, node_titles
 from passes.lint.lint import Finding as Kernel
 from passes.lint.lint import lint
-from passes.target.target import Target
 from passes.write.provenance import read_provenance
 
 SAME = 20.0  # dB between the float model and the file without its quantizers; less, and something else differs, too
@@ -149,7 +147,7 @@ def inquire(
     network, layers, rules = (
         compared.network,
         compared.layers,
-        _target(target or read_provenance(model).get("target", "")),
+        target_of(read_provenance(model).get("target", "")) if target is None else load_target(target),
     )
     if not layers:
         raise InputError(f"{quantized.path} holds nothing quantized that its outputs depend on.")
@@ -182,7 +180,3 @@ def _notes(measured: Measured, layers: int, samples: int) -> Iterator[str]:
         )
     if measured.left_out:
         yield f"{measured.left_out} layers of a long network were not measured; their figures are missing."
-
-
-def _target(name: str) -> Target:
-    return load_target(name if name in target_names() else "ort")
