@@ -15,7 +15,10 @@ PACKAGES = ("onnxdfq", "onnx", "onnxruntime", "onnxsim", "onnx-ir", "torch", "nu
 
 
 def write_results(path: Path, rows: list[dict[str, Any]], **facts: Any) -> None:
-    """Write `rows` to a JSON file with command, versions, hardware and date. Each row names its seed and seconds."""
+    """Write `rows` to a JSON file with command, versions, hardware and date. Each row names its seed and seconds.
+
+    Rows of `read_rows` keep what was told of their own run.
+    """
     module = Path(sys.argv[0]).resolve().relative_to(Path.cwd().resolve()).with_suffix("")
     module = module.parent if module.name == "__main__" else module
     document = {
@@ -30,9 +33,12 @@ def write_results(path: Path, rows: list[dict[str, Any]], **facts: Any) -> None:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Those that a run before has written; none where there is no file."""
-    rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
-    return rows
+    """Those that runs before have written, each with what is told of its `run`; none where there is no file."""
+    if not path.exists():
+        return []
+    run = json.loads(path.read_text(encoding="utf-8"))
+    rows: list[dict[str, Any]] = run.pop("rows")
+    return [{**row, "run": row.get("run", run)} for row in rows]
 
 
 def hardware() -> str:

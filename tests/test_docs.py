@@ -28,6 +28,7 @@ from onnxdfq.recipe.names import method_names, target_names
 from onnxdfq.targets import load_target
 from passes.target.operator_rule import OperatorRule
 from passes.target.target import Target
+from samples.record import read_rows, write_results
 
 from .graphs import DIGITS, REPOSITORY
 
@@ -188,6 +189,21 @@ def test_a_table_holds_the_results_files_figures() -> None:
     assert f"| {sum(drops) / 3:.2f} | 3 |" in with_figures(asked.format(file, "resnet8_cifar10"))
     with pytest.raises(ValueError, match="holds no"):
         with_figures(asked.format(file, "resnet9"))
+
+
+def test_rows_that_are_kept_tell_of_their_own_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [str(Path.cwd() / "samples/one.py")])
+    write_results(tmp_path / "r.json", [{"what": 1}])
+    monkeypatch.setattr(sys, "argv", [str(Path.cwd() / "samples/two.py"), "new"])
+    write_results(tmp_path / "r.json", [*read_rows(tmp_path / "r.json"), {"what": 2}])
+    monkeypatch.setattr("docs.generate.figures.SAMPLES", tmp_path)
+    asked = (
+        '<!-- figures\nfile = "r.json"\nwhere = {{ what = {} }}\ncolumns = {{ what = "what" }}\n'
+        "-->\n<!-- end of figures -->"
+    )
+    shown = [with_figures(asked.format(what)) for what in ([1], [2], [1, 2])]
+    assert ["samples.one`" in page for page in shown] == [True, False, True]
+    assert ["samples.two new`" in page for page in shown] == [False, True, True]
 
 
 def test_a_samples_table_is_of_the_file_that_the_sample_writes() -> None:

@@ -56,15 +56,20 @@ def _figures(asked: dict[str, Any]) -> str:
     sample = import_module(f"samples.{module}") if module else None
     file = asked["file"] if sample is None else sample.RESULTS.relative_to(SAMPLES).as_posix()
     results = json.loads((SAMPLES / file).read_text(encoding="utf-8"))
-    told = [f"`{results['command']}`", results["date"], plain(results["hardware"])]
-    told += [f"{plain(key)}: {value}" for key, value in results.items() if key not in TOLD and type(value) is int]
-    made = _of_columns(asked, results["rows"]) if sample is None else getattr(sample, function)(results["rows"])
-    return f"{made}\n\n*From `samples/{file}`: {', '.join(told)}.*"
+    rows = results["rows"] if sample else [row for row in results["rows"] if _wanted(row, asked.get("where", {}))]
+    made = getattr(sample, function)(rows) if sample else _of_columns(asked, rows)
+    runs = dict.fromkeys(_told(row.get("run", results)) for row in rows)
+    return f"{made}\n\n*From `samples/{file}`: {'; '.join(runs)}.*"
 
 
-def _of_columns(asked: dict[str, Any], every: list[dict[str, Any]]) -> str:
+def _told(run: dict[str, Any]) -> str:
+    """What made rows."""
+    counts = [f"{plain(key)}: {value}" for key, value in run.items() if key not in TOLD and type(value) is int]
+    return ", ".join([f"`{run['command']}`", run["date"], plain(run["hardware"]), *counts])
+
+
+def _of_columns(asked: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     columns: dict[str, str] = asked["columns"]
-    rows = [row for row in every if _wanted(row, asked.get("where", {}))]
     if not rows or any(all(key not in row for row in rows) for key in columns.values()):
         raise ValueError(
             f"samples/{asked['file']} holds no {' or no '.join(columns.values())} {asked.get('where', '')}"
