@@ -59,7 +59,7 @@ def test_the_same_call_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: py
         patch.setattr(Loop, "_step", breaks)
         with pytest.raises(KeyboardInterrupt):
             compressed(tmp_path, work_dir=work)
-    assert sorted(one.stage for one in kept_in(work)) == ["distilling", "tuning"]
+    assert sorted(one.stage for one in kept_in(work)) == ["distilling", "thresholds", "tuning"]
     taken: list[int] = []
     monkeypatch.setattr(Loop, "_step", lambda self, *arguments: (taken.append(1), step(self, *arguments))[1])
     again = compressed(tmp_path, work_dir=work).path
