@@ -6,12 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from passes.graph.editing import constant_value, is_constant, is_op, rank, static_dims
-from passes.graph.operators import LINEAR, POOLS, SELECTIONS
+from passes.graph.editing import constant_value, rank, static_dims
 from passes.lint.quantized_graph import Grid, OutputQuantization
+from passes.lint.written_as_integers import follows_float_concat, joins_constant_in_float, written_as_integers
 from passes.quantize.grid import is_power_of_two
-
-QUANTIZERS = ("QuantizeLinear", "Clip", "DequantizeLinear")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -19,7 +17,7 @@ class Site:
     """A node and the quantization around it.
 
     inputs: grids of its data inputs. bias: the form of its bias, as in `OperatorRule.bias`. output: what follows it.
-    known: of values of the graph, what `_written_as_integers` found; it is added to.
+    known: of values of the graph, what `written_as_integers` found; it is added to.
     """
 
     node: ir.Node
@@ -303,13 +301,13 @@ def _power_of_two(site: Site) -> Obstacle | None:
 
 def _reads_integers(site: Site) -> Obstacle | None:
     """Element-wise kernels read integers only if a kernel before has written such, around 0; else they convert."""
-    read = {value: _written_as_integers(value, site.known) for value in site.node.inputs[: len(site.inputs)] if value}
+    read = {value: written_as_integers(value, site.known) for value in site.node.inputs[: len(site.inputs)] if value}
     if all(written is None for written in read.values()):
         return Obstacle(reason="it computes on constants alone", advice="")
     for value, grid in zip(site.node.inputs, site.inputs, strict=False):
         if value is None or grid is None or read[value] is None:
             continue
-        if grid.zero_point is None or np.any(grid.zero_point) or not read[value]:
+        if grid.zero_point is None or np.any(grid.zero_point) or not read[value] or follows_float_concat(value):
             return Obstacle(
                 reason=f"{value.name} was quantized from float data right before, or has a zero point other than 0: it "
                 "is then computed together with the conversion, in float",
@@ -318,35 +316,13 @@ def _reads_integers(site: Site) -> Obstacle | None:
     return None
 
 
-def _written_as_integers(value: ir.Value, known: dict[ir.Value, bool | None]) -> bool | None:
-    """Whether a kernel before writes `value` as integers: a layer, or one that itself reads nothing but integers.
-
-    None: it follows from constants alone.
-    """
-    waiting = [value]
-    while waiting:
-        last = waiting[-1]
-        producer = last.producer()
-        if last in known:
-            pass
-        elif is_constant(last):
-            known[last] = None
-        elif producer is None or is_op(producer, "Shape", "Size"):
-            known[last] = False
-        elif is_op(producer, *LINEAR, *POOLS, "Concat"):
-            known[last] = True
-        elif is_op(producer, *SELECTIONS) and (first := producer.inputs[0]) and is_op(first.producer(), *QUANTIZERS):
-            known[last] = True  # a kernel of its own, behind the Quantize
-        else:
-            first_only = is_op(producer, *QUANTIZERS, *SELECTIONS, "CastLike")
-            data = [entry for entry in producer.inputs[: 1 if first_only else None] if entry is not None]
-            if ahead := [entry for entry in data if entry not in known]:
-                waiting.extend(ahead)
-                continue
-            parts = [known[entry] for entry in data]
-            known[last] = None if all(part is None for part in parts) else all(part is not False for part in parts)
-        waiting.pop()
-    return known[value]
+def _no_constant_joined(site: Site) -> Obstacle | None:
+    if not joins_constant_in_float(site.node):
+        return None
+    return Obstacle(
+        reason="it joins a constant, onto which the QuantizeLinear behind it is not moved",
+        advice="",
+    )
 
 
 def _explicit_attributes(site: Site) -> Obstacle | None:
@@ -364,6 +340,7 @@ CHECKS: Mapping[str, Check] = {
     "constant_weight": _constant_weight,
     "explicit_attributes": _explicit_attributes,
     "float_needs_output": _float_needs_output,
+    "no_constant_joined": _no_constant_joined,
     "no_quantized_bias": _no_quantized_bias,
     "no_blocks": _no_blocks,
     "no_blocks_unseen": _no_blocks_unseen,

@@ -15,6 +15,7 @@ from passes.lint.lint import Finding, lint
 
 from . import openvino_graph
 from .ort_graph import RUNS_AS, run
+from .sketch import Sketch
 from .test_lint_ort import CASES
 
 openvino = pytest.importorskip("openvino", reason="openvino is not installed: pip install openvino")
@@ -193,3 +194,26 @@ def test_a_class_token_of_an_open_batch_is_refused_and_written_with_a_fixed_one(
         assert not refused
         assert difference.steps <= 1
         assert any("batch is written as 1" in note for note in result.notes)
+
+
+@pytest.mark.skipif(RUNS_AS != "x86_64", reason="the rules were tried on x86-64")
+@pytest.mark.parametrize("clip", [(), (-8, 7)], ids=["8 bits", "4 bits"])
+@pytest.mark.parametrize("layer", ["Conv", "MatMul"])
+@pytest.mark.parametrize("adds", [False, True])
+def test_what_joins_a_constant(layer: str, adds: bool, clip: tuple[int, ...], tmp_path: Path) -> None:
+    """A plane that is the same for each image joins its channels, or a class token rows of features."""
+    sketch, inner = Sketch(), (4, 4) if layer == "Conv" else (16,)
+
+    def computed(x: str, channels: int) -> str:
+        weight = sketch.weight(8, channels, 1, 1) if layer == "Conv" else sketch.weight(16, 16, axis=1)
+        return sketch.op(layer, x, weight)
+
+    x = sketch.qdq(sketch.input(1, 8, *inner), "int8")
+    y = sketch.qdq(computed(x, 8), "int8", clip=clip)
+    y = sketch.qdq(sketch.op("Concat", sketch.floats(1, 1, *inner), y, name="joins", axis=1), "int8", clip=clip)
+    if adds:
+        y = sketch.qdq(sketch.op("Add", y, sketch.floats(1, 9, *inner), name="adds"), "int8", clip=clip)
+    model = sketch.model(computed(y, 9))
+    found, graph = judged(model), openvino_graph.compile_graph(model, tmp_path)
+    runtime = openvino_graph.verdicts(graph, ir.from_proto(model), {"joins", "adds"} & found.keys())
+    assert "joins" in runtime and {name: found[name].verdict for name in runtime} == runtime
