@@ -12,6 +12,7 @@ from onnxdfq.engine import TorchGraph
 from onnxdfq.images.dataset import load_dataset
 from onnxdfq.images.normalization import Normalization
 from onnxdfq.model_file import main_input
+from passes.graph.editing import constant_value
 
 openvino = pytest.importorskip("openvino", reason="openvino is not installed")
 
@@ -63,4 +64,9 @@ def test_openvino_decides_as_the_engine_does(
     chosen = np.take_along_axis(engine_outputs, outputs.argmax(1, keepdims=True), 1)[:, 0]
     assert (chosen == engine_outputs.max(1)).mean() >= 0.99
     if target == "openvino" and name != "mobilenetv1_vww":
-        assert (outputs == engine_outputs).mean() > 0.999
+        # ConvMixer's Gelu stays float: kernels of some processors tip one in five hundred numbers to the next step
+        assert (outputs == engine_outputs).mean() > (0.99 if name == "convmixer_cifar10" else 0.999)
+        dequantize = model.graph.outputs[0].producer()
+        assert dequantize is not None and dequantize.op_type == "DequantizeLinear"
+        scale = constant_value(dequantize.inputs[1])
+        assert scale is not None and np.abs(outputs - engine_outputs).max() <= 1.01 * float(scale)
