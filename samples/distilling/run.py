@@ -25,7 +25,7 @@ TRAINING, TEST = DATA / "cifar10jpeg_train10k.npz", DATA / "cifar10jpeg_test.npz
 NORMALIZE, SEED, WIDTH = CASES[NAME].normalize, 0, 8
 IMAGES, SYNTHESIS = 2048, 60  # and steps of each
 LEAVES = 8192
-STEPS = {"student": 3000, "channels": 3000, "sparsity": 400}
+STEPS = {"student": 3000, "channels": 8000, "sparsity": 400}
 ROWS = ("real", "dgh", "dead-leaves", "both", "dafl", "channels", "sparsity")
 PRUNED: dict[str, dict[str, Any]] = {"channels": {"channels": 0.2}, "sparsity": {"sparsity": 0.5}}
 
