@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from passes.graph.editing import constant_value, is_constant, is_op, rank, static_dims
+from passes.graph.editing import constant_value, is_constant, is_op, producer_within, rank, static_dims
 from passes.graph.operators import LINEAR, POOLS, SELECTIONS
 from passes.lint.quantized_graph import Grid, OutputQuantization
 from passes.quantize.grid import is_power_of_two
@@ -49,7 +49,7 @@ Check = Callable[[Site], Obstacle | None]
 def _output_axis(site: Site) -> Obstacle | None:
     """Scales per channel have to lie along the output channels."""
     weight = site.inputs[1]
-    if weight is None or weight.axis is None or weight.node is None or _in_blocks(weight):
+    if weight is None or weight.axis is None or weight.node is None or in_blocks(weight):
         return None
     axes = rank(weight.node.inputs[0])
     axis = weight.axis + axes if weight.axis < 0 and axes is not None else weight.axis
@@ -70,13 +70,13 @@ def _output_axis(site: Site) -> Obstacle | None:
     )
 
 
-def _in_blocks(grid: Grid) -> bool:
+def in_blocks(grid: Grid) -> bool:
     return grid.scale is not None and grid.scale.ndim > 1 and grid.scale.size > 1
 
 
 def _no_blocks(site: Site) -> Obstacle | None:
     weight = site.inputs[1]
-    if weight is None or not _in_blocks(weight):
+    if weight is None or not in_blocks(weight):
         return None
     return Obstacle(reason="its weight has a scale for every block", advice="quantize the weight per output channel")
 
@@ -168,6 +168,14 @@ def _float_needs_output(site: Site) -> Obstacle | None:
         f"but {site.output.obstacle}",
         advice="put QuantizeLinear and DequantizeLinear behind it, or write the bias as int32",
     )
+
+
+def _own_float_weight(site: Site) -> Obstacle | None:
+    """The runtime quantizes a float weight itself only where it stands in the graph of the node."""
+    weight, value = site.inputs[1], site.node.inputs[1]
+    if weight is None or weight.container != "float" or value is None or value.graph is site.node.graph:
+        return None
+    return Obstacle(reason="its float weight stands outside of the body", advice="quantize the weight too")
 
 
 def _row_bias(site: Site) -> Obstacle | None:
@@ -303,7 +311,7 @@ def _power_of_two(site: Site) -> Obstacle | None:
 
 def _reads_integers(site: Site) -> Obstacle | None:
     """Element-wise kernels read integers only if a kernel before has written such, around 0; else they convert."""
-    read = {value: _written_as_integers(value, site.known) for value in site.node.inputs[: len(site.inputs)] if value}
+    read = {value: _written_as_integers(value, site) for value in site.node.inputs[: len(site.inputs)] if value}
     if all(written is None for written in read.values()):
         return Obstacle(reason="it computes on constants alone", advice="")
     for value, grid in zip(site.node.inputs, site.inputs, strict=False):
@@ -318,15 +326,15 @@ def _reads_integers(site: Site) -> Obstacle | None:
     return None
 
 
-def _written_as_integers(value: ir.Value, known: dict[ir.Value, bool | None]) -> bool | None:
+def _written_as_integers(value: ir.Value, site: Site) -> bool | None:
     """Whether a kernel before writes `value` as integers: a layer, or one that itself reads nothing but integers.
 
     None: it follows from constants alone.
     """
-    waiting = [value]
+    waiting, known = [value], site.known
     while waiting:
         last = waiting[-1]
-        producer = last.producer()
+        producer = producer_within(site.node.graph, last)
         if last in known:
             pass
         elif is_constant(last):
@@ -370,6 +378,7 @@ CHECKS: Mapping[str, Check] = {
     "one_group_or_depthwise": _one_group_or_depthwise,
     "one_weight_scale": _one_weight_scale,
     "output_axis": _output_axis,
+    "own_float_weight": _own_float_weight,
     "output_axis_unless_float_bias": _output_axis_unless_float_bias,
     "output_axis_unseen": _output_axis_unseen,
     "per_tensor": _per_tensor,
