@@ -103,7 +103,7 @@ def read_any(stage: Stage, path: Path, *, folder: str, inferred: bool, run: bool
     limits_of(bytes_in(files), _nodes_of(model)).apply()
     if inferred:
         inline_functions(model, path)
-        infer_shapes(model, strict=False)
+        infer_shapes(model, strict=False, bodies=True)
     if run:
         stage(RUNNING)
         load_file(path, lean=runs_lean(model))

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import onnx
 import onnx_ir as ir
 
+from passes.graph.bodies import named_subgraphs, subgraphs
 from passes.graph.editing import name_of
 
 # Bytes. Adapters and data propagation read small constants (shapes, scales, axes); nothing reads a weight.
@@ -53,10 +54,15 @@ def through_proto(
     return result
 
 
-def infer_shapes(model: ir.Model, *, strict: bool) -> None:
-    """Infers types and shapes of all values, in place, from those of the inputs.
+def infer_shapes(model: ir.Model, *, strict: bool, bodies: bool = False) -> None:
+    """Infers types and shapes of all values of the graph, in place, from those of the inputs.
 
     Inferred shapes of outputs replace the declared ones.
+
+    Args:
+        model: To which they are added.
+        strict: Whether a node may not contradict its inputs.
+        bodies: Whether values in bodies of If, Loop and Scan get theirs, too.
 
     Raises:
         onnx.shape_inference.InferenceError: Where `strict`, a node contradicts its inputs.
@@ -73,8 +79,21 @@ def infer_shapes(model: ir.Model, *, strict: bool) -> None:
         if strict:
             raise
         return
-    values = {value.name: value for node in model.graph for value in node.outputs if value.name}
-    for info in (*inferred.graph.value_info, *inferred.graph.output):
+    _take(model.graph, inferred.graph, bodies=bodies)
+
+
+def with_inferred_bodies(model: ir.Model) -> ir.Model:
+    """The model, or where it has bodies a copy in which their values have types and shapes, as `read_model` infers."""
+    if not any(map(subgraphs, model.graph)):
+        return model
+    copy = model.clone()
+    infer_shapes(copy, strict=False, bodies=True)
+    return copy
+
+
+def _take(graph: ir.Graph, inferred: onnx.GraphProto, *, bodies: bool) -> None:
+    values = {value.name: value for node in graph for value in node.outputs if value.name}
+    for info in (*inferred.value_info, *inferred.output):
         value = values.get(info.name)
         tensor = info.type.HasField("tensor_type")
         if value is None or (tensor and not info.type.tensor_type.elem_type) or info.type.WhichOneof("value") is None:
@@ -84,6 +103,11 @@ def infer_shapes(model: ir.Model, *, strict: bool) -> None:
         if found.shape is not None:
             declared = value.shape if value.is_graph_output() else None
             value.shape = _merged(found.shape, declared)
+    for node, twin in zip(graph, inferred.node, strict=True) if bodies else ():
+        found_in = {attribute.name: attribute.g for attribute in twin.attribute if attribute.HasField("g")}
+        for name, body in named_subgraphs(node):
+            if name in found_in:
+                _take(body, found_in[name], bodies=True)
 
 
 def _forget_what_is_inferred(proto: onnx.ModelProto) -> None:

@@ -43,6 +43,7 @@ NONE_TRAINS = "none of adaround, brecq and distil runs here; name one with --tun
 def run_compression(request: Request) -> Result:
     """Quantize a float model without data, and write and measure a file for each target. Raises DfqError."""
     with recorded(request) as (opening, run, record):
+        from onnxdfq.model_file.through_proto import with_inferred_bodies
         from onnxdfq.model_file.writing import staging
         from onnxdfq.pipeline.bodies import observe_bodies
         from onnxdfq.pipeline.comparing import compare
@@ -102,7 +103,7 @@ def run_compression(request: Request) -> Result:
             stage_all(request, model, plans, written, images, staged, run)
             compare(request, staged, original, images, judging, run)
             judge(request, model, plans, judging[-1] if judging else images, record.of, run)
-            findings = {t.name: lint(written[t.name], t) for t in request.targets}
+            findings = {t.name: lint(with_inferred_bodies(written[t.name]), t) for t in request.targets}
             for output in request.outputs:
                 if output in request.handed:
                     continue

@@ -23,6 +23,7 @@ from onnxdfq.methods.method import FloatModel, Measurement, Note, Run
 from onnxdfq.model_file import batch_of
 from onnxdfq.model_file.declared import restore_shapes
 from onnxdfq.model_file.saving import runs_lean, stage_model
+from onnxdfq.model_file.through_proto import with_inferred_bodies
 from onnxdfq.model_file.untrusted import bytes_of
 from onnxdfq.model_file.writing import staging
 from onnxdfq.pipeline.comparing import compare
@@ -90,7 +91,8 @@ def with_block_weights(
     if streamed:  # what was chosen is gone
         written = {output.target.name: ir.load(output.path) for output in request.outputs if output.path is not None}
     run.tell(Note(text=EXACT_NOTE))
-    return written, images, {target.name: lint(written[target.name], target) for target in request.targets}
+    findings = {target.name: lint(with_inferred_bodies(written[target.name]), target) for target in request.targets}
+    return written, images, findings
 
 
 def _made(model: FloatModel, choose: Choose, request: Request, target: Target, run: Run) -> ir.Model:

@@ -21,7 +21,7 @@ from passes.write.provenance import read_provenance
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """The contents of one file, in plain values that turn into JSON directly.
+    """The contents of one file, bodies of If and Loop included, in plain values that turn into JSON directly.
 
     inputs, outputs: type and shape in words, by name.
     parameters: number of elements of all initializers and constants.
@@ -65,7 +65,7 @@ def inspect(path: Path | str) -> Inspection:
 
 
 def _inspected(path: Path, model: ir.Model, supported: Collection[str]) -> Inspection:
-    operators = Counter(node.op_type for node in model.graph)
+    operators = Counter(node.op_type for node in model.graph.all_nodes())
     without_gradient = sorted(
         {
             f"{node.domain}.{node.op_type}" if node.domain else node.op_type
@@ -117,10 +117,10 @@ def layer_pairs(path: Path) -> dict[str, Any]:
 
 
 def _weights(model: ir.Model) -> list[ir.TensorProtocol]:
-    tensors = [value.const_value for value in model.graph.initializers.values()]
+    tensors = [value.const_value for graph in model.graphs() for value in graph.initializers.values()]
     constants = [
         attribute.as_tensor()
-        for node in model.graph
+        for node in model.graph.all_nodes()
         if node.op_type == "Constant"
         for attribute in node.attributes.values()
         if attribute.type == ir.AttributeType.TENSOR

@@ -10,6 +10,7 @@ from onnxdfq.model_file import blaming, read_model
 from onnxdfq.recipe.names import one_of
 from onnxdfq.report.quantization import quantization
 from onnxdfq.targets import load_target, target_of
+from passes.graph.bodies import subgraphs
 from passes.graph.operators import JUDGED
 from passes.lint.lint import Finding
 from passes.lint.lint import lint as run
@@ -23,11 +24,15 @@ VERDICTS: tuple[Verdict, ...] = ("integer", "float", "refused")
 
 @dataclass(frozen=True, kw_only=True)
 class Lint:
-    """The findings about one file. quantized: whether anything in it is, its weights alone included."""
+    """The findings about one file. quantized: whether anything in it is, its weights alone included.
+
+    bodies: whether it holds an If, Loop or Scan, whose bodies are judged too.
+    """
 
     file: str
     target: Target
     quantized: bool
+    bodies: bool
     findings: tuple[Finding, ...]
 
     @property
@@ -42,10 +47,13 @@ class Lint:
         rule = self.target.operators.get(WHOLE_FILE)
         if rule is not None and rule.reason:
             return rule.reason
-        sources = "; ".join(self.target.sources)
-        if self.target.verified:
-            return f"The rules were compared with the runtime itself, node by node. Their sources: {sources}."
-        return f"{self.target.title} was not run: these rules come from documents. Their sources: {sources}."
+        sources = f"Their sources: {'; '.join(self.target.sources)}."
+        tried = not self.bodies or (rule is not None and rule.bodies)
+        if not self.target.verified:
+            unknown = "" if tried else " Of bodies of If, Loop and Scan nothing is known; they are judged by the same."
+            return f"{self.target.title} was not run: these rules come from documents.{unknown} {sources}"
+        but = "" if tried else ", but not in bodies of If, Loop and Scan, which are judged by the same rules"
+        return f"The rules were compared with the runtime itself, node by node{but}. {sources}"
 
 
 def lint(path: Path | str, *, target: str | None = None) -> Lint:
@@ -63,7 +71,13 @@ def lint(path: Path | str, *, target: str | None = None) -> Lint:
     model = read_model(path, inferred=True)
     found = asked or target_of(read_provenance(model).get("target", ""))
     with blaming(Path(path)):
-        return Lint(file=str(path), target=found, quantized=bool(quantization(model)), findings=run(model, found))
+        return Lint(
+            file=str(path),
+            target=found,
+            quantized=bool(quantization(model)),
+            bodies=any(subgraphs(node) for node in model.graph),
+            findings=run(model, found),
+        )
 
 
 def shortfalls(findings: Sequence[Finding], requirement: str) -> tuple[Finding, ...]:

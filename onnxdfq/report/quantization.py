@@ -37,7 +37,7 @@ class _Tensor:
 
 
 def quantization(model: ir.Model) -> dict[str, int | bool | str | list[int] | list[str]]:
-    """What the file says about its quantization, empty for a float model.
+    """What the file says about its quantization, bodies of If and Loop included; empty for a float model.
 
     Returns:
         form: "QDQ", "operators on integers" (QLinearConv), "dynamic" (DynamicQuantizeLinear, ConvInteger),
@@ -49,7 +49,7 @@ def quantization(model: ir.Model) -> dict[str, int | bool | str | list[int] | li
         weights_per: what has a scale of its own: "tensor", "channel", "block of N".
         zero_points: whether one differs from zero. power_of_two: whether all scales are known and powers of two.
     """
-    found = [(form, tensor) for node in model.graph for form, tensor in _tensors(node)]
+    found = [(form, tensor) for node in model.graph.all_nodes() for form, tensor in _tensors(node)]
     if not found:
         return {}
     forms = dict.fromkeys(form for form, _ in found)

@@ -50,13 +50,23 @@ def captured_values(node: ir.Node) -> list[ir.Value]:
 
 def subgraphs(node: ir.Node) -> list[ir.Graph]:
     """The graphs that an If, Loop or Scan runs; they read values of the graph around them besides the node's inputs."""
-    found: list[ir.Graph] = []
-    for attribute in node.attributes.values():
+    return [graph for _, graph in named_subgraphs(node)]
+
+
+def named_subgraphs(node: ir.Node) -> list[tuple[str, ir.Graph]]:
+    """The same, each with the name of its attribute."""
+    found: list[tuple[str, ir.Graph]] = []
+    for name, attribute in node.attributes.items():
         if attribute.type == ir.AttributeType.GRAPH:
-            found.append(attribute.as_graph())
+            found.append((name, attribute.as_graph()))
         elif attribute.type == ir.AttributeType.GRAPHS:
-            found.extend(attribute.as_graphs())
+            found.extend((name, graph) for graph in attribute.as_graphs())
     return found
+
+
+def prefix_of(node: str, attribute: str) -> str:
+    """What names of a body begin with, where they could be mistaken for those of the graph around it."""
+    return f"{node}.{attribute}."
 
 
 def with_body(model: ir.Model, body: Body, written: ir.Model) -> ir.Model:
@@ -77,7 +87,7 @@ def with_body(model: ir.Model, body: Body, written: ir.Model) -> ir.Model:
     kept = {value.name for value in attribute.g.output} | {value.name for value in attribute.g.input} | renamed.keys()
     new = ir.serde.serialize_graph(written.graph)
     del new.input[own:]
-    _rename(new, kept, renamed, f"{body.node}.{body.attribute}.")
+    _rename(new, kept, renamed, prefix_of(body.node, body.attribute))
     attribute.g.CopyFrom(new)
     return ir.from_proto(proto)
 

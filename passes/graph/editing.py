@@ -104,6 +104,12 @@ def sole_consumer(value: ir.Value) -> ir.Node | None:
     return uses[0].node
 
 
+def producer_within(graph: ir.Graph | ir.Function | None, value: ir.Value | None) -> ir.Node | None:
+    """The node of `graph` that computes `value`; None where it comes from elsewhere, as what a body captures does."""
+    producer = None if value is None else value.producer()
+    return producer if producer is not None and producer.graph is graph else None
+
+
 class FreshNames:
     """Names that no value and no node of `graph` has yet."""
 

@@ -47,7 +47,7 @@ Check = Callable[[Site], Obstacle | None]
 def _output_axis(site: Site) -> Obstacle | None:
     """Scales per channel have to lie along the output channels."""
     weight = site.inputs[1]
-    if weight is None or weight.axis is None or weight.node is None or _in_blocks(weight):
+    if weight is None or weight.axis is None or weight.node is None or in_blocks(weight):
         return None
     axes = rank(weight.node.inputs[0])
     axis = weight.axis + axes if weight.axis < 0 and axes is not None else weight.axis
@@ -68,13 +68,13 @@ def _output_axis(site: Site) -> Obstacle | None:
     )
 
 
-def _in_blocks(grid: Grid) -> bool:
+def in_blocks(grid: Grid) -> bool:
     return grid.scale is not None and grid.scale.ndim > 1 and grid.scale.size > 1
 
 
 def _no_blocks(site: Site) -> Obstacle | None:
     weight = site.inputs[1]
-    if weight is None or not _in_blocks(weight):
+    if weight is None or not in_blocks(weight):
         return None
     return Obstacle(reason="its weight has a scale for every block", advice="quantize the weight per output channel")
 
@@ -166,6 +166,14 @@ def _float_needs_output(site: Site) -> Obstacle | None:
         f"but {site.output.obstacle}",
         advice="put QuantizeLinear and DequantizeLinear behind it, or write the bias as int32",
     )
+
+
+def _own_float_weight(site: Site) -> Obstacle | None:
+    """The runtime quantizes a float weight itself only where it stands in the graph of the node."""
+    weight, value = site.inputs[1], site.node.inputs[1]
+    if weight is None or weight.container != "float" or value is None or value.graph is site.node.graph:
+        return None
+    return Obstacle(reason="its float weight stands outside of the body", advice="quantize the weight too")
 
 
 def _row_bias(site: Site) -> Obstacle | None:
@@ -301,7 +309,8 @@ def _power_of_two(site: Site) -> Obstacle | None:
 
 def _reads_integers(site: Site) -> Obstacle | None:
     """Element-wise kernels read integers only if a kernel before has written such, around 0; else they convert."""
-    read = {value: written_as_integers(value, site.known) for value in site.node.inputs[: len(site.inputs)] if value}
+    values, graph = site.node.inputs[: len(site.inputs)], site.node.graph
+    read = {value: written_as_integers(value, graph, site.known) for value in values if value}
     if all(written is None for written in read.values()):
         return Obstacle(reason="it computes on constants alone", advice="")
     for value, grid in zip(site.node.inputs, site.inputs, strict=False):
@@ -347,6 +356,7 @@ CHECKS: Mapping[str, Check] = {
     "one_group_or_depthwise": _one_group_or_depthwise,
     "one_weight_scale": _one_weight_scale,
     "output_axis": _output_axis,
+    "own_float_weight": _own_float_weight,
     "output_axis_unless_float_bias": _output_axis_unless_float_bias,
     "output_axis_unseen": _output_axis_unseen,
     "per_tensor": _per_tensor,

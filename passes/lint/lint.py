@@ -5,12 +5,14 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from passes.graph.editing import is_op, name_of, node_titles, rank, sole_consumer, static_dims
-from passes.graph.operators import ACTIVATIONS, ELEMENTWISE, JUDGED, LINEAR
+from passes.graph.bodies import named_subgraphs, prefix_of
+from passes.graph.editing import constant_value, is_op, name_of, node_titles, producer_within, rank, sole_consumer
+from passes.graph.operators import ACTIVATIONS, JUDGED
 from passes.lint.checks import CHECKS, Obstacle, Site
 from passes.lint.pairs import pairs_of
-from passes.lint.quantized_graph import WHOLE_FILE, Grid, OutputQuantization, QuantizedGraph
+from passes.lint.quantized_graph import WHOLE_FILE, Grid, OutputQuantization, QuantizedGraph, zero_point_of
 from passes.lint.redundant import is_redundant
+from passes.lint.sites import biased_matmul, data_inputs, site_of, trips_over_captured
 from passes.lint.unjudged import FLOATS, reason_for_float
 from passes.quantize.points import is_within_function
 from passes.target.operator_rule import OperatorRule, Verdict
@@ -24,6 +26,8 @@ INTEGER_CLIP = "integer Clip"
 @dataclass(frozen=True, kw_only=True)
 class Finding:
     """How one node is computed. node: its name, else operator and place ("Conv #3"); "" for the whole file.
+
+    A node in the body of another is called by both: "If_y.then_branch.Conv_a", the conv in the then_branch of If_y.
 
     verdict: "integer": it reads and writes integers; "float"; "refused": the runtime does not take the file because of
     it, or fails when it runs, or computes other numbers. reason: why, a half sentence. advice: what to change, or "".
@@ -43,19 +47,38 @@ def lint(model: ir.Model, target: Target) -> tuple[Finding, ...]:
 
     Also for any other node, and for the file as a whole, where the target refuses it. `model` is a float, QDQ or
     QOperator model with inferred types. Left out: nodes of constants alone, which runtimes compute when they load; what
-    computes shapes; what only places or compares numbers (but Concat). Bodies of If and Loop are not entered.
+    computes shapes; what only places or compares numbers (but Concat). For an If, Loop or Scan stand the nodes of its
+    bodies.
     """
-    findings = list(_whole_file(model, target))
-    graph = QuantizedGraph(model.graph, target.operators)
+    return *_whole_file(model, target), *_of_graph(model.graph, target)
+
+
+def _of_graph(
+    nodes: ir.Graph, target: Target, *, around: QuantizedGraph | None = None, prefix: str = ""
+) -> Iterator[Finding]:
+    """Findings about a graph, or about a body of a node of `around`, with those about bodies in it."""
+    graph = QuantizedGraph(nodes, target.operators, around=around)
     verdicts: dict[ir.Node, Verdict] = {}
-    titles, replaced = node_titles(model.graph), _replaced(model.graph, graph)
-    for node in model.graph:
+    titles, replaced = node_titles(nodes), _replaced(nodes, graph)
+    for node in nodes:
+        # onnxdfq itself writes names with the prefix
+        title = titles[node] if titles[node].startswith(prefix) else prefix + titles[node]
         found = _judge(node, graph, target, verdicts, replaced)
         if found is not None:
-            found = replace(_saturating(found, node, graph, target), node=titles[node])
+            found = replace(_saturating(found, node, graph, target), node=title)
             verdicts[node] = found.verdict
-            findings.append(found)
-    return tuple(findings)
+            yield found
+        for attribute, body in _bodies(node):
+            yield from _of_graph(body, target, around=graph, prefix=prefix_of(title, attribute))
+
+
+def _bodies(node: ir.Node) -> list[tuple[str, ir.Graph]]:
+    """The bodies of a node; of an If with a constant condition the branch that is taken."""
+    condition = constant_value(node.inputs[0]) if is_op(node, "If") else None
+    if condition is None:
+        return named_subgraphs(node)
+    taken = "then_branch" if condition.any() else "else_branch"
+    return [(name, graph) for name, graph in named_subgraphs(node) if name == taken]
 
 
 def _saturating(found: Finding, node: ir.Node, graph: QuantizedGraph, target: Target) -> Finding:
@@ -125,7 +148,7 @@ def _judge(
     rule = rules.get(node.op_type, OperatorRule())
     if rule.verdict != "judged":
         return _fixed(node, rule, target)
-    if node.op_type == "Add" and (matmul := _biased_matmul(node, graph)) is not None and matmul in verdicts:
+    if node.op_type == "Add" and (matmul := biased_matmul(node, graph)) is not None and matmul in verdicts:
         return _finding(node, verdicts[matmul], "the MatMul before it takes it as its bias", "")
     return _merged(node, rule, graph, target, verdicts, replaced) or _judged(node, rule, graph, target)
 
@@ -168,7 +191,7 @@ def _merged(
     if rule.vanishes and node in replaced:
         return _finding(node, "integer", "the QuantizeLinear behind it saturates where it would", "")
     source = node.inputs[0]
-    producer = None if source is None else source.producer()
+    producer = producer_within(node.graph, source)
     if producer is None or source is None or sole_consumer(source) is not node or producer not in verdicts:
         return None
     before = graph.rules.get(producer.op_type, OperatorRule())
@@ -193,43 +216,61 @@ def _replaced(nodes: ir.Graph, graph: QuantizedGraph) -> Set[ir.Node]:
         if grid is None and consumer is not None and is_op(consumer, *ACTIVATIONS):
             grid = grids.get(consumer)
         left_alone = node.op_type == "Clip" and _reads_input(node)
-        if grid is not None and not left_alone and is_redundant(node, grid, rounded=False):
+        if grid is None or left_alone or _zero_point_missed(node, grid, graph):
+            continue
+        if is_redundant(node, grid, rounded=False):
             grids[node] = grid
     return grids.keys()
 
 
+def _zero_point_missed(node: ir.Node, grid: Grid, graph: QuantizedGraph) -> bool:
+    """Whether a Relu would vanish if the zero point behind it were the body's own."""
+    return (
+        is_op(node, "Relu") and graph.is_out_of_reach(zero_point_of(grid)) and is_redundant(node, grid, rounded=False)
+    )
+
+
 def _reads_input(node: ir.Node) -> bool:
     """Whether no node stands before `node`: ONNX Runtime then leaves a Clip alone."""
-    return node.inputs[0] is not None and node.inputs[0].producer() is None
+    return node.inputs[0] is not None and producer_within(node.graph, node.inputs[0]) is None
 
 
 def _judged(node: ir.Node, rule: OperatorRule, graph: QuantizedGraph, target: Target) -> Finding:
     if not rule.containers:
         data = node.inputs[0]
-        if data is not None and is_within_function(data, target) and (before := data.producer()) is not None:
+        before = producer_within(node.graph, data)
+        if data is not None and before is not None and is_within_function(data, target):
             return _finding(node, "float", f"{_no_kernel(node, target)}, nor {before.op_type}, right before it", "")
+        grid = graph.output_quantization(node.outputs[0]).grid
+        if rule.vanishes and grid is not None and _zero_point_missed(node, grid, graph):
+            reason = "the zero point of the QuantizeLinear behind it stands outside of the body"
+            return _finding(node, "float", reason, "put that constant into the body")
         return _finding(node, "float", rule.reason or _no_kernel(node, target), rule.advice)
     if filled := graph.tripping_inputs(node):
         names = ", ".join(map(name_of, filled))
         reason = f"{names} is filled to a size that is left open, and {target.title} then computes wrong"
         return _finding(node, "refused", reason, "write the batch as a number")
-    site = _site(node, rule, graph)
+    site = site_of(node, rule, graph)
     add = sole_consumer(node.outputs[0])
-    if add is not None and _biased_matmul(add, graph) is node:
+    if add is not None and biased_matmul(add, graph) is node:
         rule = target.operators[rule.with_add]
         if rank(node.inputs[0]) != 2:  # a Reshape then stands before the Gemm, and one behind it
             if graph.type_breaks(node):
                 return _lost_type(node, target)
             rule = replace(rule, fuses=())
-        site = _site(node, rule, graph, add)
-    missing = [value for value, grid in zip(_data_inputs(node), site.inputs, strict=True) if grid is None]
+        site = site_of(node, rule, graph, add)
+    if trips_over_captured(site, graph):
+        reason = f"{target.title} fails to pack its weight, which stands outside of the body, or packs it wrongly"
+        return _finding(node, "refused", reason, "put the constants of the weight into the body")
+    missing = [value for value, grid in zip(data_inputs(node), site.inputs, strict=True) if grid is None]
     if missing:
         names = ", ".join(name_of(value) for value in missing)
+        inside = " in the body" if any(map(graph.is_captured, missing)) else ""
         return _finding(
             node,
             "float",
-            f"it reads {names} in float: no DequantizeLinear stands before it",
-            rule.advice or f"put QuantizeLinear and DequantizeLinear on {names}",
+            f"it reads {names} in float: no DequantizeLinear stands before it{inside}",
+            rule.advice or f"put QuantizeLinear and DequantizeLinear on {names}{inside}",
         )
     types = [grid.container for grid in site.inputs if grid is not None]
     obstacles = list(_obstacles(site, rule, types, target, graph.opset))
@@ -287,58 +328,6 @@ def _obstacles(site: Site, rule: OperatorRule, types: list[str], target: Target,
     for name in rule.checks:
         if (found := CHECKS[name](site)) is not None:
             yield found
-
-
-def _site(node: ir.Node, rule: OperatorRule, graph: QuantizedGraph, add: ir.Node | None = None) -> Site:
-    """add: an Add that the runtime turns into the bias of `node`."""
-    inputs = tuple(graph.grid_before(value) for value in _data_inputs(node))
-    output = node.outputs[0] if add is None else add.outputs[0]
-    end = graph.output_quantization(output, fuses=rule.fuses)
-    if rule.pulls and end.grid is not None:
-        inputs = tuple(end.grid if grid is None or grid.container == "float" else grid for grid in inputs)
-    elif rule.carries and end.grid is None:
-        end = OutputQuantization(grid=graph.grid_moved_on(node))
-    bias = node.inputs[2] if node.op_type in LINEAR and len(node.inputs) > 2 else None
-    if add is not None:
-        bias = next(value for value in add.inputs if value is not node.outputs[0])
-    if bias is None:
-        form, grid = "none", None
-    else:
-        grid = graph.grid_before(bias)
-        form = "computed" if grid is None else grid.container
-    return Site(
-        node=node,
-        inputs=inputs,
-        bias=form,
-        bias_value=bias,
-        bias_grid=grid,
-        output=end,
-        known=graph.written_as_integers,
-    )
-
-
-def _biased_matmul(add: ir.Node, graph: QuantizedGraph) -> ir.Node | None:
-    """The MatMul that, with the constant row that `add` adds, the runtime turns into a Gemm."""
-    if not is_op(add, "Add"):
-        return None
-    for product, row in (add.inputs, tuple(reversed(add.inputs))):
-        matmul = None if product is None else product.producer()
-        if matmul is None or not is_op(matmul, "MatMul") or product is None or sole_consumer(product) is not add:
-            continue
-        rule, weight, width = graph.rules.get("MatMul"), static_dims(matmul.inputs[1]), static_dims(row)
-        if rule is None or not rule.with_add or weight is None or len(weight) != 2 or width != weight[1:]:
-            continue
-        return matmul if graph.grid_before(row) is not None else None
-    return None
-
-
-def _data_inputs(node: ir.Node) -> list[ir.Value]:
-    """The inputs of a node that hold data: without biases, bounds and axes."""
-    if node.op_type == "Concat":
-        count = len(node.inputs)
-    else:
-        count = 2 if node.op_type in LINEAR | ELEMENTWISE | {"PRelu"} else 1
-    return [value for value in node.inputs[:count] if value is not None]
 
 
 def _among(types: list[str], combinations: tuple[str, ...]) -> bool:

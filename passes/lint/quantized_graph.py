@@ -1,5 +1,6 @@
 """`QuantizedGraph`: the quantization around the nodes of a QDQ file of any origin, as a runtime reads it."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -7,10 +8,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from passes.graph.bodies import subgraphs
-from passes.graph.editing import constant_value, is_constant, is_op, sole_consumer, static_dims
+from passes.graph.bodies import captured_values, subgraphs
+from passes.graph.editing import constant_value, is_constant, is_op, producer_within, sole_consumer, static_dims
 from passes.graph.operators import RANDOM
-from passes.lint.unjudged import values_of_shapes
+from passes.lint.unjudged import add_values_of_shapes
 from passes.target.operator_rule import OperatorRule
 
 WHOLE_FILE = "*"  # the rule for what concerns no single operator
@@ -46,22 +47,46 @@ class OutputQuantization:
 
 
 class QuantizedGraph:
-    """A graph and the rules of the runtime that reads it."""
+    """A graph and the rules of the runtime that reads it.
 
-    def __init__(self, graph: ir.Graph, rules: Mapping[str, OperatorRule]) -> None:
+    around: the graph in which a body stands. A body knows its constants, and what follows from sizes; but no runtime
+    sees the nodes there that compute what the body captures: a DequantizeLinear counts in its own graph only.
+    """
+
+    def __init__(
+        self, graph: ir.Graph, rules: Mapping[str, OperatorRule], *, around: "QuantizedGraph | None" = None
+    ) -> None:
         self.rules = rules
-        self.opset = graph.opset_imports.get("", 0)
+        self.opset: int = graph.opset_imports.get("", 0) if around is None else around.opset
+        self._graph = graph
         self._whole = rules.get(WHOLE_FILE, OperatorRule())
-        self._computed_on_loading = _constants(graph)
-        self._of_shapes = values_of_shapes(graph, self._computed_on_loading)
+        # one set for a graph and its bodies, for no value is in two of them
+        self._computed_on_loading: set[ir.Value] = set() if around is None else around._computed_on_loading
+        self._of_shapes: set[ir.Value] = set() if around is None else around._of_shapes
+        _add_constants(graph, self._computed_on_loading)
+        add_values_of_shapes(graph, self._computed_on_loading, self._of_shapes)
+        self._captures = Counter(value for node in graph for value in captured_values(node))
         # looked for once at each value, so that a chain costs no more than its length
         self._written: dict[ir.Value, Grid | None] = {}
         self._pulled: dict[ir.Value, ir.Value] = {}
         self.written_as_integers: dict[ir.Value, bool | None] = {}  # what checks have found of it
 
+    def _readers(self, value: ir.Value) -> int:
+        """How often a value is read; a node whose bodies capture it reads it once."""
+        around = sum(use.node.graph is value.graph for use in value.uses())
+        return around + self._captures[value] + value.is_graph_output()
+
     def is_constant(self, value: ir.Value | None) -> bool:
         """Whether the value stands in the file, or follows from such values alone."""
         return value is not None and (value in self._computed_on_loading or is_constant(value))
+
+    def is_captured(self, value: ir.Value | None) -> bool:
+        """Whether the value is one of the graph around."""
+        return value is not None and value.graph is not self._graph
+
+    def is_out_of_reach(self, value: ir.Value | None) -> bool:
+        """Whether it is captured, and the runtime rewrites a body by the body's own constants only."""
+        return self._whole.own_constants and self.is_captured(value)
 
     def is_of_shapes(self, value: ir.Value) -> bool:
         """Whether the value follows from sizes of tensors alone."""
@@ -80,7 +105,7 @@ class QuantizedGraph:
         producer = None if value is None else value.producer()
         if as_written or grid is None or value is None or producer is None:
             return grid
-        pair = _readers(producer.outputs[0]) <= 1
+        pair = self._readers(producer.outputs[0]) <= 1
         if is_op(producer, "DequantizeLinear"):
             source = producer.inputs[0]
             quantizer = None if source is None else source.producer()
@@ -97,7 +122,7 @@ class QuantizedGraph:
                 found = self._written[value]
                 break
             passed.append(value)
-            producer = value.producer()
+            producer = producer_within(self._graph, value)
             if producer is not None and is_op(producer, "DequantizeLinear"):
                 found = _grid(producer, constant=self.is_constant(producer.inputs[0]))
                 break
@@ -119,7 +144,7 @@ class QuantizedGraph:
         if consumer is None or not is_op(consumer, "QuantizeLinear") or consumer.inputs[0] is not value:
             return OutputQuantization(grid=None, activation=activation, obstacle=_obstacle(value, consumer))
         follower = sole_consumer(consumer.outputs[0])
-        pair = follower is not None and is_op(follower, "DequantizeLinear") and _readers(follower.outputs[0]) <= 1
+        pair = follower is not None and is_op(follower, "DequantizeLinear") and self._readers(follower.outputs[0]) <= 1
         # where the Quantize is moved, the runtime puts a pair of its own behind the start
         grid = self._changed(_grid(consumer, constant=False), pair=pair or start is not value)
         return OutputQuantization(grid=grid, activation=activation)
@@ -148,7 +173,7 @@ class QuantizedGraph:
     def grid_moved_on(self, node: ir.Node, *, as_written: bool = False) -> Grid | None:
         """The grid of the pair that the runtime puts behind `node`, when it moves the DequantizeLinear before it on."""
         grid = self.grid_before(node.inputs[0], as_written=True) if self._carries(node) else None
-        return grid if grid is None or as_written else self._changed(grid, pair=_readers(node.outputs[0]) <= 1)
+        return grid if grid is None or as_written else self._changed(grid, pair=self._readers(node.outputs[0]) <= 1)
 
     def trips_over_move(self, node: ir.Node) -> bool:
         """Whether the runtime moves a DequantizeLinear through `node`, changes its type, and then does not load it."""
@@ -166,11 +191,15 @@ class QuantizedGraph:
         grid = self.grid_before(node.inputs[0], as_written=True)
         if grid is None or grid.constant or not 0 < self._whole.becomes_breaks_from <= self.opset:
             return False
+        if self.is_out_of_reach(zero_point_of(grid)):
+            return False
         return grid.container == self._whole.becomes.split()[0]
 
     def _changed(self, grid: Grid, *, pair: bool) -> Grid:
         """The grid once the runtime has changed the type of a pair of Quantize and Dequantize that stands alone."""
         if not self._whole.becomes or not pair or grid.constant or grid.zero_point is None:
+            return grid
+        if self.is_out_of_reach(zero_point_of(grid)):
             return grid
         old, new = self._whole.becomes.split()
         if grid.container != old:
@@ -178,9 +207,13 @@ class QuantizedGraph:
         return replace(grid, container=new, zero_point=grid.zero_point + (np.iinfo(new).min - np.iinfo(old).min))
 
 
-def _constants(graph: ir.Graph) -> set[ir.Value]:
-    """Values that runtimes compute when they load the file. Dequantized constants stay quantized, and are none."""
-    found: set[ir.Value] = set()
+def zero_point_of(grid: Grid) -> ir.Value | None:
+    """The value that holds the zero point of a grid, None where there is none."""
+    return grid.node.inputs[2] if grid.node is not None and len(grid.node.inputs) > 2 else None
+
+
+def _add_constants(graph: ir.Graph, found: set[ir.Value]) -> None:
+    """Adds values that runtimes compute when they load the file. Dequantized constants stay quantized, and are none."""
     for node in graph:
         if node.op_type == "DequantizeLinear" or node.op_type in RANDOM or not node.inputs or subgraphs(node):
             continue
@@ -188,7 +221,6 @@ def _constants(graph: ir.Graph) -> set[ir.Value]:
         constant = all(value is None or value in found or is_constant(value) for value in data)
         if constant or (is_op(node, "Shape", "Size") and static_dims(node.inputs[0]) is not None):
             found.update(node.outputs)
-    return found
 
 
 def _obstacle(value: ir.Value, consumer: ir.Node | None) -> str:
@@ -197,13 +229,11 @@ def _obstacle(value: ir.Value, consumer: ir.Node | None) -> str:
     if value.is_graph_output():
         return f"its output {value.name} leaves the graph in float"
     readers = [use.node for use in value.uses()]
+    if any(node.graph is not value.graph for node in readers):
+        return f"a body reads its output {value.name}"
     if any(is_op(node, "QuantizeLinear") for node in readers):
         return f"besides one QuantizeLinear there are other readers of its output {value.name}"
     return f"its output {value.name} is read {len(readers)} times in float"
-
-
-def _readers(value: ir.Value) -> int:
-    return len(tuple(value.uses())) + value.is_graph_output()
 
 
 def _grid(node: ir.Node, *, constant: bool) -> Grid:

@@ -1,4 +1,4 @@
-"""Nodes that no rule judges and that compute on floats all the same: LSTM, Exp, If, operators that are not ONNX's."""
+"""Nodes that no rule judges and that compute on floats all the same: LSTM, Exp, operators that are not ONNX's."""
 
 from collections.abc import Set
 
@@ -31,17 +31,13 @@ def reason_for_float(node: ir.Node, target: Target) -> str | None:
     """Why `node`, which no rule of `target` is for, is taken to compute in float; None where it computes no floats."""
     if is_op(node, *_PLACES, *_COMPARES, *_MAKES) or node.op_type.startswith((*_CONTAINERS, *_QUANTIZERS)):
         return None
+    if subgraphs(node):  # what it runs is judged node by node
+        return None
     if is_op(node, "Resize", "Upsample") and node.attributes.get_string("mode", "nearest") == "nearest":
         return None
     read = [value for value in node.inputs if value is not None and not is_constant(value)]
     if not any(value.dtype in FLOATS or value.dtype is None for value in (*read, *node.outputs)):
         return None
-    if bodies := subgraphs(node):
-        inside = any(inner.op_type.startswith(_QUANTIZERS) for body in bodies for inner in body.all_nodes())
-        held = (
-            "there are quantized nodes in it, of which nothing is said here" if inside else "nothing in it is quantized"
-        )
-        return f"what it runs is a graph of its own: {held}"
     if node.op_type in _WEIGHTS_ONLY:
         return "only its weight is held as integers"
     if node.domain not in ("", "ai.onnx"):
@@ -49,13 +45,14 @@ def reason_for_float(node: ir.Node, target: Target) -> str | None:
     return f"no integer kernel of {target.title} is known for {node.op_type}"
 
 
-def values_of_shapes(graph: ir.Graph, constants: Set[ir.Value]) -> set[ir.Value]:
-    """Values that follow from sizes of tensors and `constants` alone: no data passes through what computes them."""
-    found: set[ir.Value] = set()
+def add_values_of_shapes(graph: ir.Graph, constants: Set[ir.Value], found: set[ir.Value]) -> None:
+    """Adds values that follow from sizes of tensors and `constants` alone: no data passes through what computes them.
+
+    found: holds those of the graph around, where `graph` is a body.
+    """
     for node in graph:
         data = node.inputs[:1] if is_op(node, "CastLike") else node.inputs  # of the other input only the type counts
         known = [value in found or value in constants or is_constant(value) for value in data if value]
         follows = any(value in found for value in data) and all(known) and not subgraphs(node)
         if is_op(node, "Shape", "Size") or follows:
             found.update(node.outputs)
-    return found

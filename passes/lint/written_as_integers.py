@@ -2,21 +2,23 @@
 
 import onnx_ir as ir
 
-from passes.graph.editing import is_constant, is_op, sole_consumer, static_dims
+from passes.graph.editing import is_constant, is_op, producer_within, sole_consumer, static_dims
 from passes.graph.operators import LINEAR, POOLS, SELECTIONS
 
 QUANTIZERS = ("QuantizeLinear", "Clip", "DequantizeLinear")
 
 
-def written_as_integers(value: ir.Value, known: dict[ir.Value, bool | None]) -> bool | None:
+def written_as_integers(
+    value: ir.Value, graph: ir.Graph | ir.Function | None, known: dict[ir.Value, bool | None]
+) -> bool | None:
     """Whether a kernel before writes `value` as integers: a layer, or one that itself reads nothing but integers.
 
-    None: it follows from constants alone.
+    None: it follows from constants alone. graph: whose kernels those are; what lies outside is not looked at.
     """
     waiting = [value]
     while waiting:
         last = waiting[-1]
-        producer = last.producer()
+        producer = producer_within(graph, last)
         if last in known:
             pass
         elif is_constant(last):

@@ -36,8 +36,10 @@ class OperatorRule:
     The rule named "*" is for the whole file. There `refused` lists the element types that no QuantizeLinear or
     DequantizeLinear may have; newest_opset is the last that loads; becomes, "int8 uint8", is the change of type the
     runtime makes to a QuantizeLinear and DequantizeLinear that one node reads; becomes_breaks_from is the opset from
-    which on that fails where the runtime moved the pair itself. The rule named "integer Clip" is for a Clip between
-    QuantizeLinear and DequantizeLinear.
+    which on that fails where the runtime moved the pair itself; bodies: the rules were tried in bodies of If, Loop and
+    Scan, too, and hold there; own_constants: what the runtime changes by constants (becomes, a Relu that vanishes, a
+    weight that it packs or quantizes itself), it changes in a body by the body's own alone, not by those of the graph
+    around. The rule named "integer Clip" is for a Clip between QuantizeLinear and DequantizeLinear.
     """
 
     verdict: Literal["judged", "integer", "float", "refused"] = "judged"
@@ -62,6 +64,8 @@ class OperatorRule:
     newest_opset: int = 0
     becomes: str = ""
     becomes_breaks_from: int = 0
+    bodies: bool = False
+    own_constants: bool = False
 
     @property
     def takes_integers(self) -> bool:

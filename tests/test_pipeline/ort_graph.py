@@ -1,7 +1,7 @@
 """What ONNX Runtime makes of a model: its optimised graph, read as one verdict a node."""
 
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -82,3 +82,31 @@ def _kind(node: onnx.NodeProto, producers: dict[str, onnx.NodeProto]) -> str:
 def _names(node: onnx.NodeProto) -> list[str]:
     """Of the nodes that a fused one is made of."""
     return [name.split("/MatMulAddFusion")[0] for name in node.name.split()]
+
+
+def verdicts_in_bodies(optimised: onnx.ModelProto, source: onnx.ModelProto, names: Iterable[str]) -> dict[str, str]:
+    """The same, where names may be of nodes in bodies, as lint gives them: "If_y.then_branch.Conv_a"."""
+    bodies = dict(_bodies(source.graph, ""))
+    by_body: dict[str, list[str]] = {}
+    for name in names:
+        prefix = max((prefix for prefix in bodies if name.startswith(prefix)), key=len)
+        by_body.setdefault(prefix, []).append(name)
+    found = {}
+    runs = dict(_bodies(optimised.graph, ""))
+    for prefix, listed in by_body.items():
+        graphs = onnx.ModelProto(graph=runs[prefix]), onnx.ModelProto(graph=bodies[prefix], ir_version=10)
+        alone, model = graphs[0], ir.from_proto(graphs[1])
+        held = {node.name or "" for node in model.graph}
+        short = {name: name if name in held else name.removeprefix(prefix) for name in listed}
+        said = verdicts(alone, model, short.values())
+        found.update({name: said[own] for name, own in short.items()})
+    return found
+
+
+def _bodies(graph: onnx.GraphProto, prefix: str) -> Iterator[tuple[str, onnx.GraphProto]]:
+    yield prefix, graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                name = node.name if node.name.startswith(prefix) else prefix + node.name
+                yield from _bodies(attribute.g, f"{name}.{attribute.name}.")

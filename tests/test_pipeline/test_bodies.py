@@ -10,6 +10,7 @@ from onnx import numpy_helper, parser
 import onnxdfq
 
 from ..slow import all_but
+from .ort_graph import RUNS_AS, load, verdicts_in_bodies
 
 HEADER = '<ir_version: 10, opset_import: ["" : 21]>\n'
 W = {name: np.random.default_rng(seed).normal(size=(8, 8)).astype("f4") / 3 for seed, name in enumerate("wuv")}
@@ -57,11 +58,23 @@ def test_bodies_compute_on_integers(name: str, tmp_path: Path) -> None:
             assert stored[source.input[0]].data_type in (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
     names = {tensor.name for tensor in written.graph.initializer}
     assert not names & {tensor.name for body in bodies for tensor in body.initializer}
+    _agrees_with_onnxruntime(result, tmp_path / "q.onnx")
     # one sample at a time, for each may take another branch
     clear = [row[np.newaxis] for row in x if abs(row.sum()) > 0.5][:8]  # on which side of a condition it lies
     levels = [onnxdfq.evaluate(tmp_path / "q.onnx", row, against=path).sqnr_db for row in clear]
     assert all(level is not None and level > 20 for level in levels)
     assert result.metrics["verdict"] != "poor"
+
+
+def _agrees_with_onnxruntime(result: onnxdfq.Result, path: Path) -> None:
+    """What is counted of the nodes in bodies is what ONNX Runtime makes of them."""
+    said = {finding.node: finding.verdict for finding in onnxdfq.lint(path).findings}
+    counted = [list(said.values()).count(verdict) for verdict in ("integer", "float")]
+    assert counted == [result.metrics["nodes_integer"], result.metrics["nodes_float"]]
+    layers = {node for node in said if ("body." in node or "branch." in node) and "MatMul" in node}
+    assert layers and {said[node] for node in layers} == {"integer"}
+    if RUNS_AS == "x86_64":
+        assert said == verdicts_in_bodies(load(path, path.with_name("optimised.onnx")), onnx.load(path), said)
 
 
 def test_a_branch_that_nothing_takes_stays_float_and_is_named(tmp_path: Path) -> None:

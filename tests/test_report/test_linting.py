@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner, Result
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper, parser
 
 import onnxdfq
 from onnxdfq.cli.main import main
@@ -186,3 +186,62 @@ def test_what_is_written_for_a_target_suits_it(shared_data: Path, tmp_path: Path
     layers = [finding for finding in found.findings if finding.op_type in LINEAR | {"QLinearConv", "QGemm"}]
     assert len(layers) >= 9
     assert {finding.verdict for finding in layers} == {"integer"}
+
+
+LOOP = """<ir_version: 10, opset_import: ["" : 21]>
+net (float[N,8] x) => (float[N,8] y) {
+    y = Loop (most, on, x) <body = step (int64 i, bool go, float[N,8] h) => (bool going, float[N,8] k) {
+        next = Add (i, most) going = Less (next, most)
+        hq = QuantizeLinear (h, s, z) hd = DequantizeLinear (hq, s, z)
+        wd = DequantizeLinear (w, s) m = MatMul (hd, wd)
+        k = Tanh (m) }>
+}"""
+
+
+@pytest.fixture
+def loop(tmp_path: Path) -> Path:
+    """Integers in a body, and nowhere else."""
+    constants = {"most": np.int64(3), "on": np.bool_(True), "s": np.float32(0.1), "z": np.uint8(128)}
+    model = parser.parse_model(LOOP)
+    arrays = constants | {"w": np.ones((8, 8), "i1")}
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in arrays.items())
+    onnx.save(model, tmp_path / "loop.onnx")
+    return tmp_path / "loop.onnx"
+
+
+def test_what_lies_in_bodies_is_listed_and_counted(loop: Path) -> None:
+    found = lint(loop)
+    verdicts = {finding.node: finding.verdict for finding in found.findings}
+    assert verdicts == {"Loop #1.body.MatMul #1": "integer", "Loop #1.body.Tanh #1": "float"}
+    assert found.quantized and (found.count["integer"], found.count["float"]) == (1, 1)
+    result = call(loop, "--require", "integer")
+    assert result.exit_code == 1
+    assert "--require integer is not met by Tanh Loop #1.body.Tanh #1." in result.stderr
+    assert "Nothing in it is quantized" not in result.stdout
+
+
+def test_inspect_counts_what_lies_in_bodies(loop: Path) -> None:
+    found = onnxdfq.inspect(loop)
+    assert (found.operators["Loop"], found.operators["MatMul"], found.operators["DequantizeLinear"]) == (1, 1, 2)
+    assert (found.quantized["form"], found.quantized["weights"], found.quantized["activations"]) == ("QDQ", 1, 1)
+    model = onnx.load(loop)
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    for name in ("w", "s", "z"):
+        model.graph.node[0].attribute[0].g.initializer.append(stored[name])
+        model.graph.initializer.remove(stored[name])
+    onnx.save(model, loop)
+    assert onnxdfq.inspect(loop).parameters == found.parameters == 64 + 4
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("ort", "compared with the runtime itself, node by node. "),
+        ("openvino", "compared with the runtime itself, node by node, but not in bodies of If, Loop and Scan, "),
+        ("tensorrt", "Of bodies of If, Loop and Scan nothing is known; "),
+        ("generic", "This target is no runtime"),
+    ],
+)
+def test_the_basis_says_what_is_known_of_bodies(loop: Path, quantized: Path, target: str, said: str) -> None:
+    assert said in lint(loop, target=target).basis
+    assert "bodies" not in lint(quantized, target=target).basis

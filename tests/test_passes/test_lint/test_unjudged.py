@@ -45,20 +45,30 @@ IF = """(float[2,3] x) => (float[2,3] y) {
 
 
 @pytest.mark.parametrize(
-    ("branch", "reason"),
+    ("branch", "listed"),
     [
-        ("t = Abs (x)", "nothing in it is quantized"),
-        (
-            "q = QuantizeLinear (x, s) t = DequantizeLinear (q, s)",
-            "there are quantized nodes in it, of which nothing is said here",
-        ),
+        ("t = Abs (x)", ["If_y.then_branch.Abs #1"]),
+        ("q = QuantizeLinear (x, s) t = DequantizeLinear (q, s)", []),
+        ("f = Cast <to = 1> (n) h = Sqrt (f) t = Identity (x)", []),
     ],
 )
-def test_an_if_says_whether_its_branches_are_quantized(build: Build, branch: str, reason: str) -> None:
+@pytest.mark.parametrize("target", ["ort", "openvino"])
+def test_for_an_if_stand_the_nodes_of_its_branches(build: Build, branch: str, listed: list[str], target: str) -> None:
     arrays = {"one": np.array(1)} | ({"s": np.float32(1)} if "s)" in branch else {})
-    found = judged(build(IF % branch, **arrays))
-    assert found["If_y"].reason == f"what it runs is a graph of its own: {reason}"
-    assert set(found) == {"If_y"}, "not what decides by sizes alone"
+    found = judged(build(IF % branch, **arrays), target)
+    assert list(found) == [*listed, "If_y.else_branch.Neg #1"], "not what decides by sizes alone"
+
+
+def test_names_in_a_branch_begin_with_the_branch(build: Build) -> None:
+    model = build(IF % "g = Abs (x) h = Abs (g) t = Exp (h)", one=np.array(1))
+    first, _, third = model.graph.node("If_y").attributes["then_branch"].as_graph()
+    first.name, third.name = "abs", "If_y.then_branch.exp"  # as compress writes it
+    assert list(judged(model)) == [
+        "If_y.then_branch.abs",
+        "If_y.then_branch.Abs #2",
+        "If_y.then_branch.exp",
+        "If_y.else_branch.Neg #1",
+    ]
 
 
 @pytest.mark.parametrize(
