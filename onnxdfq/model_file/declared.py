@@ -13,6 +13,7 @@ from onnxdfq.model_file.filling import KEY as FED
 from onnxdfq.model_file.filling import fillings
 from onnxdfq.model_file.inputs import batch_axes, fed_inputs, inputs
 from onnxdfq.model_file.trial import Feeds, run, same
+from passes.graph.bodies import subgraphs
 
 KEY = "onnxdfq.declared_shapes"
 Dims = list[int | str | None]
@@ -88,9 +89,14 @@ def restore_shapes(model: ir.Model, *, dynamic_batch: bool, static: bool) -> Non
     del model.metadata_props[KEY]
     for value in model.graph.inputs:
         value.metadata_props.pop(FED, None)  # what the run was told, and no part of the network
-    for value in (value for node in model.graph for value in node.outputs):
-        if not value.is_graph_output():
-            value.shape = None
+    outputs = set(model.graph.outputs)
+    for node in model.graph.all_nodes():
+        for body in () if static else subgraphs(node):
+            for value in (*body.inputs, *body.outputs):  # ONNX Runtime asks for their ranks
+                value.shape = None if value.shape is None else ir.Shape([None] * len(value.shape))
+        for value in node.outputs:
+            if value not in outputs and not value.is_graph_output():
+                value.shape = None
     if static:
         return
     for value, dims in zip(model.graph.outputs, declared_outputs, strict=True):
