@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from passes.graph.bodies import captured_values
 from passes.graph.editing import constant_value, is_op, name_of, required_name, sole_consumer
 from passes.graph.operators import ELEMENTWISE, POINTWISE, SELECTIONS
 from passes.target.operator_rule import OperatorRule
@@ -73,8 +74,9 @@ def find_quant_points(model: ir.Model, target: Target) -> QuantPoints:
     quantized = set(activations)
     for node in model.graph:
         weights.extend(weight_uses(node))
-        from_others = any(value in others for value in node.inputs) and node.op_type not in ("Shape", "Size")
-        if not (from_others or any(value in data for value in node.inputs)):
+        read = (*node.inputs, *captured_values(node))
+        from_others = any(value in others for value in read) and node.op_type not in ("Shape", "Size")
+        if not (from_others or any(value in data for value in read)):
             continue
         for value in node.outputs:
             if isinstance(value.type, ir.SequenceType | ir.OptionalType):

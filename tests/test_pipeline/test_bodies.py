@@ -60,6 +60,10 @@ def test_bodies_compute_on_integers(name: str, tmp_path: Path) -> None:
     names = {tensor.name for tensor in written.graph.initializer}
     assert not names & {tensor.name for body in bodies for tensor in body.initializer}
     _agrees_with_onnxruntime(result, tmp_path / "q.onnx")
+    verdicts = {
+        finding.verdict for finding in onnxdfq.lint(tmp_path / "q.onnx").findings if finding.op_type == "MatMul"
+    }
+    assert verdicts == {"integer"}, "those that read what an If gives, too"
     # one sample at a time, for each may take another branch
     clear = [row[np.newaxis] for row in x if abs(row.sum()) > 0.5][:8]  # on which side of a condition it lies
     levels = [onnxdfq.evaluate(tmp_path / "q.onnx", row, against=path).sqnr_db for row in clear]
