@@ -24,21 +24,16 @@ TEACHER = DATA / "models" / f"{NAME}.onnx"
 TRAINING, TEST = DATA / "cifar10jpeg_train10k.npz", DATA / "cifar10jpeg_test.npz"
 NORMALIZE, SEED, WIDTH = CASES[NAME].normalize, 0, 8
 IMAGES, SYNTHESIS = 2048, 60  # and steps of each
-LEAVES = 8192
-STEPS = {"student": 3000, "channels": 8000, "sparsity": 400}
-ROWS = ("real", "dgh", "dead-leaves", "both", "dafl", "channels", "sparsity")
+STEPS = {"student": 1500, "channels": 8000, "sparsity": 400}
+ROWS = ("real", "dgh", "dafl", "channels", "sparsity")
 PRUNED: dict[str, dict[str, Any]] = {"channels": {"channels": 0.2}, "sparsity": {"sparsity": 0.5}}
 
 
-def synthesised(folder: Path, row: str = "dgh") -> dict[str, Any]:
-    """Images that the teacher makes, or dead leaves, or both; once for all rows that take them."""
-    made, leaves = folder / "dgh.npz", folder / "leaves.npz"
-    if row != "dead-leaves":
-        dgh_images(TEACHER, made, normalize=NORMALIZE, images=IMAGES, steps=SYNTHESIS, seed=SEED)
-    if row != "dgh" and not leaves.exists():
-        onnxdfq.synthesize(TEACHER, output=leaves, method="dead-leaves", normalize=NORMALIZE, images=LEAVES, seed=SEED)
-    files = {"dgh": [made], "dead-leaves": [leaves], "both": [leaves, made]}[row]
-    return {"calibration": files, "images": IMAGES}
+def synthesised(folder: Path) -> dict[str, Any]:
+    """Images that the teacher makes, once for all rows that take them."""
+    path = folder / "images.npz"
+    dgh_images(TEACHER, path, normalize=NORMALIZE, images=IMAGES, steps=SYNTHESIS, seed=SEED)
+    return {"calibration": path}
 
 
 def distilled(row: str, folder: Path, share: float) -> onnxdfq.Result:
@@ -46,8 +41,8 @@ def distilled(row: str, folder: Path, share: float) -> onnxdfq.Result:
     student, steps = folder / "student.onnx", max(1, round(share * STEPS["student"]))
     write_student(student, width=WIDTH, seed=SEED)
     images: dict[str, Any] = {"calibration": TRAINING} if row == "real" else {}
-    if row in ("dgh", "dead-leaves", "both"):
-        images = synthesised(folder, row)
+    if row == "dgh":
+        images = synthesised(folder)
     if row == "dafl":
         images = {"method": Dafl(warm_up=max(1, round(share * 300))), "images": 64}
     return onnxdfq.distill(
@@ -73,6 +68,7 @@ def repaired(row: str, folder: Path, share: float) -> onnxdfq.Result:
         seed=SEED,
         normalize=NORMALIZE,
         progress=TerminalProgress,
+        images=IMAGES,
         **PRUNED[row],
         **synthesised(folder),
     )
