@@ -82,6 +82,7 @@ def test_a_step_of_both_takes_no_longer_than_a_native_one(shared_data: Path) -> 
         method="test",
         seed=0,
         normalization=Normalization.parse("imagenet"),
+        precision="float32",  # as the native modules
     )
     teacher = NativeTeacher(model)
     folded = model.clone()
