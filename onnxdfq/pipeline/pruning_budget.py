@@ -17,7 +17,6 @@ from onnxdfq.pruning.harms import channel_options, measure_harms
 from onnxdfq.recipe.budget import Budget
 from passes.graph.work import work_per_sample
 from passes.prune.channels import ChannelChoice
-from passes.prune.plan import ChannelPlan
 from passes.prune.remove_channels import RemoveChannels
 
 if TYPE_CHECKING:
@@ -86,29 +85,7 @@ def check_budget(graph: ir.Model, choice: ChannelChoice, budget: Budget, session
     _least(Costs(graph, choice, budget, session), choice, source)
 
 
-def plan_within(
-    graph: ir.Model,
-    choice: ChannelChoice,
-    budget: Budget,
-    session: Session,
-    images: Images,
-    source: Path,
-    run: Run,
-) -> ChannelPlan:
-    """The channels that go, and what was measured to find them, which `run` is told.
-
-    Of workers that train together the first chooses for all: times that they measure differ.
-
-    Raises:
-        InputError: as `check_budget` does.
-        WorkerError: another worker failed or hangs.
-    """
-    first = run.trainers.first
-    ratios = _ratios_within(graph, choice, budget, session, images, source, run) if first else None
-    return choice.plan(run.trainers.share(ratios))
-
-
-def _ratios_within(
+def ratios_within(
     graph: ir.Model,
     choice: ChannelChoice,
     budget: Budget,
@@ -117,6 +94,11 @@ def _ratios_within(
     source: Path,
     run: Run,
 ) -> Sequence[float]:
+    """The share of channels that goes of each group, and what was measured to find it, which `run` is told.
+
+    Raises:
+        InputError: as `check_budget` does.
+    """
     costs = Costs(graph, choice, budget, session)
     _least(costs, choice, source)
     options = measure_harms(

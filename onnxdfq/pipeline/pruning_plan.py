@@ -78,9 +78,12 @@ def _channels(graph: ir.Model, request: PruneRequest, judged: Judged | None) -> 
         plan = choice.plan([pruning.channels] * len(choice.groups))
     else:
         assert pruning.budget is not None and judged is not None
-        from onnxdfq.pipeline.pruning_budget import plan_within
+        from onnxdfq.pipeline.pruning_budget import ratios_within
 
-        plan = plan_within(graph, choice, pruning.budget, judged.session, judged.images, request.source, judged.run)
+        ratios, run, source = None, judged.run, request.source
+        if run.trainers.first:  # of workers that train together one chooses for all: times that they measure differ
+            ratios = ratios_within(graph, choice, pruning.budget, judged.session, judged.images, source, run)
+        plan = choice.plan(run.trainers.share(ratios))
     if not plan.removed:
         reason = _reasons(plan) or f"each layer keeps a multiple of {pruning.multiple} channels, the nearest to that"
         raise InputError(f"{request.source}: no channel goes by {pruning}: {reason}.")

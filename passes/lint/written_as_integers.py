@@ -46,12 +46,13 @@ def joins_constant_in_float(node: ir.Node) -> bool:
 
     So it is where the integers are clipped (fewer than 8 bits), and where a Conv reads them; else it was moved (tried).
     """
-    if not is_op(node, "Concat") or not any(value is not None and _is_fixed(value) for value in node.inputs):
+    if not is_op(node, "Concat"):
         return False
     behind = sole_consumer(node.outputs[0])
     while behind is not None and is_op(behind, "QuantizeLinear", "DequantizeLinear"):
         behind = sole_consumer(behind.outputs[0])
-    return is_op(behind, "Clip", "Conv")
+    # what follows is looked at first: whether an input is fixed is asked of all that it follows from
+    return is_op(behind, "Clip", "Conv") and any(value is not None and _is_fixed(value) for value in node.inputs)
 
 
 def follows_float_concat(value: ir.Value) -> bool:
