@@ -43,6 +43,11 @@ class Histogram:
         counts = torch.histc(values, BINS, -self.bound, self.bound)
         self.counts += counts.cpu().numpy().astype(np.int64)
 
+    @property
+    def magnitude(self) -> float:
+        """The largest there was, in the tensor's own unit; 0 of nothing."""
+        return max(-self.least, self.greatest, 0.0)
+
     def points(self) -> tuple[Float64[NDArray[np.float64], "k"], Int64[NDArray[np.int64], "k"]]:
         """Where the K bins that are not empty lie, in the tensor's own unit, and their counts.
 

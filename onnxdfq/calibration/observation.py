@@ -34,15 +34,16 @@ class ChannelMean:
 
     @property
     def mean(self) -> Float64[NDArray[np.float64], "c"]:
-        """In the tensor's own unit."""
-        return np.asarray(self.total / self.count)
+        """In the tensor's own unit; 0 where nothing was seen."""
+        return np.asarray(self.total / max(self.count, 1))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Observations:
     """Statistics of a float network's values, that plans are decided by.
 
-    histograms: by value name, of what is to be quantized. means: by value name, of what layers with a bias read.
+    histograms: by value name, of what is to be quantized; a value without any number in all runs (the boxes of a
+    detector that finds nothing) has none. means: by value name, of what layers with a bias read.
     """
 
     histograms: Mapping[str, Histogram]
@@ -84,7 +85,7 @@ def observe(
             ends = [min((number + one) * at_once, len(pixels)) for one in (0, 1)]
             for _ in range(-(-ends[0] // batch_size), -(-ends[1] // batch_size)):
                 advance("activations")
-    return Observations(histograms=histograms, means=means)
+    return Observations(histograms=_seen(histograms), means=means)
 
 
 def observe_runs(
@@ -111,15 +112,17 @@ def observe_runs(
     with torch.no_grad():
         for given in runs:
             _take_in(graph.stream(*(given[name] for name in graph.input_names)), histograms, means)
-    return Observations(histograms=histograms, means=means)
+    return Observations(histograms=_seen(histograms), means=means)
+
+
+def _seen(histograms: Mapping[str, Histogram]) -> dict[str, Histogram]:
+    return {name: histogram for name, histogram in histograms.items() if histogram.counts.any()}
 
 
 def _take_in(
     stream: Iterator[tuple[str, torch.Tensor]], histograms: dict[str, Histogram], means: dict[str, ChannelMean]
 ) -> None:
     for name, value in stream:
-        if not value.numel():
-            raise DataError(f"The value {name!r} holds no number, of shape {list(value.shape)}: nothing to quantize.")
         try:
             if name in histograms:
                 histograms[name].add(value)

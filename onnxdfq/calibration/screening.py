@@ -21,6 +21,7 @@ from onnxdfq.engine.feeds import Feeds
 from onnxdfq.engine.precision import channels_last
 from onnxdfq.images.samples import SamplesLike
 from passes.graph.compared import compared_values
+from passes.graph.parts import parts_of, split_into
 from passes.quantize.plan import QuantPlan, TensorQuant
 
 logger = logging.getLogger(__name__)
@@ -98,15 +99,17 @@ def _estimates(
     device: str,
 ) -> dict[str, Estimates]:
     """Value name → noise over signal at the outputs, up to a common factor."""
-    outputs = [value.name or "" for value in compared_values(model.graph)]
-    graph = TorchGraph(model, outputs=list(dict.fromkeys([*plans, *outputs]))).to(device).eval()
+    parts = {value.name or "": parts_of(value) for value in compared_values(model.graph)}
+    graph = TorchGraph(model, outputs=list(dict.fromkeys([*plans, *parts]))).to(device).eval()
     signs = torch.Generator().manual_seed(0)
     found: dict[str, Estimates] = {name: np.zeros((2, len(by_index))) for name, by_index in plans.items()}
     size = min(images_within(model, 4 * BATCH_BYTES, keeps_all=True), len(pixels))
     for batch in Feeds(model).batches(graph.input_names, pixels, size, device):
         given = (tensor.requires_grad_(tensor.is_floating_point()) for tensor in map(channels_last, batch))
         values = dict(graph.stream(*given))
-        results = [values[name] for name in outputs if values[name].requires_grad]
+        results = [
+            part for name in parts if values[name].requires_grad for part in split_into(values[name], parts[name])
+        ]
         for gradients in _gradients(results, [values[name] for name in plans], -(-PROBES // len(pixels)), signs):
             for (name, by_index), gradient in zip(plans.items(), gradients, strict=True):
                 if gradient is not None:
@@ -117,7 +120,7 @@ def _estimates(
 def _gradients(
     results: list[Tensor], values: list[Tensor], times: int, signs: torch.Generator
 ) -> Iterator[tuple[Tensor | None, ...]]:
-    """v J of the values, each output measured in its own root mean square. times: of random signs v."""
+    """v J of the values, each part of an output measured in its own root mean square. times: of random signs v."""
     for left in reversed(range(times)):
         weighted = [
             (result * (torch.randint(0, 2, result.shape, generator=signs) * 2 - 1).to(result.device)).sum() / power

@@ -13,6 +13,7 @@ from onnxdfq.evaluation.session import Session
 from onnxdfq.images.dataset import Dataset, load_data
 from onnxdfq.images.normalization import Normalization
 from onnxdfq.progress import Progress
+from passes.graph.parts import Parts, split_into
 
 TRACED_AT = (1, 2, 4, 8, 16, 32)
 
@@ -31,8 +32,10 @@ class Evaluation:
         agreement: Share of equal classes between the model and its float original; None for outputs that are no
             classes, or scores of them.
         sqnr_db: 10 log10 of signal over error energy of the worst of the compared values (see
-            `passes.graph.compared`). Where the number of rows depends on the sample (a detector's boxes) and the two
-            models give different ones, that output of that batch is left out.
+            `passes.graph.compared`), or of their parts (`passes.graph.parts`). Where the number of rows depends on the
+            sample (a detector's boxes) and the two models give different ones, that output of that batch is left out.
+        nothing_compared: True where no compared value held any number but 0 (a detector that finds nothing), so that
+            nothing is known of `sqnr_db`; else None.
         not_finite: How many numbers are NaN or infinite where those of the float original are not; None for none.
         notes: What to know about these figures, a sentence each.
     """
@@ -42,6 +45,7 @@ class Evaluation:
     top1_float: float | None = None
     agreement: float | None = None
     sqnr_db: float | None = None
+    nothing_compared: bool | None = None
     not_finite: int | None = None
     notes: tuple[str, ...] = ()
 
@@ -104,7 +108,7 @@ def _evaluated(
     sessions: Mapping[str, Session], data: Dataset, size: int, against: Session | None, progress: Progress | None
 ) -> dict[str, Evaluation]:
     labels, done = data.labels, 0
-    scores = {name: _Score() for name in sessions}
+    scores = {name: _Score(parts=(against or session).parts) for name, session in sessions.items()}
     for samples in data.samples(size):
         wanted = None if labels is None else labels[done : done + len(samples)]
         expected, right = (None, None) if against is None else against.run_with_answers(samples, against.answer)
@@ -138,8 +142,9 @@ class _Score:
     right_float: int = 0
     equal: int = 0
     positions: int = 0
-    signal: dict[int, float] = field(default_factory=dict)  # by place of the output
-    noise: dict[int, float] = field(default_factory=dict)
+    parts: Sequence[Parts | None]
+    signal: dict[tuple[int, int], float] = field(default_factory=dict)  # by place of the output, and of its part
+    noise: dict[tuple[int, int], float] = field(default_factory=dict)
     not_finite: int = 0
     classifies: bool = False
     compared: bool = False
@@ -175,23 +180,30 @@ class _Score:
         for place, (value, reference) in enumerate(zip(outputs, expected, strict=True)):
             self.not_finite += _not_finite(value, reference)
             if value.shape == reference.shape:
-                finite = np.isfinite(reference)
-                if not finite.all():  # nothing is close to an infinity, or far from it
-                    value, reference = value[finite], reference[finite]
-                self.signal[place] = self.signal.get(place, 0.0) + _energy(reference)
-                self.noise[place] = self.noise.get(place, 0.0) + _energy(np.asarray(value - reference))
+                both = (split_into(array, self.parts[place]) for array in (value, reference))
+                for part, (found, right) in enumerate(zip(*both, strict=True)):
+                    self._compare((place, part), found, right)
+
+    def _compare(self, place: tuple[int, int], value: Outputs, reference: Outputs) -> None:
+        finite = np.isfinite(reference)
+        if not finite.all():  # nothing is close to an infinity, or far from it
+            value, reference = value[finite], reference[finite]
+        self.signal[place] = self.signal.get(place, 0.0) + _energy(reference)
+        self.noise[place] = self.noise.get(place, 0.0) + _energy(np.asarray(value - reference))
 
     def evaluation(self, count: int, *, labelled: bool) -> Evaluation:
         """What the counts say."""
         scored = labelled and self.classifies
         found = [_decibel(self.signal[place], self.noise[place]) for place in self.signal]
         levels = [level for level in found if level is not None]
+        energies = (*self.signal.values(), *self.noise.values())
         return Evaluation(
             count=count,
             top1=self.right / count if scored else None,
             top1_float=self.right_float / count if scored and self.compared else None,
             agreement=self.equal / self.positions if self.positions else None,
             sqnr_db=min(levels) if levels else None,
+            nothing_compared=True if self.compared and not any(energies) else None,
             not_finite=self.not_finite or None,
         )
 

@@ -20,6 +20,7 @@ from onnxdfq.model_file.saving import runs_lean
 from onnxdfq.model_file.through_proto import infer_shapes
 from passes.graph.compared import FLOATS, answer_output, compared_values, is_float
 from passes.graph.editing import is_op
+from passes.graph.parts import parts_of
 from passes.write.provenance import read_provenance
 
 BATCH_SIZE = 64
@@ -48,6 +49,7 @@ class Session:
             one file with others), or has nothing to (integers in blocks, which its option for that makes invalid).
         lean: Whether it hardly fits into memory.
         answer: Name of the output that tells classes apart: integers (N, ...) or scores (N, K); None where none does.
+        parts: Of each compared value, where its parts lie that a Concat put together; None where none did.
         classes: How many the model tells apart, None where it is no classifier.
 
     Raises:
@@ -86,6 +88,7 @@ class Session:
         last = answer.shape[1] if answer is not None and answer.shape is not None and len(answer.shape) > 1 else None
         self.classes = last if isinstance(last, int) and answer is not None and answer.dtype in FLOATS else None
         self.outputs = [value.name or "" for value in values]
+        self.parts = [parts_of(value) for value in values]
         self.answer = None if answer is None else answer.name
         self.output_shapes = [
             None if value.shape is None else [size if isinstance(size, int) else None for size in value.shape]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from onnxdfq.errors import ModelFileError, OutputError
-from onnxdfq.evaluation import Session, evaluate, evaluate_all, load_evaluation_data
+from onnxdfq.evaluation import Evaluation, Session, evaluate, evaluate_all, load_evaluation_data
 from onnxdfq.evaluation.saturation import saturation_note
 from onnxdfq.images.dataset import Dataset
 from onnxdfq.images.images import Images
@@ -12,6 +12,8 @@ from onnxdfq.methods.method import Measurement, Note, Run
 from onnxdfq.model_file.writing import Staged
 from onnxdfq.pipeline.finite import check_outputs
 from onnxdfq.pipeline.request import Output, Request
+
+UNTOLD = ("notes", "nothing_compared", "not_finite")  # of an evaluation, among the figures of a run
 
 
 def compare(
@@ -42,11 +44,7 @@ def compare(
             name = output.target.name
             ones = [by_name[name] for by_name in found]
             check_outputs(output, ones)
-            values = {
-                f"agreement_{kind}": min((one.agreement for one in ones if one.agreement is not None), default=None),
-                f"sqnr_db_{kind}": min((one.sqnr_db for one in ones if one.sqnr_db is not None), default=None),
-            }
-            run.tell(Measurement(values=values, target=name))
+            run.tell(Measurement(values=_worst(ones, kind), target=name))
             if kind == "held_back":
                 run.tell(Measurement(values={kind: sum(one.count for one in ones)}, target=name))
     if request.evaluation is not None:
@@ -56,10 +54,18 @@ def compare(
         for output in request.outputs:
             one = measured[output.target.name]
             check_outputs(output, [one])
-            values = {key: value for key, value in asdict(one).items() if key not in ("notes", "not_finite")}
+            values = {key: value for key, value in asdict(one).items() if key not in UNTOLD}
             run.tell(Measurement(values=values, target=output.target.name))
     for output in request.outputs:
         _tell_of_runtime(output, staged, sessions[output.target.name], run)
+
+
+def _worst(found: Sequence[Evaluation], kind: str) -> dict[str, float | None]:
+    """The worst figures of several sets of inputs; no signal to noise where none of them gave anything to compare."""
+    agreement = min((one.agreement for one in found if one.agreement is not None), default=None)
+    sqnr_db = min((one.sqnr_db for one in found if one.sqnr_db is not None), default=None)
+    known = not all(one.nothing_compared for one in found)
+    return {f"agreement_{kind}": agreement} | ({f"sqnr_db_{kind}": sqnr_db} if known else {})
 
 
 def _session(output: Output, staged: Staged) -> Session:
@@ -118,8 +124,7 @@ def compare_floats(
                 f"compared with does not; {advice}.",
                 exit_code=1,
             )
-        for key in ("agreement", "sqnr_db") if found else ():
-            known = [value for one in found if (value := getattr(one, key)) is not None]
-            run.tell(Measurement(values={f"{key}_{kind}": min(known, default=None)}))
+        if found:
+            run.tell(Measurement(values=_worst(found, kind)))
     if judging:
         run.tell(Measurement(values={"held_back": sum(map(len, judging))}))

@@ -33,8 +33,9 @@ class Metrics(TypedDict, total=False):
     (under a budget), drop and layers_float (under one of answers: points of these that change, layers that stay float),
     agreement_images and sqnr_db_images (on the images that calibrated it),
     agreement_held_back and sqnr_db_held_back (on `held_back` inputs that decided nothing: dead leaves, or some of
-    the user's own), verdict ("good" above 25 dB, "fair", "poor" below 12), and count, top1, top1_float, agreement,
-    sqnr_db (on the data to evaluate on). Shares lie between 0 and 1; the SQNR is that of the worst output.
+    the user's own), verdict ("good" above 25 dB, "fair", "poor" below 12; "unknown" where there was nothing but zeros
+    to compare), and count, top1, top1_float, agreement, sqnr_db (on the data to evaluate on). Shares lie between 0 and
+    1; the SQNR is that of the worst output, or of its parts that a Concat put together (a detector's boxes and scores).
     """
 
     images: int

@@ -18,6 +18,7 @@ from passes.quantize.points import data_input, find_quant_points
 from passes.target.target import Target
 
 GOOD, POOR = 25.0, 12.0  # dB, of the worst output
+UNKNOWN = "unknown"  # the verdict where there was nothing to compare
 SAMPLES = 8  # that layers are measured on
 WORST = 3
 
@@ -45,7 +46,16 @@ def judge(
         key: Literal["sqnr_db_held_back", "sqnr_db_images"] = (
             "sqnr_db_held_back" if "held_back" in numbers else "sqnr_db_images"
         )
+        which = f"The file for {name}" if len(request.outputs) > 1 else "The file"
         if key not in numbers:
+            if "agreement_images" in numbers or "held_back" in numbers:
+                run.tell(Measurement(values={"verdict": UNKNOWN}, target=name))
+                run.tell(
+                    Note(
+                        text=f"{which} computes nothing but zeros, or no number at all, on the inputs that it is "
+                        "judged by, so nobody knows what it is worth; give --calibration with inputs of your own."
+                    )
+                )
             continue
         sqnr_db = numbers[key]
         word = verdict(sqnr_db)
@@ -54,7 +64,6 @@ def judge(
             continue
         worst = [] if runs_lean(model.graph) else worst_layers(model, plans[name], output.target, images, run)
         layers = f" The worst layers: {', '.join(worst)}." if worst else ""
-        which = f"The file for {name}" if len(request.outputs) > 1 else "The file"
         what = advice(run.recipe, own_images=run.own_images)
         run.tell(Note(text=f"{which} is poor, with a signal to noise of {sqnr_db:.1f} dB: {what}.{layers}"))
 

@@ -74,8 +74,15 @@ def unmet(least: float, files: Mapping[str, Mapping[str, Any]]) -> list[str]:
         least: In dB.
         files: Target name → its metrics and "output", its path. What has no error at all is as good as can be.
     """
+    from onnxdfq.pipeline.verdict import UNKNOWN  # not before it is needed: it takes torch with it
+
     sentences = []
     for metrics in files.values():
+        if metrics.get("verdict") == UNKNOWN:
+            sentences.append(
+                f"--require sqnr={least:g} is not met by {metrics['output']}: there was nothing to compare."
+            )
+            continue
         found = metrics.get("sqnr_db_held_back", metrics.get("sqnr_db_images"))
         sentences += shortfall(least, str(metrics["output"]), found)
     return sentences

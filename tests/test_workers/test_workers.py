@@ -110,12 +110,12 @@ def test_who_works_for_long_and_shows_it_is_waited_for(together: Together) -> No
     def work(workers: Workers) -> int:
         step = workers.watched(lambda _: None)("making")
         assert step is not None
-        for number in range(25 if workers.rank else 0):
+        for number in range(30 if workers.rank else 0):
             time.sleep(0.1)
-            step(number, 25, "")
+            step(number, 30, "")
         return len(workers.gather(None))
 
-    assert together(2, work, timeout=1) == [2, 2]
+    assert together(2, work, timeout=2) == [2, 2]
 
 
 def test_what_one_rank_fails_of_ends_all(together: Together) -> None:

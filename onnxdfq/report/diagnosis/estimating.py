@@ -16,10 +16,11 @@ from torch import Tensor
 
 from onnxdfq.engine.operation import is_native
 from onnxdfq.report.diagnosis.runs import Runs
-from onnxdfq.report.diagnosis.sweep import Trial, parts_of, split_into
+from onnxdfq.report.diagnosis.sweep import Trial
 from onnxdfq.report.diagnosis.switches import Network, Values
 from passes.graph.compared import compared_values
 from passes.graph.editing import name_of
+from passes.graph.parts import parts_of, split_into
 
 logger = logging.getLogger(__name__)
 

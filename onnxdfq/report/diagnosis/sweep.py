@@ -3,15 +3,14 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
-import onnx_ir as ir
 import torch
 
 from onnxdfq.report.diagnosis.runs import Runs
 from onnxdfq.report.diagnosis.switches import Network, Switched, Values
 from passes.graph.bodies import captured_values
 from passes.graph.compared import compared_values
-from passes.graph.editing import is_op, static_dims
 from passes.graph.liveness import Liveness
+from passes.graph.parts import parts_of, split_into
 
 NEAR = 8  # nodes that are rather run again than that another part of the graph is made ready
 
@@ -149,30 +148,3 @@ class _Sweep:
             if signal > 0
         ]
         return sum(shares) / max(len(shares), 1)
-
-
-def parts_of(value: ir.Value) -> tuple[int, tuple[int, ...]] | None:
-    """Axis and sizes of what a Concat put together in an output; None where none did.
-
-    The boxes and the scores of a detector are answers of their own: noise that is small beside the former may be all
-    that there is of the latter.
-    """
-    node = value.producer()
-    while node is not None and is_op(node, "Identity", "Clip") and node.inputs[0] is not None:
-        node = node.inputs[0].producer()
-    if node is None or not is_op(node, "Concat"):
-        return None
-    rank = 0 if node.outputs[0].shape is None else len(node.outputs[0].shape)
-    axis = node.attributes.get_int("axis", 0)
-    axis = axis + rank if axis < 0 else axis
-    dims = [static_dims(one, axis) for one in node.inputs]
-    if not rank or any(not one for one in dims):
-        return None
-    return axis, tuple(one[0] for one in dims if one)
-
-
-def split_into(tensor: torch.Tensor, parts: tuple[int, tuple[int, ...]] | None) -> Sequence[torch.Tensor]:
-    """The parts of an output (`parts_of`), views of it; the whole where it has others."""
-    if parts is None or tensor.shape[parts[0]] != sum(parts[1]):
-        return (tensor,)
-    return torch.split(tensor, list(parts[1]), dim=parts[0])
