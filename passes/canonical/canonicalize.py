@@ -43,7 +43,7 @@ class Canonicalize(ir.passes.InPlacePass):
     13. clip(x + 3, 0, 6) / 6 becomes HardSigmoid.
     14. Sub of a constant becomes Add, Div by one Mul: for these integer kernels exist.
     15. What ONNX Runtime's optimizer fused (com.microsoft: FusedConv, BiasGelu ...) becomes standard operators again,
-       and Attention, its own and ONNX's, becomes products and a Softmax.
+       and Attention, its own and ONNX's, becomes products and a Softmax; Einsum of two matrices becomes MatMul.
     16. (x - mean) / sqrt(mean((x - mean)²) + epsilon) over the last axis becomes LayerNormalization.
     17. Max and Min with one number become Clip.
     18. Nodes and initializers that no graph output needs go.

@@ -1,5 +1,5 @@
 """Operators that are several in one, as the plain ones that they stand for: what ONNX Runtime's own optimizer fuses
-(domain com.microsoft), and ONNX's Attention.
+(domain com.microsoft), and ONNX's Attention and Einsum.
 
 A file that was saved optimized holds its convolutions as FusedConv, which no pass and no other runtime knows. The
 products inside of an Attention would stay float.
@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from passes.canonical.attention import attention, multi_head_attention, packed_attention, skip_layer_normalization
 from passes.canonical.chain import Chain, input_slots
+from passes.canonical.einsum import matrix_product
 from passes.graph.editing import FreshNames, rank
 
 logger = logging.getLogger(__name__)
@@ -22,8 +23,8 @@ _GEMM = ("alpha", "beta", "transA", "transB")
 
 
 def lower_fused(graph: ir.Graph) -> int:
-    """Rewrites FusedConv, FusedGemm, FusedMatMul, the variants of Gelu and of attention, SkipLayerNormalization. How
-    many.
+    """Rewrites FusedConv, FusedGemm, FusedMatMul, the variants of Gelu and of attention, SkipLayerNormalization, and
+    Einsum where it is a product of matrices. How many.
 
     What has a form without counterpart (transposed batch axes) stays, and is computed in float.
     """
@@ -137,4 +138,7 @@ _LOWER: dict[str, Callable[[ir.Node, Chain], Chain | None]] = {
     "MultiHeadAttention": multi_head_attention,
     "SkipLayerNormalization": skip_layer_normalization,
 }
-_LOWER_STANDARD: dict[str, Callable[[ir.Node, Chain], Chain | None]] = {"Attention": attention}
+_LOWER_STANDARD: dict[str, Callable[[ir.Node, Chain], Chain | None]] = {
+    "Attention": attention,
+    "Einsum": matrix_product,
+}
