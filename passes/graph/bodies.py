@@ -1,11 +1,12 @@
 """Bodies of If and Loop as models of their own, and back: what is quantized in one is quantized as any graph is."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import onnx
 import onnx_ir as ir
 
-from passes.graph.editing import is_constant, is_op, name_of
+from passes.graph.editing import is_constant, is_op, name_of, node_titles
 from passes.graph.operators import LINEAR
 
 ENTERED = ("If", "Loop")
@@ -62,6 +63,22 @@ def named_subgraphs(node: ir.Node) -> list[tuple[str, ir.Graph]]:
         elif attribute.type == ir.AttributeType.GRAPHS:
             found.extend((name, graph) for graph in attribute.as_graphs())
     return found
+
+
+def titled_nodes(graph: ir.Graph, prefix: str = "") -> Iterator[tuple[str, str, ir.Node]]:
+    """All nodes of a graph and, behind each, of its bodies: what names there begin with, and what people call it."""
+    for node, title in node_titles(graph).items():
+        title = title if title.startswith(prefix) else prefix + title  # as names are that onnxdfq wrote
+        yield prefix, title, node
+        for attribute, body in named_subgraphs(node):
+            yield from titled_nodes(body, prefix_of(title, attribute))
+
+
+def nodes_within(node: ir.Node) -> Iterator[ir.Node]:
+    """The node, and those in its bodies, at any depth."""
+    yield node
+    for graph in subgraphs(node):
+        yield from graph.all_nodes()
 
 
 def prefix_of(node: str, attribute: str) -> str:

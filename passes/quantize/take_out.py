@@ -20,24 +20,27 @@ class TakeOutQuantizers(ir.passes.InPlacePass):
         graph, names = model.graph, FreshNames(model.graph)
         nodes = {name_of(value): node for node in graph for value in node.outputs}
         for constant in self.found.constants:
-            _make_initializer(graph, nodes[constant.value], constant)
+            make_initializer(graph, nodes[constant.value], constant)
         for quantizer in self.found.activations:
-            _take_out(graph, names, nodes[quantizer.value], quantizer)
+            take_out(graph, names, nodes[quantizer.value], quantizer)
         return ir.passes.PassResult(model, modified=True)
 
 
-def _make_initializer(graph: ir.Graph, node: ir.Node, constant: QuantizedConstant) -> None:
+def make_initializer(graph: ir.Graph, node: ir.Node, constant: QuantizedConstant) -> None:
+    """Puts a float initializer of `graph` in the place of the DequantizeLinear of a constant, also in a body."""
     old, before = node.outputs[0], None if node.inputs[0] is None else node.inputs[0].producer()
     tensor = ir.tensor(constant.numbers, name=constant.value)
     new = ir.val(constant.value, tensor.dtype, constant.numbers.shape, const_value=tensor)
     old.replace_all_uses_with(new, replace_graph_outputs=True)
-    graph.remove(node, safe=True)
+    assert node.graph is not None
+    node.graph.remove(node, safe=True)
     graph.register_initializer(new)
     if before is not None:
         discard(before)
 
 
-def _take_out(graph: ir.Graph, names: FreshNames, node: ir.Node, quantizer: Quantizer) -> None:
+def take_out(graph: ir.Graph, names: FreshNames, node: ir.Node, quantizer: Quantizer) -> None:
+    """Takes a quantizer out, a QuantizeLinear of `graph` or of a body in it, as `TakeOutQuantizers` does."""
     source, clip = node.inputs[0], clip_behind(node)
     assert source is not None
     waiting = [node.outputs[0]]
@@ -48,9 +51,9 @@ def _take_out(graph: ir.Graph, names: FreshNames, node: ir.Node, quantizer: Quan
         for use in value.uses():
             waiting.extend(use.node.outputs if use.node not in ends else ())
     for end in ends:
-        _replace(graph, end, ir.node("Identity", [end.inputs[0]], name=name_of(end)), source)
+        _replace(end, ir.node("Identity", [end.inputs[0]], name=name_of(end)), source)
     if clip is not None:
-        _replace(graph, clip, ir.node("Identity", [clip.inputs[0]], name=name_of(clip)), source)
+        _replace(clip, ir.node("Identity", [clip.inputs[0]], name=name_of(clip)), source)
     if quantizer.bounds == (None, None):
         kept = ir.node("Identity", [source], name=name_of(node))
     else:
@@ -61,11 +64,12 @@ def _take_out(graph: ir.Graph, names: FreshNames, node: ir.Node, quantizer: Quan
             for bound in quantizer.bounds
         ]
         kept = ir.node("Clip", [source, *bounds], name=name_of(node))
-    _replace(graph, node, kept, source)
+    _replace(node, kept, source)
 
 
-def _replace(graph: ir.Graph, old: ir.Node, new: ir.Node, like: ir.Value) -> None:
-    graph.insert_before(old, new)
+def _replace(old: ir.Node, new: ir.Node, like: ir.Value) -> None:
+    assert old.graph is not None
+    old.graph.insert_before(old, new)
     substitute(old.outputs[0], new.outputs[0])
     new.outputs[0].type = like.type
     discard(old)

@@ -13,6 +13,7 @@ from passes.lint.lint import Finding as Kernel
 from passes.quantize.quantizers import Grid, QuantizedConstant, Quantizer
 
 CLEAR = 0.8  # of a tensor's noise that a remedy has to spare, before its cause is called known
+OUTSIDE = ("--plan", "--keep-float")  # options that name nothing in bodies
 FACTORS = 2.0 ** (np.arange(-24, 25) / 2)  # of the scale; a factor of 2 alone spares 3/4 at most, and is a choice
 
 
@@ -22,7 +23,7 @@ class Case:
 
     layer: that it belongs to. harm: what it costs the outputs alone; estimated: whether no run told that. share: of
     what all cost. kernel: what the target makes of the layer. read_in_float: whether the target computes all that reads
-    the value in float.
+    the value in float. inside: whether it is quantized in a body of an If, Loop or Scan.
     of an activation: quantizer, evidence of the float value, and inputs: what the layer's own inputs were (of a
     Concat), in order, with their grids.
     of a weight or bias: constant, both versions of it; stored, as the file has it; bias_scale: what the scale of the
@@ -37,6 +38,7 @@ class Case:
     estimated: bool = False
     kernel: Kernel | None = None
     read_in_float: bool = False
+    inside: bool = False
     quantizer: Quantizer | None = None
     evidence: Evidence | None = None
     inputs: Mapping[str, tuple[Evidence, Grid | None]] | None = None
@@ -49,6 +51,9 @@ class Case:
 
     def found(self, kind: str, cause: str, *remedies: str, gain: float = 1.0, harm: float | None = None) -> Finding:
         """A finding. gain: the share of the noise that the remedy spares. harm: where it is not that of the case."""
+        if self.inside and any(option in remedy for remedy in remedies for option in OUTSIDE):
+            others = (remedy for remedy in remedies if not any(option in remedy for option in OUTSIDE))
+            remedies = (*others, f"more bits for the whole network (--bits): {' and '.join(OUTSIDE)} reach no body")
         return Finding(
             kind=kind,
             layer=self.layer.name,

@@ -71,6 +71,7 @@ class Inquiry:
                 estimated=layer.name in self.measured.estimated,
                 kernel=self.kernel(layer),
                 read_in_float=self._read_in_float(name),
+                inside=name in self.network.switches,
                 quantizer=quantizer,
                 evidence=self.seen(name),
                 inputs=self._inputs(layer.node) if layer.op_type == "Concat" else None,
@@ -86,6 +87,7 @@ class Inquiry:
             share=harm / max(self.total, 1e-30),
             estimated=layer.name in self.measured.estimated,
             kernel=self.kernel(layer),
+            inside=layer.node is not None and layer.node.graph is not self.network.model.graph,
         )
         for name in filter(None, (layer.weight, layer.bias)):
             together = {self.measured.together.get(other) for other in layer.constants}
@@ -157,7 +159,7 @@ class Inquiry:
 
     @cached_property
     def _values(self) -> dict[str, ir.Value]:
-        return {name_of(value): value for node in self.network.model.graph for value in node.outputs}
+        return {name_of(value): value for node in self.network.model.graph.all_nodes() for value in node.outputs}
 
     def _read_in_float(self, name: str) -> bool:
         """Whether the target computes in float all that reads a quantizer's value."""
@@ -171,7 +173,7 @@ class Inquiry:
                 if is_op(use.node, "Identity", *MOVEMENTS):
                     waiting.extend(use.node.outputs)
                     continue
-                kernel = self.kernels.get(self.titles.get(name_of(use.node.outputs[0]), ""))
+                kernel = self.kernels.get(self.titles.get(name_of(use.node.outputs[0]), name_of(use.node)))
                 if kernel is None or kernel.verdict != "float":
                     return False
         return True

@@ -232,10 +232,10 @@ def wider_activation(case: Case) -> Finding | None:
     """Nothing is wrong with the grid, and it is still too coarse."""
     if case.quantizer is None or case.quantizer.grid.bits > 8 or case.share < NOTABLE:
         return None
-    bits = case.quantizer.grid.bits
+    bits, fits = case.quantizer.grid.bits, "" if case.evidence is None else ", and its grid fits its values"
     return case.found(
         "bits",
-        f"{case.share:.0%} of the noise comes from {case.tensor} at {bits} bits, and its grid fits its values",
+        f"{case.share:.0%} of the noise comes from {case.tensor} at {bits} bits{fits}",
         f"{'16' if bits == 8 else '8'} bits for this tensor (--plan), or {FLOAT_IT}",
     )
 

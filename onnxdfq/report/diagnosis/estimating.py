@@ -84,7 +84,8 @@ class _Estimate:
         self._alone = {trial.name: trial.parts for trial in trials if trial.alone}
         owner = {part: name for name, parts in self._alone.items() for part in parts}
         self._within = {trial: {owner[part] for part in trial.parts if part in owner} for trial in trials}
-        self._quantizers = {part: owner[part] for part in network.quantizers if part in owner}
+        outside = network.quantizers.keys() - network.switches.keys()
+        self._quantizers = {part: owner[part] for part in network.quantizers if part in owner and part in outside}
         self._blocked = _blocked(network)
         layers = _layers(network, {part: trial for part, trial in owner.items() if part in network.constants})
         self._local = [(one, network.graph(list(one.reads), list(one.trials))) for one in layers]

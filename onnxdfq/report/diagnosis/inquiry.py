@@ -66,14 +66,18 @@ class _Laboratory:
         fixed = None if self.folded is None else batch_of(self.folded)
         if fixed is not None:
             size, samples = fixed, samples[: max(len(samples) - len(samples) % fixed, fixed)]
+        visible = {name_of(value) for value in network.model.graph.inputs}
+        visible |= {name_of(value) for node in network.model.graph for value in node.outputs}
+        closely = [*(one.source for one in network.quantizers.values()), *inputs_of_concats(layers)]
+        watched = [*network.quantizers, *(name_of(layer.node.outputs[0]) for layer in layers if layer.node)]
         comparison = None if self.folded is None else Comparison(network, self.folded, self.path)
         runs = run_both(
             network,
             samples,
             size=size,
             keep=SWITCHED,
-            closely=[*(one.source for one in network.quantizers.values()), *inputs_of_concats(layers)],
-            watched=[*network.quantizers, *(name_of(layer.node.outputs[0]) for layer in layers if layer.node)],
+            closely=[name for name in closely if name in visible],  # no value leaves a body
+            watched=[name for name in watched if name in visible],
             told=comparison.add if comparison is not None else lambda *_: None,
         )
         near = None if comparison is None else comparison.closeness
@@ -134,12 +138,12 @@ def inquire(
 
     Raises:
         DataError: The samples do not fit, or the two are not the same network.
-        InputError: Nothing in the file is quantized.
+        InputError: Nothing in the file is quantized, or a body of it in another form than QDQ.
     """
     told = list(notes)
-    model, plain = quantized.model, Network.of(quantized.model, quantized.quantizers, device)
+    model, plain = quantized.model, quantized.network(device)
     titles = {name_of(value): title for node, title in node_titles(model.graph).items() for value in node.outputs}
-    stored = {one.value: one for one in quantized.quantizers.constants}
+    stored = {one.value: one for one in (*quantized.quantizers.constants, *plain.inside)}
     if is_long(plain, frozenset(stored)):
         samples = samples[: max(FEW, batch_of(plain.model) or 1)]
     laboratory = _Laboratory(folded=folded, samples=samples, path=against, titles=titles, stored=frozenset(stored))

@@ -8,6 +8,7 @@ import onnx_ir as ir
 from onnxdfq.report.diagnosis.switches import Network
 from passes.graph.editing import is_op, name_of, sole_consumer
 from passes.graph.operators import ACTIVATIONS, LAYERS, LINEAR, MOVEMENTS
+from passes.quantize.quantizers import Quantizer
 
 INPUT = "Input"
 
@@ -44,7 +45,7 @@ class Layer:
 
 
 def layers_of(network: Network, titles: Mapping[str, str], quantized: frozenset[str]) -> tuple[Layer, ...]:
-    """In graph order, each node that something quantized belongs to.
+    """In graph order, each node that something quantized belongs to, those in bodies among them.
 
     Args:
         network: To look at.
@@ -52,12 +53,12 @@ def layers_of(network: Network, titles: Mapping[str, str], quantized: frozenset[
         quantized: Names of quantized constants.
     """
     graph = network.model.graph
-    values = {name_of(value): value for node in graph for value in node.outputs}
-    values |= {name_of(value): value for value in graph.inputs}
+    values = {name_of(value): value for node in graph.all_nodes() for value in node.outputs}
+    values |= {name_of(value): value for one in (graph, *graph.subgraphs()) for value in one.inputs}
     leaders = _leaders(network, values)
     owned: dict[ir.Node | str, list[str]] = {}
     for name in network.quantizers.keys() - leaders.keys():
-        owned.setdefault(_owner(values[network.quantizers[name].source]), []).append(name)
+        owned.setdefault(_owner(network, values, network.quantizers[name].source), []).append(name)
     order = {name: place for place, name in enumerate(network.quantizers)}
     owned = {owner: sorted(names, key=order.__getitem__) for owner, names in owned.items()}
     repeats = {
@@ -79,7 +80,7 @@ def layers_of(network: Network, titles: Mapping[str, str], quantized: frozenset[
         if isinstance(key, str)
     ]
     known = quantized | network.constants.keys()
-    for node in graph:
+    for node in graph.all_nodes():
         if is_op(node, "Identity", "Clip") and name_of(node.outputs[0]) in network.quantizers:
             continue
         weight, bias, others = _constants(node, known)
@@ -111,8 +112,12 @@ def _leaders(network: Network, values: Mapping[str, ir.Value]) -> dict[str, str]
     return found
 
 
-def _owner(value: ir.Value) -> ir.Node | str:
-    """The node that a quantizer of `value` belongs to: the layer in front of an activation function of its own."""
+def _owner(network: Network, values: Mapping[str, ir.Value], source: str) -> ir.Node | str:
+    """The node that a quantizer of a value belongs to: the layer in front of an activation function of its own. What is
+    quantized already, as a body may find it, belongs where it was."""
+    value = values[source]
+    while (quantized := _behind_identities(value, network)) is not None:
+        value = values[quantized.source]
     node = value.producer()
     if node is None:
         return name_of(value)
@@ -121,6 +126,16 @@ def _owner(value: ir.Value) -> ir.Node | str:
     if is_op(node, *ACTIVATIONS) and not is_op(node, "Softmax") and before is not None and is_op(layer, *LINEAR, "Add"):
         return layer if layer is not None and sole_consumer(before) is node else node
     return node
+
+
+def _behind_identities(value: ir.Value, network: Network) -> Quantizer | None:
+    """The quantizer whose value it is, as it stands there or behind an Identity."""
+    while name_of(value) not in network.quantizers:
+        node = value.producer()
+        if not is_op(node, "Identity") or node is None or node.inputs[0] is None:
+            return None
+        value = node.inputs[0]
+    return network.quantizers[name_of(value)]
 
 
 def _constants(node: ir.Node, known: frozenset[str]) -> tuple[str, str, tuple[str, ...]]:

@@ -9,6 +9,7 @@ from jaxtyping import Float32
 from numpy.typing import NDArray
 
 from onnxdfq.report.diagnosis.switches import Constant
+from passes.graph.bodies import titled_nodes
 from passes.graph.editing import constant_value, is_constant, is_op, name_of, scalar_value
 from passes.graph.operators import ACTIVATIONS, LAYERS, LINEAR
 from passes.quantize.quantizers import Quantizer, Quantizers
@@ -30,20 +31,25 @@ def matched(model: ir.Model, original: ir.Model) -> dict[str, Constant]:
         model: Of the quantized network, its quantizers taken out.
         original: Float, BatchNormalization folded.
     """
-    layers = [node for node in model.graph if is_op(node, *LINEAR) and _weight(node) is not None]
-    others = [node for node in original.graph if is_op(node, *LINEAR) and _weight(node) is not None]
-    by_name = {name_of(node): node for node in others if node.name}
-    by_output = {name_of(node.outputs[0]): node for node in others}
-    in_place = dict(zip(layers, others, strict=True)) if len(layers) == len(others) else {}
+    layers, others = _layers(model.graph), _layers(original.graph)
+    by_name = {title: node for _, title, node in others if node.name}
+    by_output = {prefix + name_of(node.outputs[0]): node for prefix, _, node in others}
+    same = len(layers) == len(others)
     found: dict[str, Constant] = {}
-    for node in layers:
-        candidates = (by_name.get(name_of(node)), by_output.get(name_of(node.outputs[0])), in_place.get(node))
+    for place, (_, title, node) in enumerate(layers):
+        in_place = others[place][-1] if same else None
+        candidates = (by_name.get(title), by_output.get(name_of(node.outputs[0])), in_place)
         for other in candidates:
             pair = None if other is None else _pair(node, other)
             if pair is not None:
                 found |= pair
                 break
     return found
+
+
+def _layers(graph: ir.Graph) -> list[tuple[str, str, ir.Node]]:
+    """Linear nodes with a constant operand, those in bodies among them, as `titled_nodes` gives them."""
+    return [entry for entry in titled_nodes(graph) if is_op(entry[-1], *LINEAR) and _weight(entry[-1]) is not None]
 
 
 def _weight(node: ir.Node) -> ir.Value | None:

@@ -12,6 +12,7 @@ from onnxdfq.report.diagnosis.layers import Layer
 from onnxdfq.report.diagnosis.runs import Runs
 from onnxdfq.report.diagnosis.sweep import Costs, Trial, measure_costs
 from onnxdfq.report.diagnosis.switches import Network
+from passes.graph.bodies import nodes_within
 from passes.graph.editing import name_of
 from passes.quantize.quantizers import QuantizedConstant
 
@@ -127,8 +128,8 @@ def _behind(network: Network, names: Iterable[str]) -> dict[str, int]:
     graph = network.model.graph
     count, found = len(graph), dict.fromkeys(names, 0)
     for place, node in enumerate(graph):
-        for value in (*node.inputs, *node.outputs):
-            name = "" if value is None else name_of(value)
+        for value in (value for inner in nodes_within(node) for value in (*inner.inputs, *inner.outputs)):
+            name = name_of(value)
             if name in found:
                 found[name] = max(found[name], count - place)
     return found

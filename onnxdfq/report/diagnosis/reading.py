@@ -20,6 +20,7 @@ from onnxdfq.pipeline.images import held_back_or_drawn
 from onnxdfq.progress import ProgressFactory
 from onnxdfq.recipe.recipe import Recipe
 from onnxdfq.report.diagnosis.matching import with_bounds
+from onnxdfq.report.diagnosis.switches import Network
 from onnxdfq.report.quantization import QDQ, quantization
 from passes.canonical.canonicalize import Canonicalize
 from passes.canonical.fold_batch_norm import FoldBatchNorm
@@ -46,6 +47,13 @@ class Quantized:
     def ours(self) -> bool:
         """Whether onnxdfq wrote it."""
         return "bits" in read_provenance(self.model)
+
+    def network(self, device: str) -> Network:
+        """With a switch for each quantizer. Raises InputError."""
+        try:
+            return Network.of(self.model, self.quantizers, device)
+        except ValueError as error:
+            raise _unreadable(self.path, error) from error
 
 
 def read_quantized(path: Path, original: ir.Model | None) -> Quantized:
@@ -92,12 +100,16 @@ def quantized_of(model: ir.Model, path: Path, original: ir.Model | None) -> Quan
     try:
         quantizers = read_quantizers(model.graph)
     except ValueError as error:
-        raise InputError(f"{path} cannot be diagnosed: {error}; diagnose reads plain Quantize/Dequantize.") from error
+        raise _unreadable(path, error) from error
     quantized = Quantized(path=path, model=model, by=str(found["by"]), quantizers=quantizers)
     if quantized.ours:
         return quantized
     bounded = with_bounds(quantizers, model.graph, None if original is None else original.graph)
     return Quantized(path=path, model=model, by=quantized.by, quantizers=bounded)
+
+
+def _unreadable(path: Path, error: ValueError) -> InputError:
+    return InputError(f"{path} cannot be diagnosed: {error}; diagnose reads plain Quantize/Dequantize.")
 
 
 def network_of(quantized: Quantized) -> ir.Model:

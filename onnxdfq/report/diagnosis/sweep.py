@@ -7,8 +7,9 @@ import torch
 
 from onnxdfq.report.diagnosis.runs import Runs
 from onnxdfq.report.diagnosis.switches import Network, Switched, Values
-from passes.graph.bodies import captured_values
+from passes.graph.bodies import nodes_within
 from passes.graph.compared import compared_values
+from passes.graph.editing import name_of
 from passes.graph.liveness import Liveness
 from passes.graph.parts import parts_of, split_into
 
@@ -90,12 +91,12 @@ class _Sweep:
 
     def places(self) -> dict[str, int]:
         """Quantizer or constant → the first node that it changes."""
-        graph = self._network.model.graph
-        found = {value.name or "": place for place, node in enumerate(graph) for value in node.outputs}
-        for place, node in enumerate(graph):
-            for value in (*node.inputs, *captured_values(node)):
-                if value is not None and value.is_initializer():
-                    found.setdefault(value.name or "", place)
+        found: dict[str, int] = {}
+        for place, node in enumerate(self._network.model.graph):
+            for inner in nodes_within(node):
+                for value in (*inner.inputs, *inner.outputs):
+                    if value is not None and (value.is_initializer() or value.producer() is inner):
+                        found.setdefault(name_of(value), place)
         return found
 
     def move_to(self, point: int) -> None:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from onnxdfq.engine import TorchGraph
 from onnxdfq.engine.operation import Replacement
-from passes.quantize.quantizers import Grid, Quantizer, Quantizers
+from passes.quantize.in_bodies import switch_in_bodies
+from passes.quantize.quantizers import Grid, QuantizedConstant, Quantizer, Quantizers
 from passes.quantize.take_out import TakeOutQuantizers
 
 Values = dict[str, Tensor]
@@ -30,26 +31,41 @@ class Constant:
 class Network:
     """model: float, an Identity or Clip in the place of each quantizer (`TakeOutQuantizers`). quantizers: by the name
     of the value that they give. constants: by the name of the initializer. tensors: of these, by name and whether it
-    is the quantized one, as far as they were asked for."""
+    is the quantized one, as far as they were asked for. switches: quantizer in a body → initializer that switches it
+    (`switch_in_bodies`). inside: quantized constants of bodies."""
 
     model: ir.Model
     quantizers: Mapping[str, Quantizer]
     constants: Mapping[str, Constant]
     device: str
     tensors: dict[tuple[str, bool], Tensor] = field(default_factory=dict)
+    switches: Mapping[str, str] = field(default_factory=dict)
+    inside: tuple[QuantizedConstant, ...] = ()
 
     @classmethod
     def of(cls, model: ir.Model, found: Quantizers, device: str) -> "Network":
-        """Of a QDQ graph, which is only read. Constants that the file holds as integers alone do not differ."""
+        """Of a QDQ graph, which is only read. Constants that the file holds as integers alone do not differ.
+
+        Raises:
+            ValueError: A body computes on integers, or computes a scale.
+        """
         model = model.clone()
         TakeOutQuantizers(found)(model)
+        switched, inside = switch_in_bodies(model)
         constants = {
             one.value: Constant(quantized=one.numbers, floats=one.original)
-            for one in found.constants
+            for one in (*found.constants, *inside)
             if one.original is not None
         }
         quantizers = {one.value: one for one in found.activations}
-        return cls(model=model, quantizers=quantizers, constants=constants, device=device)
+        return cls(
+            model=model,
+            quantizers=quantizers | {name: one for name, (one, _) in switched.items()},
+            constants=constants,
+            device=device,
+            switches={name: switch for name, (_, switch) in switched.items()},
+            inside=inside,
+        )
 
     def with_constants(self, constants: Mapping[str, Constant]) -> "Network":
         """With these on top of its own."""
@@ -82,9 +98,11 @@ class Switched:
     """A part of a network, that runs with any of its quantizers on."""
 
     def __init__(self, network: Network, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-        self._switches = {name: _Switch(one) for name, one in network.quantizers.items()}
-        self._network = network
-        given = [*inputs, *(name for name in network.constants if name not in inputs)]
+        self._switches = {
+            name: _Switch(one) for name, one in network.quantizers.items() if name not in network.switches
+        }
+        self._network, self._inside = network, {switch: name for name, switch in network.switches.items()}
+        given = [*inputs, *(name for name in (*network.constants, *self._inside) if name not in inputs)]
         self._graph = (
             TorchGraph(
                 network.model,
@@ -110,7 +128,11 @@ class Switched:
         for name, switch in self._switches.items():
             switch.on = name in on
         given = (
-            values[name] if name in values else self._network.constant(name, quantized=name in on)
+            values[name]
+            if name in values
+            else torch.tensor(float(self._inside[name] in on), device=self._network.device)
+            if name in self._inside
+            else self._network.constant(name, quantized=name in on)
             for name in self._graph.input_names
         )
         yield from self._graph.stream(*given)  # nothing in it trains
