@@ -15,10 +15,12 @@ from onnxdfq.images.images import Images
 from onnxdfq.methods.method import Note, Run
 from onnxdfq.model_file.through_proto import infer_shapes
 from onnxdfq.recipe.bits import FLOAT_BITS
+from onnxdfq.recipe.tensors import TensorPin
 from passes.canonical.canonicalize import Canonicalize
 from passes.canonical.fold_batch_norm import FoldBatchNorm
 from passes.graph.bodies import Body, bodies_with_layers, with_body
 from passes.graph.editing import name_of
+from passes.quantize.plan import QuantPlan, TensorQuant
 from passes.target.target import Target
 from passes.write.write_for_target import WriteForTarget
 
@@ -30,10 +32,12 @@ Values = dict[str, Tensor]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ObservedBody:
-    """A body, its graph made ready to be quantized, and what its values are like."""
+    """A body, its graph made ready to be quantized, and what its values are like. results: its outputs, each with the
+    value around it that it becomes."""
 
     body: Body
     graph: ir.Model
+    results: Mapping[str, str]
     observations: Observations
 
 
@@ -63,21 +67,70 @@ def observe_bodies(
         FoldBatchNorm()(graph)
         infer_shapes(graph, strict=False)
         observations = calibration.observe_runs(graph, runs, targets, device=run.device)
-        observed.append(ObservedBody(body=body, graph=graph, observations=observations))
+        results = _results(model, body)
+        observed.append(ObservedBody(body=body, graph=graph, results=results, observations=observations))
     return observed
 
 
 def with_quantized_bodies(
-    written: ir.Model, bodies: list[ObservedBody], target: Target, calibration: Calibration
+    written: ir.Model, around: QuantPlan, bodies: list[ObservedBody], target: Target, calibration: Calibration
 ) -> ir.Model:
-    """The written model with its bodies quantized, too."""
+    """The written model with its bodies quantized, too.
+
+    Args:
+        written: The model.
+        around: By which it was quantized.
+        bodies: Of the model before.
+        target: Of the model.
+        calibration: Decides the numbers of bodies.
+    """
+    calibration = replace(calibration, layer_bits={})  # those are bits of layers around
     target = replace(target, static_shapes=False)  # sizes inside follow from those of what reaches a body
     for one in bodies:
         plan = calibration.decide(one.graph, one.observations, target)
+        tensors = {**calibration.tensors, **dict(_shared(one, plan, around))}
+        plan = replace(calibration, tensors=tensors).decide(one.graph, one.observations, target)
         graph = one.graph.clone()
         WriteForTarget(plan, target)(graph)
         written = with_body(written, one.body, graph)
     return written
+
+
+def _results(model: ir.Model, body: Body) -> dict[str, str]:
+    """Output of a body, or state of a Loop → the value around it that it becomes."""
+    results = [name_of(value) for value in next(node for node in model.graph if node.name == body.node).outputs]
+    given = [name_of(value) for value in body.model.graph.outputs]
+    states = [name_of(value) for value in body.model.graph.inputs][2 : -len(body.captured) or None]
+    return dict(zip(given[-len(results) :], results, strict=True)) | dict(zip(states, results, strict=False))
+
+
+def _shared(one: ObservedBody, own: QuantPlan, around: QuantPlan) -> Iterator[tuple[str, TensorPin]]:
+    """Grids of what is quantized on both sides of the body's edge: with them rounding a second time changes nothing.
+
+    What is never below zero, as behind a Relu, keeps a grid without sign, which spares the runtime the Relu: one of the
+    same steps. What comes out of a Loop is seen around it in the last round alone: where its grid there is too narrow
+    for others, it keeps its own.
+
+    Args:
+        one: The body.
+        own: What is decided of it alone.
+        around: By which the graph around it is quantized.
+    """
+    for inside, outside in {**{name: name for name in one.body.captured}, **one.results}.items():
+        quant = None if outside in around.shifts else around.read_quant(outside)
+        alone = own.activations.get(inside)
+        if quant is None or alone is None:
+            continue
+        if inside in one.results and alone.range[0] >= 0 > quant.range[0]:
+            quant = replace(quant, signed=False, threshold=quant.scale * 2.0**quant.bits, zero_point=0)
+        if inside not in one.results or one.body.attribute != "body" or _reaches(quant, alone):
+            yield inside, TensorPin.of(quant)
+
+
+def _reaches(one: TensorQuant, other: TensorQuant) -> bool:
+    """Whether a grid holds all between the ends of another."""
+    (low, high), (least, greatest) = ([end * float(quant.scale) for end in quant.range] for quant in (one, other))
+    return low <= least and high >= greatest
 
 
 def _runs(model: ir.Model, body: Body, images: Images, device: str) -> Iterator[Values]:

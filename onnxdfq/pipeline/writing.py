@@ -49,7 +49,7 @@ def write(
     graph = model.graph.clone()
     target = _with_batch(graph.graph, target, request, run)
     WriteForTarget(plan, target)(graph)
-    graph = with_quantized_bodies(graph, bodies, target, calibration_of(request))
+    graph = with_quantized_bodies(graph, plan, bodies, target, calibration_of(request))
     drop_unused_initializers(graph.graph)
     restore_shapes(graph, dynamic_batch=request.dynamic_batch, static=target.static_shapes)
     recipe = run.recipe

@@ -88,6 +88,56 @@ def _agrees_with_onnxruntime(result: onnxdfq.Result, path: Path) -> None:
         assert said == verdicts_in_bodies(load(path, path.with_name("optimised.onnx")), onnx.load(path), said)
 
 
+@pytest.mark.parametrize("scheme", ["power-of-two", "free"])
+@pytest.mark.parametrize("name", CASES)
+def test_what_crosses_the_edge_of_a_body_is_rounded_once(name: str, scheme: str, tmp_path: Path) -> None:
+    x = np.random.default_rng(7).normal(size=(64, 8)).astype("f4")
+    onnxdfq.compress(saved(CASES[name], tmp_path), output=tmp_path / "q.onnx", calibration=x, scheme=scheme)
+    graph = onnx.load(tmp_path / "q.onnx").graph
+    around = _grids(graph)
+    (node,) = (node for node in graph.node if node.op_type in ("If", "Loop"))
+    for body in (attribute.g for attribute in node.attribute):
+        inside = _grids(body)
+        captured = around.keys() & {value for other in body.node for value in other.input}
+        assert captured  # dequantized there, and quantized again here
+        for value in captured & inside.keys():
+            assert inside[value] == around[value]
+        for given, result in zip(list(body.output)[-len(node.output) :], node.output, strict=True):
+            step, zero = inside[given.name]
+            assert step == around[result][0] and zero in (0, around[result][1])
+
+
+def _grids(graph: onnx.GraphProto) -> dict[str, tuple[float, int]]:
+    """Scale and zero point of values that are quantized, or dequantized."""
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    return {
+        name: (float(stored[node.input[1]]), int(stored[node.input[2]]))
+        for node in graph.node
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.input[0] not in stored
+        for name in (node.input[0], node.output[0])
+    }
+
+
+def test_a_loop_keeps_the_grid_that_its_first_rounds_need(tmp_path: Path) -> None:
+    text = CASES["a loop with a state, and what is around it"].replace(
+        "k = Add (r, a)", "e = Add (r, h) k = Mul (e, t)"
+    )
+    path = saved(text.replace("a = MatMul (x, w)", "t = Constant <value = float {0.4}> ()"), tmp_path)
+    x = np.random.default_rng(7).normal(size=(64, 8)).astype("f4")
+    onnxdfq.compress(path, output=tmp_path / "q.onnx", calibration=x)
+    found = onnxdfq.evaluate(tmp_path / "q.onnx", x[:16], against=path).sqnr_db
+    assert found is not None and found > 20
+
+
+def test_bits_of_layers_are_those_of_layers_around(tmp_path: Path) -> None:
+    path = saved(CASES["two branches, by what the input is"], tmp_path)
+    x = np.random.default_rng(7).normal(size=(32, 8)).astype("f4")
+    (tmp_path / "plan.toml").write_text('[layers]\nMatMul_0 = "w4a8"\n')
+    onnxdfq.compress(path, output=tmp_path / "q.onnx", calibration=x, plan=tmp_path / "plan.toml", tuning="none")
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(tmp_path / "q.onnx").graph.initializer}
+    assert np.abs(stored["w_quantized"]).max() <= 8 < np.abs(stored["w.MatMul_9_quantized"]).max()
+
+
 def test_a_branch_that_nothing_takes_stays_float_and_is_named(tmp_path: Path) -> None:
     path = saved(CASES["two branches, by what the input is"], tmp_path)
     x = np.abs(np.random.default_rng(7).normal(size=(32, 8))).astype("f4")
