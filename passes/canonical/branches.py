@@ -4,7 +4,8 @@ import logging
 
 import onnx_ir as ir
 
-from passes.graph.editing import FreshNames, constant_value, is_constant, is_op
+from passes.graph.bodies import taken_branch
+from passes.graph.editing import FreshNames
 
 logger = logging.getLogger(__name__)
 
@@ -16,7 +17,7 @@ def inline_branches(graph: ir.Graph) -> int:
     """
     count = 0
     while True:
-        node = next((node for node in graph if is_op(node, "If") and is_constant(node.inputs[0])), None)
+        node = next((node for node in graph if taken_branch(node)), None)
         if node is None:
             return count
         _inline(graph, node)
@@ -24,9 +25,7 @@ def inline_branches(graph: ir.Graph) -> int:
 
 
 def _inline(graph: ir.Graph, node: ir.Node) -> None:
-    condition = constant_value(node.inputs[0])
-    assert condition is not None
-    branch = node.attributes["then_branch" if condition.any() else "else_branch"].as_graph()
+    branch = node.attributes[taken_branch(node) or ""].as_graph()
     names, known = FreshNames(graph), {value.name for value in graph.inputs} | graph.initializers.keys()
     known |= {value.name for other in graph.all_nodes() if other.graph is not branch for value in other.outputs}
     taken = {other.name for other in graph if other.name}

@@ -1,16 +1,31 @@
 """Bodies of If and Loop as models of their own, and back: what is quantized in one is quantized as any graph is."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
+from numpy.typing import NDArray
 
-from passes.graph.editing import is_constant, is_op, name_of, node_titles
+from passes.graph.editing import constant_value, is_constant, is_op, name_of, node_titles
 from passes.graph.operators import LINEAR
 
 ENTERED = ("If", "Loop")
 BODIES = ("then_branch", "else_branch", "body")
+DEPTH = 4  # of comparisons that make a condition
+COMPARISONS: Mapping[str, Callable[..., NDArray[np.bool_]]] = {
+    "Not": np.logical_not,
+    "And": np.logical_and,
+    "Or": np.logical_or,
+    "Xor": np.logical_xor,
+    "Equal": np.equal,
+    "Greater": np.greater,
+    "GreaterOrEqual": np.greater_equal,
+    "Less": np.less,
+    "LessOrEqual": np.less_equal,
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,6 +78,28 @@ def named_subgraphs(node: ir.Node) -> list[tuple[str, ir.Graph]]:
         elif attribute.type == ir.AttributeType.GRAPHS:
             found.extend((name, graph) for graph in attribute.as_graphs())
     return found
+
+
+def taken_branch(node: ir.Node) -> str | None:
+    """Which attribute holds the branch of an If that is taken; None where that depends on what the network reads."""
+    condition = _folded(node.inputs[0], DEPTH) if is_op(node, "If") else None
+    return None if condition is None else "then_branch" if condition.any() else "else_branch"
+
+
+def _folded(value: ir.Value | None, depth: int) -> NDArray[Any] | None:
+    """The array of one element that a value is, or that comparisons of such make it; None where it is no other.
+
+    depth: how many of them are looked through. Whatever else makes a constant of a condition has been folded before,
+    or is left to the runtime: a stranger's file may hold arithmetic without end.
+    """
+    if is_constant(value):
+        array = constant_value(value)
+        return array if array is not None and array.size == 1 else None
+    node = None if value is None else value.producer()
+    if node is None or not is_op(node, *COMPARISONS) or not depth:
+        return None
+    parts = [_folded(part, depth - 1) for part in node.inputs]
+    return None if any(part is None for part in parts) else np.asarray(COMPARISONS[node.op_type](*parts))
 
 
 def titled_nodes(graph: ir.Graph, prefix: str = "") -> Iterator[tuple[str, str, ir.Node]]:

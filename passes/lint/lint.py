@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from passes.graph.bodies import named_subgraphs, prefix_of
-from passes.graph.editing import constant_value, is_op, name_of, node_titles, producer_within, rank, sole_consumer
+from passes.graph.bodies import named_subgraphs, prefix_of, taken_branch
+from passes.graph.editing import is_op, name_of, node_titles, producer_within, rank, sole_consumer
 from passes.graph.operators import ACTIVATIONS, JUDGED
 from passes.lint.checks import CHECKS, Obstacle, Site
 from passes.lint.pairs import pairs_of
@@ -74,11 +74,8 @@ def _of_graph(
 
 def _bodies(node: ir.Node) -> list[tuple[str, ir.Graph]]:
     """The bodies of a node; of an If with a constant condition the branch that is taken."""
-    condition = constant_value(node.inputs[0]) if is_op(node, "If") else None
-    if condition is None:
-        return named_subgraphs(node)
-    taken = "then_branch" if condition.any() else "else_branch"
-    return [(name, graph) for name, graph in named_subgraphs(node) if name == taken]
+    taken = taken_branch(node)
+    return [(name, graph) for name, graph in named_subgraphs(node) if taken in (None, name)]
 
 
 def _saturating(found: Finding, node: ir.Node, graph: QuantizedGraph, target: Target) -> Finding:

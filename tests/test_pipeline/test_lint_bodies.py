@@ -163,9 +163,17 @@ def test_what_crosses_the_edge_of_a_body(name: str, tmp_path: Path) -> None:
     assert said == verdicts_in_bodies(load(model, tmp_path / "optimised.onnx"), model, said)
 
 
-def test_a_branch_that_is_never_taken_is_not_judged(tmp_path: Path) -> None:
-    text = branches(f"{pair('x')} {MATMUL}").replace("net (bool c, ", "net (").replace("If (c)", "If (on)")
-    model = build(text)
+CONDITIONS = {
+    "on": "",
+    "folded": "off = Not (on) folded = Not (off)",
+    "many": "less = Less (s, sw) equal = Equal (most, most) many = Xor (less, equal)",
+}
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_a_branch_that_is_never_taken_is_not_judged(condition: str, tmp_path: Path) -> None:
+    text = branches(f"{pair('x')} {MATMUL}", around=CONDITIONS[condition])
+    model = build(text.replace("net (bool c, ", "net (").replace("If (c)", f"If ({condition})"))
     assert [(node, finding.verdict) for node, finding in judged(model).items()] == [
         ("If_r.then_branch.MatMul_m", "integer")
     ]

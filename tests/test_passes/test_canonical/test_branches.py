@@ -30,6 +30,10 @@ CASES = {
         v = If (c) <then_branch = yes () => (float[N,3] r) { s = Abs (x) r = Add (s, u) },
                     else_branch = no () => (float[N,3] r) { r = Identity (x) }>
         y = Add (u, v) }""",
+    "a condition that follows from constants": """net (float[N,3] x) => (float[N,3] y) {
+        one = Constant <value = int64 {1}> () two = Constant <value = int64 {2}> () same = Equal (one, two)
+        y = If (same) <then_branch = yes () => (float[N,3] p) { p = Neg (x) },
+                       else_branch = no () => (float[N,3] p) { p = Abs (x) }> }""",
     "a condition that depends on the input stays": """net (float[N,3] x) => (float[N,3] y) {
         s = ReduceSum <keepdims = 0> (x) z = Constant <value = float {0}> () c = Greater (s, z)
         y = If (c) <then_branch = yes () => (float[N,3] p) { p = Neg (x) },
