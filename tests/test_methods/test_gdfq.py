@@ -17,6 +17,7 @@ from onnxdfq.training.loop import Loop
 from onnxdfq.work.checkpoint import Checkpoint
 from onnxdfq.work.folder import kept_in
 
+from ..breaking import broken_off, counted
 from ..graphs import DIGITS
 
 SHORT = Gdfq(steps=8, warm_up=8, batch_size=16, latent=8, width=8)
@@ -69,22 +70,12 @@ def test_it_goes_on_where_it_was_broken_off(stage: str, tmp_path: Path, monkeypa
     monkeypatch.setattr(Checkpoint, "due", True)
     wanted = compressed(tmp_path).path
     assert wanted is not None
-    whole, step = wanted.read_bytes(), Loop._step
-    done = iter(range(100))
-
-    def breaks(self: Loop, *arguments: Any) -> Any:
-        if next(done) == (5 if stage == "generator" else 13):
-            raise KeyboardInterrupt
-        return step(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Loop, "_step", breaks)
-        with pytest.raises(KeyboardInterrupt):
-            compressed(tmp_path, work_dir=tmp_path / "work")
+    whole = wanted.read_bytes()
+    with broken_off(Loop, "_step", at=5 if stage == "generator" else 13):
+        compressed(tmp_path, work_dir=tmp_path / "work")
     assert kept_in(tmp_path / "work")[0].stage == f"gdfq.{stage}"
-    taken: list[int] = []
-    monkeypatch.setattr(Loop, "_step", lambda self, *arguments: (taken.append(1), step(self, *arguments))[1])
-    again = compressed(tmp_path, work_dir=tmp_path / "work").path
+    with counted(Loop, "_step") as taken:
+        again = compressed(tmp_path, work_dir=tmp_path / "work").path
     assert again is not None and again.read_bytes() == whole
     assert len(taken) == (3 + 8 if stage == "generator" else 3)
 

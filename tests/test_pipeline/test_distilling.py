@@ -16,6 +16,7 @@ from onnxdfq.tuning import tuning
 from onnxdfq.work.checkpoint import Checkpoint
 from onnxdfq.work.folder import kept_in
 
+from ..breaking import broken_off, counted
 from ..graphs import DIGITS
 
 
@@ -43,29 +44,18 @@ def test_the_curve_is_in_the_result(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_same_call_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_call_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     wanted = compressed(tmp_path).path
     assert wanted is not None
     whole, work = wanted.read_bytes(), tmp_path / "work"
-    step = Loop._step
-    done = iter(range(100))
-
-    def breaks(self: Loop, *arguments: Any) -> Any:
-        if next(done) == 7:
-            raise KeyboardInterrupt
-        return step(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Loop, "_step", breaks)
-        with pytest.raises(KeyboardInterrupt):
-            compressed(tmp_path, work_dir=work)
+    with broken_off(Loop, "_step", at=7):
+        compressed(tmp_path, work_dir=work)
     assert sorted(one.stage for one in kept_in(work)) == ["distilling", "thresholds", "tuning"]
-    taken: list[int] = []
-    monkeypatch.setattr(Loop, "_step", lambda self, *arguments: (taken.append(1), step(self, *arguments))[1])
-    again = compressed(tmp_path, work_dir=work).path
-    assert again is not None and again.read_bytes() == whole
-    assert len(taken) == 6  # of twelve, six were done at the last look
-    compressed(tmp_path, work_dir=work, seed=1)
+    with counted(Loop, "_step") as taken:
+        again = compressed(tmp_path, work_dir=work).path
+        assert again is not None and again.read_bytes() == whole
+        assert len(taken) == 6  # of twelve, six were done at the last look
+        compressed(tmp_path, work_dir=work, seed=1)
     assert len(taken) == 6 + 12, "another recipe begins anew"
 
 

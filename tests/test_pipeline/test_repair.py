@@ -18,6 +18,7 @@ from onnxdfq.training.loop import Loop
 from onnxdfq.work.checkpoint import Checkpoint
 from onnxdfq.work.folder import kept_in
 
+from ..breaking import broken_off, counted
 from ..graphs import natural_images
 from ..slow import slow
 
@@ -61,21 +62,12 @@ def test_the_same_call_goes_on_to_the_same_bytes(
     monkeypatch.setattr(Checkpoint, "due", True)
     wanted = repaired(small, statistics=statistics).path
     assert wanted is not None
-    whole, step, done = wanted.read_bytes(), Loop._step, iter(range(100))
-
-    def breaks(self: Loop, *arguments: Any) -> Any:
-        if next(done) == 4:
-            raise KeyboardInterrupt
-        return step(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Loop, "_step", breaks)
-        with pytest.raises(KeyboardInterrupt):
-            repaired(small, statistics=statistics, work_dir=tmp_path / "work")
+    whole = wanted.read_bytes()
+    with broken_off(Loop, "_step", at=4):
+        repaired(small, statistics=statistics, work_dir=tmp_path / "work")
     assert [one.stage for one in kept_in(tmp_path / "work")] == ["repair"]
-    taken: list[int] = []
-    monkeypatch.setattr(Loop, "_step", lambda self, *arguments: (taken.append(1), step(self, *arguments))[1])
-    again = repaired(small, statistics=statistics, work_dir=tmp_path / "work").path
-    assert again is not None and again.read_bytes() == whole and len(taken) == 2
-    repaired(small, statistics=statistics, work_dir=tmp_path / "work", sparsity=0.4)
+    with counted(Loop, "_step") as taken:
+        again = repaired(small, statistics=statistics, work_dir=tmp_path / "work").path
+        assert again is not None and again.read_bytes() == whole and len(taken) == 2
+        repaired(small, statistics=statistics, work_dir=tmp_path / "work", sparsity=0.4)
     assert len(taken) == 2 + 6, "another network begins anew"

@@ -22,6 +22,7 @@ from onnxdfq.tuning.tuning import Tuning
 from onnxdfq.work.checkpoint import Checkpoint, Parts
 from onnxdfq.work.folder import kept_in
 
+from ..breaking import broken_off, counted
 from ..graphs import DIGITS
 from ..slow import slow
 
@@ -56,10 +57,6 @@ def bytes_of(result: onnxdfq.Result) -> bytes:
     return result.path.read_bytes()
 
 
-class Broken(Exception):
-    """What ends a run from outside."""
-
-
 @pytest.mark.parametrize(
     "method",
     [
@@ -71,35 +68,19 @@ class Broken(Exception):
     ],
     ids=lambda method: method.name,
 )
-def test_images_go_on_where_they_were_broken_off(
-    method: Method, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_images_go_on_where_they_were_broken_off(method: Method, tmp_path: Path) -> None:
     kind: Any = _Search if isinstance(method, Dgh) else Parts
     name = "visit" if isinstance(method, Dgh) else "_round"
-    own, last = getattr(kind, name), 8 if isinstance(method, Dgh) else 2
 
     def synthesized(work: Path | None) -> tuple[bytes, int]:
-        calls: list[int] = []
-
-        def counted(self: Any, *arguments: Any) -> Any:
-            calls.append(1)
-            return own(self, *arguments)
-
-        monkeypatch.setattr(kind, name, counted)
-        found = onnxdfq.synthesize(MODEL, method=method, normalize="none", images=40, work_dir=work)
+        with counted(kind, name) as calls:
+            found = onnxdfq.synthesize(MODEL, method=method, normalize="none", images=40, work_dir=work)
         assert found.images is not None
         return found.images.pixels.tobytes(), len(calls)
 
     whole, _ = synthesized(None)
-    work, done = tmp_path / "work", iter(range(1000))
-
-    def breaks(self: Any, *arguments: Any) -> Any:
-        if next(done) == last:
-            raise Broken
-        return own(self, *arguments)
-
-    monkeypatch.setattr(kind, name, breaks)
-    with pytest.raises(Broken):
+    work = tmp_path / "work"
+    with broken_off(kind, name, at=8 if isinstance(method, Dgh) else 2):
         onnxdfq.synthesize(MODEL, method=method, normalize="none", images=40, work_dir=work)
     assert [(one.stage, one.done) for one in kept_in(work)] == [("images", False)]
     found, calls = synthesized(work)
@@ -154,25 +135,15 @@ def test_tuning_goes_on_behind_the_blocks_that_are_done(
     monkeypatch.setitem(tuning.EFFORTS, "fast", Reconstruction(steps=6, batch_size=16, rate=0.1))
     images = np.random.default_rng(0).standard_normal((48, 1, 8, 8)).astype(np.float32)
     settings: dict[str, Any] = {"bits": "w3a4", "calibration": images, "tuning": "adaround", "scheme": scheme}
-    whole, tune = bytes_of(compressed(tmp_path, **settings)), Tuning._tune
-    work, done = tmp_path / "work", iter(range(100))
-
-    def breaks(self: Tuning, *arguments: Any) -> Any:
-        if next(done) == 2:
-            raise Broken
-        return tune(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Tuning, "_tune", breaks)
-        with pytest.raises(Broken):
-            compressed(tmp_path, work_dir=work, **settings)
-    left: list[int] = []
-    monkeypatch.setattr(Tuning, "_tune", lambda self, *arguments: (left.append(1), tune(self, *arguments))[1])
-    again = compressed(tmp_path, work_dir=work, **settings)
+    whole, work = bytes_of(compressed(tmp_path, **settings)), tmp_path / "work"
+    with broken_off(Tuning, "_tune", at=2):
+        compressed(tmp_path, work_dir=work, **settings)
+    with counted(Tuning, "_tune") as left:
+        again = compressed(tmp_path, work_dir=work, **settings)
     assert bytes_of(again) == whole
     assert len(left) == again.metrics["blocks_tuned"] - 2 > 0
-    left.clear()
-    assert bytes_of(compressed(tmp_path, work_dir=work, **settings)) == whole and not left
+    with counted(Tuning, "_tune") as left:
+        assert bytes_of(compressed(tmp_path, work_dir=work, **settings)) == whole and not left
 
 
 @pytest.mark.slow

@@ -28,6 +28,7 @@ from passes.canonical.canonicalize import Canonicalize
 from passes.canonical.fold_batch_norm import FoldBatchNorm
 from passes.quantize.plan import QuantPlan
 
+from ..breaking import broken_off
 from ..graphs import DIGITS, natural_images
 from ..slow import slow
 
@@ -139,17 +140,8 @@ def test_any_number_of_workers_goes_on_from_a_work_folder(
     monkeypatch.setattr(Checkpoint, "due", True)
     given = {"model": MODEL, "tuning": "distil", "method": "zeroq", "steps": 2, "images": 37, "calibration": None}
     compressed(ALONE, output=tmp_path / "whole.onnx", **given)
-    step, done = Loop._step, iter(range(100))
-
-    def breaks(self: Loop, *arguments: Any) -> Any:
-        if next(done) == 4:
-            raise KeyboardInterrupt
-        return step(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Loop, "_step", breaks)
-        with pytest.raises(KeyboardInterrupt):
-            compressed(ALONE, output=tmp_path / "broken.onnx", work_dir=tmp_path / "work", **given)
+    with broken_off(Loop, "_step", at=4):
+        compressed(ALONE, output=tmp_path / "broken.onnx", work_dir=tmp_path / "work", **given)
     work = partial(compressed, output=tmp_path / "again.onnx", work_dir=tmp_path / "work", **given)
     first, second = together(2, work)
     assert any("The images are those of an earlier run" in note for note in first) and second is None
