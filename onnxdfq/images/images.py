@@ -63,6 +63,10 @@ class Images:
         """All inputs, as a network is run on them."""
         return Samples(main=self.pixels, others=self.others)
 
+    def identity(self) -> tuple[str | NDArray[Any], ...]:
+        """What tells them from others, for keys of what rests on them."""
+        return self.pixels, *self.others.values()
+
     def first(self, count: int) -> "Images":
         """The first `count` of them; all, where there are fewer."""
         return self if count >= len(self) else self.taken(slice(count))

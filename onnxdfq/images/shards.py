@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxdfq.errors import DataError
 from onnxdfq.images.dataset import load_dataset
@@ -103,6 +104,10 @@ class Shards:
             return self, None
         kept = self.counts[-1] - count
         return replace(self, counts=(*self.counts[:-1], kept)), self.samples(len(self.files) - 1)[kept:]
+
+    def identity(self) -> tuple[str | NDArray[Any], ...]:
+        """What tells them from others, as `Images.identity` does."""
+        return (self.digest(),)
 
     def digest(self) -> str:
         """SHA-256 of the bytes of all files and of how many samples are looked at, in hexadecimal."""

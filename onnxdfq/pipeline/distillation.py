@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from onnxdfq.errors import InputError
 from onnxdfq.limits import IMAGES
@@ -23,7 +23,6 @@ from passes.write.provenance import read_provenance
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-    from numpy.typing import NDArray
 
     from onnxdfq.evaluation import Session
     from onnxdfq.images.images import Images
@@ -143,7 +142,7 @@ def repair(
         seed=run.recipe.seed,
         device=run.device,
         progress=run.progress("distilling"),
-        checkpoint=run.checkpoint("repair", *settings, *_identity(data)),
+        checkpoint=run.checkpoint("repair", *settings, *data.identity()),
         workers=run.trainers,
     )
     tell_of(training, run)
@@ -225,7 +224,7 @@ def _taught(
     from onnxdfq.generators.teaching import teach_on_generator
 
     settings = (model.digest, student.digest, run.recipe.to_toml(), repr(teaching))
-    checkpoint = run.checkpoint("distill", *settings, *_identity(images))
+    checkpoint = run.checkpoint("distill", *settings, *images.identity())
     progress = run.progress("distilling")
     if isinstance(own, GeneratedImages):
         return teach_on_generator(
@@ -258,13 +257,6 @@ def _samples(images: Images | Shards) -> Samples | Shards:
     from onnxdfq.images.images import Images
 
     return images.samples if isinstance(images, Images) else images
-
-
-def _identity(images: Images | Shards) -> tuple[str | NDArray[Any], ...]:
-    """What tells them from others."""
-    from onnxdfq.images.images import Images
-
-    return (images.pixels, *images.others.values()) if isinstance(images, Images) else (images.digest(),)
 
 
 def _never_cut(request: Request, method: Method) -> str | None:

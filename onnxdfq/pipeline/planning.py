@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxdfq.budget import bit_choices
 from onnxdfq.budget.ladder import Choice
@@ -320,9 +319,9 @@ def _checkpoint(stage: str, how: object, case: Case, images: Images, planning: P
     run, shards = planning.run, planning.shards
     settings = (case.plan.fingerprint, planning.model.digest, run.recipe.to_toml(), repr(how))
     limits = repr((case.target.pair_limit, case.target.pair_order))
-    data: list[str | NDArray[Any]] = [images.pixels, *images.others.values()] if shards is None else [shards.digest()]
+    data = images.identity() if shards is None else shards.identity()
     if images is not planning.images and planning.images is not None:
-        data += [planning.images.pixels, *planning.images.others.values()]
+        data += planning.images.identity()
     return run.checkpoint(stage, *settings, limits, *data)
 
 
