@@ -1,11 +1,16 @@
-"""Peak memory of commands, children included, grows by less than 1.5 bytes with each byte of a large model."""
+"""Peak memory of commands, children included: it grows by less than 1.5 bytes with each byte of a large model, and not
+with the number of shards that are merged."""
 
 import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from onnxdfq.images.images import Images
+from onnxdfq.images.merging import shard_origin
+from onnxdfq.recipe.shard import Shard
 from samples.memory.measuring import measured
 from samples.memory.model import write_model
 from samples.memory.run import COMMANDS, MOST
@@ -48,3 +53,19 @@ def test_memory_grows_by_less_than_half_more_than_the_model(name: str, tmp_path:
         found.append((whole, used.resident))
     (small, low), (large, high) = found
     assert (high - low) / (large - small) < MOST
+
+
+def test_shards_are_merged_one_at_a_time(tmp_path: Path) -> None:
+    images, found = np.zeros((40, 3, 224, 224), np.float32), []
+    for count in (2, 10):
+        folder, output = tmp_path / str(count), tmp_path / f"{count}.npz"
+        folder.mkdir()
+        for place in range(count):
+            origin = shard_origin(Shard(place + 1, count), place * len(images), len(images))
+            shard = Images(pixels=images, method="noise", seed=0, provenance=origin)
+            shard.save(folder / f"{place}.npz")
+        used = measured([sys.executable, "-m", "onnxdfq", "images", "merge", str(folder), "-o", str(output)])
+        assert used.code == 0, used.said
+        assert output.stat().st_size > count * images.nbytes
+        found.append(used.resident)
+    assert found[1] < found[0] + images.nbytes / 2

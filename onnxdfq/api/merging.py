@@ -11,6 +11,7 @@ from onnxdfq.model_file.writing import atomic_write
 
 if TYPE_CHECKING:
     from onnxdfq.images.images import Images
+    from onnxdfq.images.merging import Merged
 
 
 def merge_images(folder: Path | str, *, output: Path | str | None = None, force: bool = False) -> Images:
@@ -26,15 +27,20 @@ def merge_images(folder: Path | str, *, output: Path | str | None = None, force:
         DataError: a shard is missing, is there twice, or does not belong to the others.
         InputError: the output would lie among the shards. OutputError: it cannot be written.
     """
-    from onnxdfq.images.merging import merged
+    return merge_into(folder, None if output is None else Path(output), force=force).images
 
-    folder, place = Path(folder), None if output is None else Path(output)
+
+def merge_into(folder: Path | str, place: Path | None, *, force: bool) -> Merged:
+    """The same, with one shard in memory at a time."""
+    from onnxdfq.images.merging import Merged
+
+    folder = Path(folder)
     if place is not None:
         check_writable(place, force=force)
         if place.parent.resolve() == folder.resolve():
             raise InputError(f"{place} would lie among the shards; give a name in another folder with -o.")
-    images = merged(folder)
+    merged = Merged.of(folder)
     if place is not None:
         with atomic_write(place, force=force) as temporary:
-            images.save(temporary)
-    return images
+            merged.save(temporary)
+    return merged

@@ -20,9 +20,9 @@ def images() -> None:
 @AS_JSON
 def merge(folder: Path, output: Path, force: bool, as_json: bool) -> None:
     """Put the shards of one synthesis (synthesize --shard K/N), all that lie in FOLDER, into one file."""
-    from onnxdfq.api import merge_images
+    from onnxdfq.api.merging import merge_into
 
-    count = {"images": len(merge_images(folder, output=output, force=force))}
+    count = {"images": len(merge_into(folder, output, force=force))}
     if as_json:
         echo_json({"output": str(output), **count})
         return

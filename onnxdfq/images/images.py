@@ -14,6 +14,7 @@ from onnxdfq.images.archive import IMAGES, ArrayFile
 from onnxdfq.images.samples import Samples
 
 LABELS = "labels"
+ABOUT_ALL = ("method", "seed", "provenance")
 PREFIX = "input:"
 """In front of an input's name in a file of samples."""
 
@@ -81,25 +82,29 @@ class Images:
             labels=None if self.labels is None else self.labels[rows],
         )
 
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What `save` writes, in order. Of `ABOUT_ALL` there is one for all samples, and else a row for each."""
+        arrays = {PREFIX + name: array for name, array in self.others.items()}
+        arrays |= {
+            IMAGES: self.pixels if self.pictures is None else self.pictures,
+            "method": np.array(self.method),
+            "seed": np.array(self.seed),
+            "provenance": np.array(json.dumps(self.provenance, sort_keys=True)),
+        }
+        return arrays | ({} if self.labels is None else {LABELS: self.labels})
+
     def save(self, path: Path) -> None:
         """Write an .npz of plain arrays: `images`, so that `evaluate` reads the file as data too, `labels` where there
         are some, and other inputs by their names. Pictures are written as bytes, which any model normalises itself."""
         with path.open("wb") as stream:  # an open file: given a name, np.savez would add .npz to it
-            arrays: dict[str, Any] = {PREFIX + name: array for name, array in self.others.items()}
-            arrays |= {
-                "images": self.pixels if self.pictures is None else self.pictures,
-                "method": np.array(self.method),
-                "seed": np.array(self.seed),
-                "provenance": np.array(json.dumps(self.provenance, sort_keys=True)),
-            }
-            arrays |= {} if self.labels is None else {LABELS: self.labels}
-            np.savez(stream, **arrays)
+            np.savez(stream, **self.arrays)  # type: ignore[arg-type]
 
     @classmethod
     def load(cls, path: Path) -> "Images":
         """Read what `save` wrote. Raises DataError when the file is something else, or would need pickle."""
         file = ArrayFile(path)
-        if missing := [name for name in (IMAGES, "method", "seed", "provenance") if name not in file]:
+        if missing := [name for name in (IMAGES, *ABOUT_ALL) if name not in file]:
             raise DataError(f"{path} is not a file of synthesised images: it has no {' and no '.join(missing)}.")
         try:
             provenance = json.loads(str(file["provenance"]))

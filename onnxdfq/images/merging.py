@@ -1,13 +1,18 @@
 """Shards of one synthesis, made by runs of their own, as the one file that an unsharded run would have written."""
 
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
 
 from onnxdfq.errors import DataError, InputError
-from onnxdfq.images.images import Images
+from onnxdfq.images.archive import IMAGES, ArrayFile
+from onnxdfq.images.images import ABOUT_ALL, LABELS, PREFIX, Images
 from onnxdfq.images.shards import SUFFIX, shard_files
 from onnxdfq.recipe.shard import Shard
 
@@ -32,11 +37,17 @@ def rows_of(images: Images) -> slice:
     return slice(int(first), int(end))
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True)
 class _Part:
+    """A shard, whose arrays are on the disk. first: its first image. facts: what all shards have in common, as messages
+    call it. rows: which of all images its own are. count: of its images."""
+
     file: Path
     shard: Shard
-    images: Images
+    first: Images
+    facts: Mapping[str, str]
+    rows: slice
+    count: int
 
     @classmethod
     def load(cls, file: Path) -> "_Part":
@@ -44,43 +55,99 @@ class _Part:
         if SHARD not in images.provenance:
             raise DataError(f"{file} is no shard; those are written by synthesize with --shard K/N.")
         try:
-            return cls(file=file, shard=Shard.parse(images.provenance[SHARD]), images=images)
+            shard = Shard.parse(images.provenance[SHARD])
         except InputError as error:
             raise DataError(f"{file} is no shard: {error}") from error
+        return cls(
+            file=file,
+            shard=shard,
+            first=images.taken(np.array([0])),  # a copy, which keeps the others from memory
+            facts=_facts(images, shard),
+            rows=rows_of(images),
+            count=len(images),
+        )
+
+    def array(self, name: str, like: NDArray[Any]) -> NDArray[Any]:
+        """One of `Images.arrays`. Raises DataError where it is no longer what it was. like: of the first shard."""
+        found = ArrayFile(self.file)[name]
+        if found.dtype != like.dtype or found.shape != (self.count, *like.shape[1:]):
+            raise DataError(f"{self.file} was changed while it was read.")
+        return found
 
 
-def merged(folder: Path) -> Images:
-    """All shards that lie in a folder as one, the same arrays as of a run without shards.
+@dataclass(frozen=True, kw_only=True)
+class Merged:
+    """All shards of a synthesis as one, of which one is in memory at a time. first: the first image of all."""
 
-    Raises:
-        DataError: One is missing, is there twice, was made with another seed, model, recipe or version, or is none.
-    """
-    files = shard_files(folder)
-    if not files:
-        raise DataError(f"{folder} is no folder with {SUFFIX} files; give one of shards (synthesize --shard K/N).")
-    parts = sorted(map(_Part.load, files), key=lambda part: (part.shard.number, part.file))
-    _check_alike(parts)
-    _check_complete(parts, folder)
-    _check_rows(parts)
-    first = parts[0].images
-    everything = [part.images for part in parts]
-    provenance = {key: value for key, value in first.provenance.items() if key not in {SHARD, ROWS, *OWN}}
-    labels = [images.labels for images in everything if images.labels is not None]
-    return replace(
-        first,
-        pixels=np.concatenate([images.pixels for images in everything]),
-        others={name: np.concatenate([images.others[name] for images in everything]) for name in first.others},
-        labels=np.concatenate(labels) if labels else None,
-        provenance=provenance,
-    )
+    first: Images
+    parts: Sequence[_Part]
+
+    @classmethod
+    def of(cls, folder: Path) -> "Merged":
+        """Those that lie in a folder.
+
+        Raises:
+            DataError: One is missing, is there twice, was made with another seed, model, recipe or version, or is none.
+        """
+        files = shard_files(folder)
+        if not files:
+            raise DataError(f"{folder} is no folder with {SUFFIX} files; give one of shards (synthesize --shard K/N).")
+        parts = sorted(map(_Part.load, files), key=lambda part: (part.shard.number, part.file))
+        _check_alike(parts)
+        _check_complete(parts, folder)
+        _check_rows(parts)
+        own = {SHARD, ROWS, *OWN}
+        first = parts[0].first
+        provenance = {key: value for key, value in first.provenance.items() if key not in own}
+        return cls(first=replace(first, provenance=provenance), parts=parts)
+
+    def __len__(self) -> int:
+        return sum(part.count for part in self.parts)
+
+    @property
+    def images(self) -> Images:
+        """The same arrays as of a run without shards, in memory. Raises DataError: a shard was changed."""
+        found = {name: self._filled(name, one) for name, one in self.first.arrays.items() if name not in ABOUT_ALL}
+        return replace(
+            self.first,
+            pixels=found[IMAGES],
+            others={name: found[PREFIX + name] for name in self.first.others},
+            labels=found.get(LABELS),
+        )
+
+    def save(self, path: Path) -> None:
+        """The file that `Images.save` would write of all, a shard at a time. Raises DataError: one was changed."""
+        with path.open("wb") as stream, zipfile.ZipFile(stream, "w") as archive:
+            for name, one in self.first.arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:  # as np.savez does
+                    if name in ABOUT_ALL:
+                        npy.write_array(entry, one, allow_pickle=False)
+                        continue
+                    npy.write_array_header_1_0(
+                        entry,
+                        {
+                            "descr": npy.dtype_to_descr(one.dtype),
+                            "fortran_order": False,
+                            "shape": (len(self), *one.shape[1:]),
+                        },
+                    )
+                    for part in self.parts:
+                        rows = np.ascontiguousarray(part.array(name, one))
+                        entry.write(rows.reshape(-1).view(np.uint8).data)
+
+    def _filled(self, name: str, one: NDArray[Any]) -> NDArray[Any]:
+        found = np.empty((len(self), *one.shape[1:]), one.dtype)
+        for part in self.parts:
+            found[part.rows] = part.array(name, one)
+        return found
 
 
 def _check_alike(parts: Sequence[_Part]) -> None:
     """All came of the same command, but for the shard."""
     first = parts[0]
-    wanted = _facts(first)
+    wanted = first.facts
     for part in parts[1:]:
-        found = _facts(part)
+        found = part.facts
         for what in [*wanted, *(found.keys() - wanted.keys())]:
             if found.get(what) != wanted.get(what):
                 raise DataError(
@@ -89,14 +156,13 @@ def _check_alike(parts: Sequence[_Part]) -> None:
                 )
 
 
-def _facts(part: _Part) -> dict[str, str]:
+def _facts(images: Images, shard: Shard) -> dict[str, str]:
     """What has to be the same, as messages call it."""
-    images = part.images
-    arrays = {"images": images.pixels, **images.others}
+    arrays = {IMAGES: images.pixels, **images.others}
     if images.labels is not None:
-        arrays["labels"] = images.labels
+        arrays[LABELS] = images.labels
     found = {
-        "in a number of shards of": str(part.shard.count),
+        "in a number of shards of": str(shard.count),
         "by the method": images.method,
         "with the seed": str(images.seed),
     }
@@ -124,7 +190,6 @@ def _check_rows(parts: Sequence[_Part]) -> None:
     """Each begins where the one before it ends."""
     end = 0
     for part in parts:
-        rows = rows_of(part.images)
-        if rows.start != end or rows.stop - rows.start != len(part.images):
+        if part.rows.start != end or part.rows.stop - end != part.count:
             raise DataError(f"{part.file} has other images than a shard {part.shard} has; make it anew.")
-        end = rows.stop
+        end = part.rows.stop

@@ -14,6 +14,7 @@ import onnxdfq
 from onnxdfq.cli.main import main
 from onnxdfq.errors import DataError, InputError
 from onnxdfq.images.images import Images
+from onnxdfq.images.merging import Merged
 from onnxdfq.methods import DeadLeaves, Dgh, Genie, Mixmix, Noise, ZeroQ
 from onnxdfq.methods.method import Method
 from onnxdfq.recipe.shard import Shard
@@ -149,6 +150,21 @@ def test_a_shard_that_was_changed_is_refused(entry: str, value: str, said: str, 
     images.save(file)
     with pytest.raises(DataError, match=said):
         onnxdfq.merge_images(shards)
+
+
+def test_a_shard_that_changes_meanwhile_is_refused(shards: Path) -> None:
+    merged, file = Merged.of(shards), shards / "2of3.npz"
+    Images.load(file).first(2).save(file)
+    with pytest.raises(DataError, match=r"2of3.npz was changed while it was read\."):
+        merged.save(shards.parent / "merged.npz")
+    with pytest.raises(DataError, match="changed"):
+        _ = merged.images
+
+
+def test_what_is_merged_in_memory_is_what_lies_in_the_file(shards: Path) -> None:
+    images = onnxdfq.merge_images(shards, output=shards.parent / "merged.npz")
+    images.save(shards.parent / "again.npz")
+    assert (shards.parent / "merged.npz").read_bytes() == (shards.parent / "again.npz").read_bytes()
 
 
 def test_the_command_merges_once(shards: Path) -> None:
