@@ -74,6 +74,10 @@ class TensorQuant:
         zero_point = min(even_zero_point(self.zero_point * 0.5**doublings), 2**self.bits - 2)
         return replace(self, threshold=self.threshold * 2.0**doublings, zero_point=zero_point)
 
+    def narrowed(self, halvings: float) -> "TensorQuant":
+        """The grid with steps 0.5**halvings as wide, that ends earlier on both sides of zero."""
+        return replace(self, threshold=self.threshold * 0.5**halvings)
+
     def integers(self, tensor: ArrayLike) -> NDArray[np.int64]:
         """The tensor on the grid, rounded half to even as ONNX does; same shape."""
         array = np.asarray(tensor, np.float64)

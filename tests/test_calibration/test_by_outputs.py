@@ -47,7 +47,7 @@ def test_outliers_count_as_far_as_the_output_sees_them(weight: float) -> None:
     if weight == 1.0:
         assert "r" not in found
     else:
-        assert float(found["r"].threshold) == 4
+        assert float(found["r"].threshold) == 1, "where what the output looks at ends"
         assert found["r"].signed == plan.activations["r"].signed
     assert "x" not in found, "the image's range is known"
 
@@ -60,7 +60,31 @@ def test_free_thresholds_move_by_less_and_stay_within_a_clip() -> None:
     model = network(1e-4)
     plan = Calibration(scheme="free").plan(model, images, ORT)
     found = thresholds_by_outputs(model, plan, images, scheme="free")
-    assert float(found["r"].threshold) == pytest.approx(float(plan.activations["r"].threshold) / 2**0.5)
+    assert float(found["r"].threshold) == pytest.approx(float(plan.activations["r"].threshold) / 2**2.5)
+    assert 1 < float(found["r"].threshold) < 2**0.5, "the last step by the square root of 2 that cuts nothing off"
+
+
+def test_a_grid_that_begins_below_zero_may_end_earlier_on_both_sides() -> None:
+    """What a LayerNormalization reads: most tokens are small, and one is large, which is normalised to no more."""
+    random = np.random.default_rng(0)
+    images = random.normal(0, 0.05, (64, 8, 16)).astype(np.float32)
+    images[:, 0] = random.uniform(-5, 10, (64, 16))
+    model = build(
+        """(float[N, 8, 16] x) => (float[N, 8, 4] y) {
+            h = MatMul(x, w) a = Add(h, b) n = LayerNormalization(a, s, z) y = MatMul(n, v)
+        }""",
+        w=np.eye(16, dtype=np.float32),
+        b=np.zeros(16, np.float32),
+        s=np.ones(16, np.float32),
+        z=np.zeros(16, np.float32),
+        v=random.normal(size=(16, 4)).astype(np.float32),
+    )
+    plan = Calibration().plan(model, images, ORT)
+    before = plan.activations["a"]
+    assert before.zero_point
+    found = thresholds_by_outputs(model, plan, images, zero_points=True)["a"]
+    assert float(found.scale) == float(before.scale) / 2
+    assert found.zero_point == before.zero_point, "as many steps below zero, of half the size"
 
 
 def test_few_bits_are_left_to_the_tuning() -> None:
