@@ -92,6 +92,17 @@ class Messages:
         with self._connected():
             self._await("round/0", range(1))
 
+    def wait_for(self, happened: Callable[[], bool]) -> None:
+        """Returns once it has happened. Raises WorkerError: one of the others failed meanwhile."""
+        nap, looked = 1e-4, time.monotonic()
+        while not happened():
+            time.sleep(nap)
+            nap = min(2 * nap, LONGEST_NAP_S)
+            if time.monotonic() - looked >= LOOK_EVERY_S:
+                looked = time.monotonic()
+                self._look_for_failure()
+                self.beat()
+
     def beat(self) -> None:
         """Gives a sign of life, where the last is not of just now. Raises WorkerError: rank 0 is gone."""
         if (now := time.monotonic()) - self._beaten >= LOOK_EVERY_S:

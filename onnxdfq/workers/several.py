@@ -6,10 +6,12 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from onnxdfq.errors import WorkerError
 from onnxdfq.progress import Progress, ProgressFactory
+from onnxdfq.workers.interface import INTERFACE, address_towards, set_interface
 from onnxdfq.workers.messages import Messages
 from onnxdfq.workers.place import Place
 from onnxdfq.workers.workers import Released, Workers
@@ -106,19 +108,35 @@ class Several(Workers):
         self.size = 1
 
     def _group(self) -> None:
-        """All are there when this is called, so that none waits in vain."""
+        """All are there when this is called. Raises WorkerError: they do not reach one another."""
+        if self._grouped:
+            return
+        own = address_towards(self._place.address)
+        set_interface(own, self._messages.round(own))
+        failed: list[RuntimeError] = []
+        thread = Thread(target=self._connect, args=(failed,), daemon=True)  # which nothing can interrupt
+        thread.start()
+        self._messages.wait_for(lambda: not thread.is_alive())
+        if failed:
+            raise WorkerError(
+                f"{self._place.name} cannot exchange tensors with the others; {INTERFACE} names the network interface "
+                "that leads to them, and no firewall may keep them apart."
+            ) from failed[0]
+        self._grouped = True
+
+    def _connect(self, failed: list[RuntimeError]) -> None:
         from torch.distributed import init_process_group
 
-        if not self._grouped:
-            with _connected(0):
-                init_process_group(
-                    "gloo",
-                    store=self._messages.store,
-                    rank=self.rank,
-                    world_size=self.size,
-                    timeout=timedelta(seconds=self._place.timeout),
-                )
-            self._grouped = True
+        try:
+            init_process_group(
+                "gloo",
+                store=self._messages.store,
+                rank=self.rank,
+                world_size=self.size,
+                timeout=timedelta(seconds=self._place.timeout),
+            )
+        except RuntimeError as error:
+            failed.append(error)
 
     def close(self) -> None:
         """Ends the exchange of tensors."""

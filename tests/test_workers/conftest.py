@@ -1,5 +1,6 @@
 """Processes that do one run together, forked so that none has to load torch."""
 
+import gc
 import os
 import pickle
 import socket
@@ -67,6 +68,7 @@ def together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Together:
 
 def _child(environment: Mapping[str, str], work: Callable[[Workers], Any], place: Path) -> None:
     result: Any = None
+    gc.freeze()  # a session of ONNX Runtime that the parent has left waits for threads that are not forked
     try:
         with joined(environment) as workers:
             result = work(workers)
