@@ -82,6 +82,7 @@ WORST = 10  # layers that a terminal shows
 def diagnosis_text(found: Any) -> str:
     """The verdict, the findings with their remedies, and the worst layers."""
     level = "without any noise" if found.sqnr_db is None else f"{found.sqnr_db:.1f} dB"
+    level = "NaN or infinity comes out" if found.not_finite else level
     against = f"against {found.against}" if found.against else "against itself without quantizers"
     lines = [f"{sentence(found.file)}, a file of {sentence(found.by)}: {level}, {sentence(against)}."]
     lines.append(f"Measured on {found.samples} inputs ({found.data}); kernels of the target {found.target}.")

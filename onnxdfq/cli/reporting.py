@@ -55,7 +55,8 @@ def diagnose(model: Path, require: str | None, output: Path | None, as_json: boo
         echo(diagnosis_text(found))
         if output is not None:
             echo(written_text(output))
-    exit_unless([] if least is None else shortfall(least, found.file, found.sqnr_db))
+    level = float("nan") if found.not_finite else found.sqnr_db
+    exit_unless([] if least is None else shortfall(least, found.file, level))
 
 
 @click.command(cls=Command, example="onnxdfq report run.json other.json -o both.html")

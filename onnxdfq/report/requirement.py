@@ -89,7 +89,10 @@ def unmet(least: float, files: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def shortfall(least: float, file: str, found: float | None) -> list[str]:
-    """A sentence where a file is worse. found: its signal-to-noise ratio in dB, None where there is no noise."""
+    """A sentence where a file is worse. found: its signal-to-noise ratio in dB, None where there is no noise; NaN where
+    that is what the file computes."""
     if found is None or found >= least:
         return []
+    if math.isnan(found):
+        return [f"--require sqnr={least:g} is not met by {file}: it computes NaN or infinity."]
     return [f"--require sqnr={least:g} is not met by {file}: it has {found:.1f} dB."]

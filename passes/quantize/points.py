@@ -172,7 +172,8 @@ class Fusion:
     def stays_in_float(self, value: ir.Value) -> bool:
         """Whether a value goes from an operator without an integer kernel, or an input, to such operators alone.
 
-        What only moves numbers in between does not matter. To quantize it would cost accuracy and spare nothing.
+        What only moves or bounds numbers in between does not matter. To quantize it would cost accuracy and spare
+        nothing.
         """
         if not self._target.fused_functions or value.is_graph_output():
             return False
@@ -223,8 +224,12 @@ def is_within_function(value: ir.Value, target: Target) -> bool:
 
 
 def _only_moves(node: ir.Node, target: Target) -> bool:
-    """Whether a node moves numbers without a kernel of its own for integers, as MaxPool has one."""
-    return node.op_type in SELECTIONS and not _rule(node, target).containers
+    """Whether a node moves numbers, or bounds them, without a kernel of its own for integers, as MaxPool has one.
+
+    A Clip bounds what is divided by: the grid behind it would round the least of it to 0.
+    """
+    rule = _rule(node, target)
+    return (node.op_type in SELECTIONS or rule.vanishes) and not rule.containers
 
 
 def _rule(node: ir.Node, target: Target) -> OperatorRule:

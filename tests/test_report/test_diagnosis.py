@@ -15,8 +15,9 @@ import onnxdfq
 from onnxdfq.cli.main import main
 from onnxdfq.errors import DataError, InputError
 
+from .. import graphs
 from ..slow import all_but
-from .planted import PLANTED, chain, detector, digits, inquired, pixels, quantized
+from .planted import PLANTED, chain, detector, digits, inquired, pixels, quantized, weights
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,37 @@ def test_a_planted_fault_is_named_first(name: str) -> None:
     assert fault.where in (first.layer, first.tensor)
     assert first.layer in first.cause or first.tensor in first.cause
     assert first.remedies and first.harm > 0
+
+
+NORMALISED = """(float[N,3,8,8] x) => (float[N,4,8,8] y) {
+    h = Conv <kernel_shape=[1,1]> (x, w)
+    n = ReduceL2 (h, axes)
+    c = Clip (n, least)
+    d = Div (h, c)
+    y = Conv <kernel_shape=[1,1]> (d, v)
+}"""
+
+
+def test_what_is_no_number_is_told_and_no_figure_given(tmp_path: Path) -> None:
+    """A target that divides on integers has a grid for what is divided by, on which small norms are 0."""
+    made = weights(w=(4, 3, 1, 1), v=(4, 4, 1, 1))
+    model = graphs.build(NORMALISED, axes=np.array([1]), least=np.array(1e-12, "f4"), **made)
+    x = pixels(model)
+    x[:, :, :4] *= 1e-4
+    found = inquired(quantized(model), model, x)  # ONNX Runtime divides in float
+    assert found.sqnr_db is not None and not found.not_finite
+    file = quantized(model, target="generic")
+    found = inquired(file, model, x)
+    assert found.sqnr_db is None and found.not_finite == "Div_d" and not found.layers
+    assert [one.kind for one in found.findings] == ["not-finite"]
+    ir.save(model, tmp_path / "float.onnx")
+    ir.save(file, tmp_path / "q.onnx")
+    np.savez(tmp_path / "data.npz", x=x)
+    command = [tmp_path / "q.onnx", "--against", tmp_path / "float.onnx", "--data", tmp_path / "data.npz"]
+    done = call(*command, "--require", "sqnr=1", "-o", tmp_path / "page.json")
+    assert done.exit_code == 1
+    assert "NaN or infinity comes out" in done.output and "it computes NaN or infinity" in done.output
+    assert json.loads((tmp_path / "page.json").read_text())["files"][0]["verdict"] == "poor"
 
 
 def test_at_least_twenty_faults_are_planted() -> None:

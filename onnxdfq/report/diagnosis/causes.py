@@ -18,6 +18,19 @@ NOTABLE = 0.1  # share of all noise, for what is only worth saying where it matt
 FLOAT_IT = "leave it in float (--keep-float)"
 
 
+def not_finite(layer: str, tensor: str) -> Finding:
+    """NaN or infinity where the float network has none: of no layer can be told what it costs."""
+    return Finding(
+        kind="not-finite",
+        layer=layer,
+        tensor=tensor,
+        cause=f"from {tensor} on the file computes NaN or infinity, and the float model does not: as a rule something "
+        "that is divided by was rounded to 0",
+        remedies=(f"for what this node reads: {FLOAT_IT}", "a finer scale, on which it does not become 0 (--plan)"),
+        harm=0.0,
+    )
+
+
 def differing_pair(case: Case) -> Finding | None:
     """Quantize and Dequantize have to agree."""
     one = case.quantizer

@@ -1,7 +1,7 @@
 """From a quantized model, a float one and samples to a `Diagnosis`."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
@@ -11,6 +11,7 @@ from onnxdfq.images.samples import Samples
 from onnxdfq.model_file import batch_of
 from onnxdfq.progress import ProgressFactory, silent
 from onnxdfq.report.diagnosis.cases import Inquiry
+from onnxdfq.report.diagnosis.causes import not_finite
 from onnxdfq.report.diagnosis.closeness import Closeness, Comparison
 from onnxdfq.report.diagnosis.evidence import decibel
 from onnxdfq.report.diagnosis.layers import Layer, layers_of
@@ -155,12 +156,8 @@ def inquire(
     )
     if not layers:
         raise InputError(f"{quantized.path} holds nothing quantized that its outputs depend on.")
-    measured = measure(network, layers, stored, compared.runs, progress=progress)
-    told.extend(_notes(measured, len(layers), len(samples)))
     kernels = {found.node: found for found in (lint(model, rules) if judged is None else judged)}
-    inquiry = Inquiry(network=network, layers=layers, stored=stored, measured=measured, kernels=kernels, titles=titles)
-    worst = max(measured.costs.outputs.values(), default=0.0)
-    return Diagnosis(
+    base = Diagnosis(
         file=str(quantized.path),
         against=against,
         by=quantized.by,
@@ -169,6 +166,20 @@ def inquire(
         nodes_float=sum(kernel.verdict == "float" for kernel in kernels.values()),
         samples=len(samples),
         data=data,
+        sqnr_db=None,
+        layers=(),
+        findings=(),
+        notes=tuple(told),
+    )
+    if (broken := compared.runs.broken) is not None:
+        finding = not_finite(titles.get(broken, broken), broken)
+        return replace(base, findings=(finding,), not_finite=finding.layer)
+    measured = measure(network, layers, stored, compared.runs, progress=progress)
+    told.extend(_notes(measured, len(layers), len(samples)))
+    inquiry = Inquiry(network=network, layers=layers, stored=stored, measured=measured, kernels=kernels, titles=titles)
+    worst = max(measured.costs.outputs.values(), default=0.0)
+    return replace(
+        base,
         sqnr_db=decibel(worst, 1.0) if compared.near is None else compared.near.sqnr_db,
         layers=layer_reports(inquiry),
         findings=inquiry.findings(),

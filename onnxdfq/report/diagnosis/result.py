@@ -78,7 +78,8 @@ class LayerReport:
 class Diagnosis:
     """Of one file. against: the float model that it was held against, "" where it was its own. by: which tool quantized
     it. samples: how many, and data, what they were. sqnr_db: of the worst output, None without any noise. layers: worst
-    first. findings: those that cost most first. notes: what to know about these figures, a sentence each."""
+    first. findings: those that cost most first. notes: what to know about these figures, a sentence each. not_finite:
+    from which node on the file computes NaN or infinity, and the float model does not; then there are no figures."""
 
     file: str
     against: str
@@ -92,3 +93,4 @@ class Diagnosis:
     layers: tuple[LayerReport, ...]
     findings: tuple[Finding, ...]
     notes: tuple[str, ...] = ()
+    not_finite: str = ""

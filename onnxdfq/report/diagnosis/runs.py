@@ -20,7 +20,8 @@ class Runs:
 
     given: the inputs, as the network takes them, and counts, how many samples they are. exact: outputs of the float
     network, and noisy: of the quantized one, by name. levels, evidence: by name of the value, over all batches; of
-    those that hold NaN or infinity there is none.
+    those that hold NaN or infinity there is none. broken: the first value that holds such in the quantized network and
+    not in the float one; None where none does.
     """
 
     counts: tuple[int, ...]
@@ -29,6 +30,7 @@ class Runs:
     noisy: tuple[Values, ...]
     levels: Mapping[str, Level]
     evidence: Mapping[str, Evidence]
+    broken: str | None = None
 
 
 def run_both(
@@ -64,6 +66,7 @@ def run_both(
     feeds, wanted = Feeds(network.model), list(dict.fromkeys([*sums, *outputs]))
     plain, quantized = (network.graph(feeds.names, wanted) for _ in range(2))
     counts, given, exact, noisy = list[int](), list[Values](), list[Values](), list[Values]()
+    broken: str | None = None
     whole = Samples.of(samples)
     size = feeds.run_size(whole, size)
     parts = [whole[start : start + size] for start in range(0, len(whole) - (size - 1 if feeds.batch else 0), size)]
@@ -77,6 +80,8 @@ def run_both(
         for (name, value), (_, other) in pairs:
             if name in sums:
                 sums[name].add(value, other)
+            if broken is None and value.isfinite().all() and not other.isfinite().all():
+                broken = name
             if name in outputs:
                 found[0][name], found[1][name] = value, other
         told(part, *found)
@@ -93,4 +98,5 @@ def run_both(
         noisy=tuple(noisy),
         levels={name: one.level for name, one in usable.items()},
         evidence={name: seen for name, one in usable.items() if (seen := one.evidence) is not None},
+        broken=broken,
     )

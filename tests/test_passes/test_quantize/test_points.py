@@ -68,6 +68,30 @@ def test_a_function_computed_in_float_is_quantized_once(body: str, within: set[s
 
 
 @pytest.mark.parametrize(
+    ("body", "left"),
+    [
+        # cosine attention: numbers over their norm, which a grid would round to 0
+        ("n = ReduceL2(a, axes) c = Clip(n, least) y = Div(a, c)", {"n", "c"}),
+        ("n = ReduceL2(a, axes) c = Clip(n, least) e = Expand(c, shape) y = Div(a, e)", {"n", "c", "e"}),
+        ("n = Exp(a) c = Relu(n) y = Sub(a, c)", {"n", "c"}),
+        ("n = Exp(a) c = Relu(n) y = Conv(c, w)", {"n"}),  # a layer reads it
+        ("c = Relu(a) y = Sub(x, c)", {"a"}),  # a layer computed it: c has a grid
+        ("n = Exp(a) c = Relu(n) s = Sub(a, c) y = Mul(s, c)", {"n"}),  # something on integers reads it as well
+    ],
+)
+def test_what_is_bounded_between_float_operators_stays_float(body: str, left: set[str]) -> None:
+    model = build(
+        f"(float[N, 2, 4, 4] x) => (float[N, 2, 4, 4] y) {{ a = Conv(x, w) {body} }}",
+        axes=np.array([1]),
+        shape=np.array([1, 2, 1, 1]),
+        least=np.array(1e-12, np.float32),
+        **WEIGHTS,
+    )
+    found = find_quant_points(model, load_target("ort"))
+    assert {value.name for node in model.graph for value in node.outputs} - {*found.activations, *found.same_as} == left
+
+
+@pytest.mark.parametrize(
     ("body", "found"),
     [
         ("a = Relu(x) y = Mul(a, flat)", {"flat"}),
