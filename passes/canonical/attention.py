@@ -15,7 +15,7 @@ FLOAT = ir.DataType.FLOAT.value
 def attention(node: ir.Node, chain: Chain) -> Chain | None:
     """Attention of ONNX (opset 23 and later), without what only decoders have: a past, causality, padded keys.
 
-    None too where heads share keys, scores are limited, or the mask is not a constant of finite numbers.
+    None too where heads share keys, scores are limited, or it is not known whether the mask is as long as the keys.
     """
     query, key, value, mask, *past = input_slots(node, 7)
     attributes = node.attributes
@@ -28,9 +28,11 @@ def attention(node: ir.Node, chain: Chain) -> Chain | None:
     ]
     if query is None or key is None or value is None or any(special) or any(past):
         return None
-    if axes not in (3, 4) or axes != keys_axes or _more_is_read(node) or not _is_finite(mask):
+    if axes not in (3, 4) or axes != keys_axes or _more_is_read(node):
         return None
-    if mask is not None and _size(mask, -1) != _size(key, -2):  # a short one is filled up
+    if mask is not None and not (rank(mask) and _size(mask, -1) == _size(key, -2) > 0):  # a short one is filled up
+        return None
+    if mask is not None and mask.dtype not in (ir.DataType.BOOL, ir.DataType.FLOAT):
         return None
     if axes == 3:
         heads, key_heads = attributes.get_int("q_num_heads", 0), attributes.get_int("kv_num_heads", 0)
@@ -117,7 +119,8 @@ def _attend(
 ) -> Chain:
     """softmax(scale · Q Kᵀ + mask) V. heads: of inputs (N, tokens, heads · D); None of (N, heads, tokens, D).
 
-    The scale stands right behind the query, where the layer that computes it can take it in.
+    The scale stands right behind the query, where the layer that computes it can take it in. A query that sees no key
+    attends to nothing, as in ONNX Runtime.
     """
     query = chain.add("Mul", [query, chain.number(scale)])
     if heads is None:
@@ -129,13 +132,27 @@ def _attend(
             for part, order in ((query, BY_HEAD), (key, KEYS_BY_HEAD), (value, BY_HEAD))
         )
     scores = chain.add("MatMul", [query, key])
-    if mask is not None:
-        scores = chain.add("Add", [scores, mask])
+    added = _added(chain, mask)
+    if added is not None:
+        scores = chain.add("Add", [scores, added])
     weights = chain.add("Softmax", [scores], {"axis": ir.AttrInt64("axis", -1)})
+    if not _is_finite(added):
+        nothing = chain.add("IsNaN", [weights], dtype=ir.DataType.BOOL)
+        weights = chain.add("Where", [nothing, chain.number(0.0), weights])
     found = chain.add("MatMul", [weights, value])
     if heads is not None:
         chain.add("Reshape", [_turned(chain, found, BY_HEAD), chain.integers(0, 0, -1)])
     return chain
+
+
+def _added(chain: Chain, mask: ir.Value | None) -> ir.Value | None:
+    """What is added to scores for a mask, which may say True for each key that is seen; None where all are."""
+    array = constant_value(mask)
+    if mask is None or mask.dtype != ir.DataType.BOOL:
+        return mask
+    if array is None:
+        return chain.add("Where", [mask, chain.number(0.0), chain.number(-math.inf)])
+    return None if array.all() else chain.constant(np.where(array, np.float32(0), np.float32(-np.inf)))
 
 
 def _turned(chain: Chain, value: ir.Value, order: tuple[int, ...]) -> ir.Value:
@@ -154,6 +171,6 @@ def _more_is_read(node: ir.Node) -> bool:
 
 
 def _is_finite(mask: ir.Value | None) -> bool:
-    """Whether a mask, if there is one, is a constant that is added: of a query that sees no key, nothing is told."""
+    """Whether a mask, if there is one, is a constant that is added and hides no key for good."""
     array = constant_value(mask)
     return mask is None or (array is not None and array.dtype == np.float32 and bool(np.isfinite(array).all()))

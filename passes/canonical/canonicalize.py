@@ -11,6 +11,7 @@ from passes.canonical.arithmetic import plain_arithmetic
 from passes.canonical.bounds import clip_by_numbers
 from passes.canonical.convolutions import make_convolutions_explicit, merge_pads
 from passes.canonical.fused import lower_fused
+from passes.canonical.guards import drop_nan_guards
 from passes.canonical.heads import flatten_reshapes, fuse_gemm, plain_gemms, pool_globally
 from passes.canonical.normalizations import fuse_layer_norm
 from passes.graph.editing import FreshNames, add_initializer, constant_value, discard, is_op, substitute
@@ -46,7 +47,8 @@ class Canonicalize(ir.passes.InPlacePass):
        and Attention, its own and ONNX's, becomes products and a Softmax; Einsum of two matrices becomes MatMul.
     16. (x - mean) / sqrt(mean((x - mean)²) + epsilon) over the last axis becomes LayerNormalization.
     17. Max and Min with one number become Clip.
-    18. Nodes and initializers that no graph output needs go.
+    18. The check of a Softmax for NaN goes, where no row of its scores can be masked whole.
+    19. Nodes and initializers that no graph output needs go.
 
     Value names that stay keep their name and meaning. Subgraphs (If, Loop, Scan) are read, not rewritten.
     """
@@ -178,4 +180,5 @@ REWRITES: tuple[Callable[[ir.Graph], int], ...] = (
     fuse_hard_sigmoid,
     plain_arithmetic,
     clip_by_numbers,
+    drop_nan_guards,
 )

@@ -23,14 +23,19 @@ class Chain:
         return [node.op_type for node in self._nodes]
 
     def add(
-        self, op_type: str, inputs: Sequence[ir.Value | None], attributes: dict[str, ir.Attr] | None = None
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        attributes: dict[str, ir.Attr] | None = None,
+        *,
+        dtype: ir.DataType = ir.DataType.FLOAT,
     ) -> ir.Value:
         """One more node; its output."""
         base = f"{self._old.name or self._old.op_type}.{op_type}"
         node = ir.node(op_type, inputs, name=self._names(base))
         node.attributes.update(attributes or {})
         node.outputs[0].name = self._names(f"{base}_output")
-        node.outputs[0].dtype = ir.DataType.FLOAT
+        node.outputs[0].dtype = dtype
         self._nodes.append(node)
         return node.outputs[0]
 

@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from passes.graph.bodies import captured_values
 from passes.graph.editing import constant_value, is_op, name_of, required_name, sole_consumer
+from passes.graph.masks import masked_values
 from passes.graph.operators import ELEMENTWISE, POINTWISE, SELECTIONS
 from passes.target.operator_rule import OperatorRule
 from passes.target.target import Target
@@ -49,7 +50,7 @@ class QuantPoints:
 
 
 def find_quant_points(model: ir.Model, target: Target) -> QuantPoints:
-    """The points of a float graph.
+    """The points of a float graph. Masks of attention and what they mask are none (`masked_values`).
 
     Args:
         model: with inferred types. Values that hold no data (shapes, indices) are not quantized.
@@ -63,13 +64,14 @@ def find_quant_points(model: ir.Model, target: Target) -> QuantPoints:
     same_as: dict[str, str] = {}
     weights: list[WeightUse] = []
     known, places = Fusion(target), {node: place for place, node in enumerate(model.graph)}
+    masked = masked_values(model.graph)
     data: set[ir.Value] = {value for value in model.graph.inputs if value.dtype == ACTIVATION_DTYPE}
     # bytes of pixels, or indices into a table; what is made of shapes and sizes is none
     others: set[ir.Value] = {value for value in model.graph.inputs if value.dtype != ACTIVATION_DTYPE}
     activations.extend(
         required_name(value)
         for value in model.graph.inputs
-        if value in data and value.uses() and not known.stays_in_float(value)
+        if value in data - masked and value.uses() and not known.stays_in_float(value)
     )
     quantized = set(activations)
     for node in model.graph:
@@ -89,7 +91,9 @@ def find_quant_points(model: ir.Model, target: Target) -> QuantPoints:
             source = node.inputs[0]
             if not (value.uses() or value.is_graph_output()) or known.is_fused(value) or _is_only_compared(value):
                 continue
-            if known.stays_in_float(value) or (target.fused_sums and _is_summed_in_kernel(value, places)):
+            if value in masked or known.stays_in_float(value):
+                continue
+            if target.fused_sums and _is_summed_in_kernel(value, places):
                 continue
             if node.op_type in SELECTIONS and source is not None and source.name in quantized:
                 same_as[required_name(value)] = same_as.get(required_name(source), required_name(source))
@@ -99,7 +103,9 @@ def find_quant_points(model: ir.Model, target: Target) -> QuantPoints:
     constants = [
         required_name(value)
         for value in model.graph.initializers.values()
-        if value.uses() and all(_is_combined(value, use.node, quantized, target) for use in value.uses())
+        if value not in masked
+        and value.uses()
+        and all(_is_combined(value, use.node, quantized, target) for use in value.uses())
     ]
     points = QuantPoints(
         activations=tuple(activations), same_as=same_as, weights=tuple(weights), constants=tuple(constants)

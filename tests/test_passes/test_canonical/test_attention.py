@@ -56,6 +56,43 @@ def test_attention_of_onnx(shape, heads, scale, masked):
     assert (found.count("MatMul"), found.count("Softmax"), found.count("Add")) == (2, 1, masked)
 
 
+SEEN = np.tri(5, dtype=bool)
+NOTHING_SEEN = SEEN & (np.arange(5) != 2)[:, None]
+
+
+def as_numbers(mask):
+    return np.where(mask, np.float32(0), np.float32(-np.inf))
+
+
+@pytest.mark.parametrize(
+    ("mask", "kept"),
+    [
+        (np.ones((5, 5), bool), set()),
+        (SEEN, {"Add"}),
+        (as_numbers(SEEN), {"Add"}),
+        (NOTHING_SEEN, {"Add", "IsNaN", "Where"}),  # one query sees no key, and gets zeros
+        (as_numbers(NOTHING_SEEN), {"Add", "IsNaN", "Where"}),
+    ],
+)
+def test_attention_with_keys_that_are_not_seen(mask, kept):
+    model = model_of(attention("q", "k", "v", "mask"), BY_HEAD, opset=23, mask=mask)
+    assert kept == {"Add", "IsNaN", "Where"} & set(lowered(model))
+
+
+def test_attention_with_a_mask_that_is_an_input():
+    """Of padding, as a text network has it: what is seen follows from another input."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["" : 23]>
+        g (float[N,2,5,4] q, float[N,2,5,4] k, float[N,2,5,4] v, float[N,1,5,5] seen) => (float[N,2,5,4] y) {
+            zero = Constant <value_float=0.0> ()
+            mask = Greater (seen, zero)
+            y = Attention (q, k, v, mask)
+        }"""
+    )
+    found = lowered(ir.from_proto(onnx.shape_inference.infer_shapes(model)))
+    assert "Attention" not in found and "IsNaN" in found
+
+
 @pytest.mark.parametrize("more", [[], ["b"], ["b", "", "mask"], ["", "", "mask"]])
 def test_multi_head_attention_of_onnx_runtime(more):
     node = fused("MultiHeadAttention", "q", "k", "v", *more, num_heads=2)
@@ -102,8 +139,6 @@ def test_a_sum_that_is_read_itself():
     [
         attention("q", "k", "v", is_causal=1),
         attention("q", "k", "v", softcap=2.0),
-        attention("q", "k", "v", "computed"),
-        attention("q", "k", "v", "holes"),
         attention("q", "k", "v", "short"),
         attention("q", "k", "v", outputs=("y", "present")),
         fused("Attention", "q", "w", "b", num_heads=2, unidirectional=1),
@@ -111,9 +146,7 @@ def test_a_sum_that_is_read_itself():
     ],
 )
 def test_what_has_more_to_it_stays(node):
-    holes = np.where(np.eye(5), np.float32(-np.inf), 0).astype("f4")
-    inputs = ("q", "k", "v", "computed")
-    model = model_of(node, BY_HEAD, opset=23, inputs=inputs, holes=holes, short=rand(5, 3), w=rand(8, 24), b=rand(24))
+    model = model_of(node, BY_HEAD, opset=23, short=rand(5, 3), w=rand(8, 24), b=rand(24))
     before = ir.to_proto(model).SerializeToString(deterministic=True)
     assert lower_fused(model.graph) == 0
     assert ir.to_proto(model).SerializeToString(deterministic=True) == before
