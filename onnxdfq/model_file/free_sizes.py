@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -21,7 +22,8 @@ _FACTOR = 97
 def with_free_sizes(model: ir.Model, batch: int) -> ir.Model:
     """A copy in which no size that a Reshape or Resize reads holds the batch.
 
-    1. Resize to constant sizes: only the axes that change are named.
+    1. Resize to constant sizes: by factors, where these are exact in float32, else to sizes of which the first ones are
+       those of the data. Not to sizes of named axes: beside integer convolutions ONNX Runtime fails to load these.
     2. Reshape to a constant target: in graph order, the entry into which the batch goes becomes -1 and the others
        numbers. Row-major order says which entry that is: the one before which the target has as many values as the
        data has before its batch axis, so (B, 48, 1936) to (48, 2, 1936) at B = 2 becomes (-1, 2, 1936).
@@ -81,9 +83,21 @@ def _free_resize(model: ir.Model, node: ir.Node, shapes: _Shapes) -> None:
     if "axes" in node.attributes or data is None or target is None:
         return
     axes = [axis for axis, (before, after) in enumerate(zip(data, target, strict=True)) if before != after]
-    if axes and axes[0] > 0:
-        node.attributes["axes"] = ir.AttrInt64s("axes", axes)
-        _replace_constant(model, node, 3, [target[axis] for axis in axes], "target_sizes")
+    if not axes or axes[0] == 0:
+        return
+    factors = (np.array(target) / np.array(data)).astype(np.float32)
+    if (factors.astype(np.float64) * data == target).all():
+        _replace_constant(model, node, 2, factors, "factors")
+        node.resize_inputs(3)
+        node.attributes.pop("keep_aspect_ratio_policy", None)  # of sizes alone
+        return
+    _replace_constant(model, node, 3, np.array(target[axes[0] :]), "target_sizes")
+    kept = ir.node("Shape", [node.inputs[0]], {"start": 0, "end": axes[0]})
+    sizes = ir.node("Concat", [kept.outputs[0], node.inputs[3]], {"axis": 0})
+    for one in (kept, sizes):
+        one.name = one.outputs[0].name = f"{node.outputs[0].name}/{one.op_type}"
+    model.graph.insert_before(node, [kept, sizes])
+    node.replace_input_with(3, sizes.outputs[0])
 
 
 def _shapes(model: ir.Model, batch: int) -> _Shapes:
@@ -111,13 +125,13 @@ def _constant(node: ir.Node, index: int) -> NDArray[np.generic] | None:
 
 def _replace_target(model: ir.Model, node: ir.Node, target: Sequence[int], axis: int | None = None) -> None:
     sizes = [-1 if at == axis else size for at, size in enumerate(target)]
-    _replace_constant(model, node, 1, sizes, "target_shape")
+    _replace_constant(model, node, 1, np.array(sizes, np.int64), "target_shape")
 
 
-def _replace_constant(model: ir.Model, node: ir.Node, index: int, sizes: Sequence[int], what: str) -> None:
+def _replace_constant(model: ir.Model, node: ir.Node, index: int, array: NDArray[Any], what: str) -> None:
     """Gives the node an initializer of its own: others may read the old one."""
     name = f"{node.outputs[0].name}/{what}"
-    tensor = ir.tensor(np.array(sizes, np.int64), name=name)
-    value = ir.Value(name=name, shape=ir.Shape([len(sizes)]), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     model.graph.register_initializer(value)
     node.replace_input_with(index, value)

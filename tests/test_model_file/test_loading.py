@@ -179,6 +179,22 @@ def test_a_baked_batch_is_freed(tmp_path: Path, batch: int | str) -> None:
     save_model(model, tmp_path / "out.onnx")
 
 
+@pytest.mark.parametrize("height", [16, 11])  # twice the old one, and a factor that float32 does not hold
+def test_a_resize_to_sizes_of_numbers_leaves_the_batch_free(tmp_path: Path, height: int) -> None:
+    nodes = [
+        helper.make_node("Resize", ["x", "", "", "sizes"], ["large"], mode="linear"),
+        helper.make_node("Conv", ["large", "w"], ["y"]),
+    ]
+    weights = {"sizes": np.array([1, 3, height, 12]), "w": weight(2, 3, 1, 1)}
+    proto = build(nodes, weights, shape=(1, 3, 8, 8), output=(1, 2, height, 12))
+    path = saved(proto, tmp_path)
+    model = load_model(path)
+    assert main_input(model).shape == (None, 3, 8, 8)
+    x = noise(3, 3, 8, 8)
+    expected = np.concatenate([run(path, x[at : at + 1]) for at in range(3)])
+    np.testing.assert_allclose(run(model, x), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_a_batch_that_cannot_be_freed_stays(tmp_path: Path) -> None:
     nodes = [helper.make_node("Conv", ["x", "w"], ["a"]), helper.make_node("Concat", ["a", "token"], ["y"], axis=1)]
     path = saved(build(nodes, {"w": weight(2, 3, 1, 1), "token": weight(1, 1, 8, 8)}, shape=(1, 3, 8, 8)), tmp_path)

@@ -74,6 +74,22 @@ def test_one_weight_of_two_convolutions_and_names_that_clash(tmp_path: Path) -> 
     assert compressed(path, tmp_path)["QLinearConv"] == 3
 
 
+@pytest.mark.parametrize("size", [16, 13, 11])  # by factors that float32 holds, and by one that it does not
+def test_a_resize_to_sizes_of_numbers(size: int, tmp_path: Path) -> None:
+    """Where only axes with a new size were named, ONNX Runtime did not load the file."""
+    path = tmp_path / "m.onnx"
+    nodes = [
+        conv("x", "w", "a"),
+        helper.make_node("Resize", ["a", "", "", "sizes"], ["b"], mode="nearest"),
+        conv("b", "v", "y"),
+    ]
+    weights = {"w": weight(4, 3, 3, 3), "v": weight(5, 4, 3, 3), "sizes": np.array([1, 4, size, 12])}
+    write(path, nodes, weights, inputs={"x": [1, 3, 8, 6]}, outputs={"y": [1, 5, size, 12]})
+    assert compressed(path, tmp_path)["QLinearConv"] == 2
+    (resize,) = (node for node in onnx.load(tmp_path / "q.onnx").graph.node if node.op_type == "Resize")
+    assert not any(attribute.name == "axes" for attribute in resize.attribute)
+
+
 def test_two_nodes_of_one_name(tmp_path: Path) -> None:
     """onnx's checker lets it pass, ONNX Runtime refuses it."""
     path = tmp_path / "m.onnx"
