@@ -9,8 +9,15 @@ from passes.canonical.branches import inline_branches
 from passes.graph.editing import is_op
 
 # Merging equal initializers would tie parameters that are folded and tuned apart from each other, and onnxsim puts the
-# nodes of an If's branch in an order that onnx refuses.
-SKIPPED = ("eliminate_duplicate_initializer", "eliminate_if_with_const_cond")
+# nodes of an If's branch in an order that onnx refuses. Query, key and value side by side in one product share a grid,
+# and attention in one operator is computed in float.
+SKIPPED = (
+    "eliminate_duplicate_initializer",
+    "eliminate_if_with_const_cond",
+    "fuse_attention",
+    "fuse_gqa",
+    "fuse_qkv",
+)
 
 
 def simplify(model: ir.Model) -> ir.Model:

@@ -146,6 +146,30 @@ def test_equal_weights_stay_apart(tmp_path: Path) -> None:
     assert {"w1", "w2"} <= set(load_model(path).graph.initializers)
 
 
+def test_projections_of_an_attention_stay_apart(tmp_path: Path) -> None:
+    """As a vision transformer has them, behind a normalization: each with a range of its own, and a bias that it takes
+    in."""
+    nodes = [helper.make_node("LayerNormalization", ["x", "scale"], ["n"])]
+    weights = {"scale": weight(8), "heads": np.array([0, 5, 2, 4])}
+    for name in ("q", "k", "v"):
+        nodes += [
+            helper.make_node("MatMul", ["n", f"w{name}"], [f"product_{name}"]),
+            helper.make_node("Add", [f"product_{name}", f"b{name}"], [f"sum_{name}"]),
+            helper.make_node("Reshape", [f"sum_{name}", "heads"], [f"heads_{name}"]),
+            helper.make_node("Transpose", [f"heads_{name}"], [name], perm=[0, 2, 1, 3]),
+        ]
+        weights |= {f"w{name}": weight(8, 8), f"b{name}": weight(8)}
+    nodes += [
+        helper.make_node("Transpose", ["k"], ["turned"], perm=[0, 1, 3, 2]),
+        helper.make_node("MatMul", ["q", "turned"], ["s"]),
+        helper.make_node("Softmax", ["s"], ["a"]),
+        helper.make_node("MatMul", ["a", "v"], ["y"]),
+    ]
+    path = saved(build(nodes, weights, shape=("N", 5, 8), output=("N", 2, 5, 4)), tmp_path)
+    found = [node.op_type for node in load_model(path).graph]
+    assert (found.count("Gemm"), found.count("Add"), found.count("Split")) == (3, 0, 0)
+
+
 @pytest.mark.parametrize("batch", [1, 2, "batch"])
 def test_a_baked_batch_is_freed(tmp_path: Path, batch: int | str) -> None:
     """ShuffleNet's shuffle and a flatten as torch traces them, with the batch as a number in every target."""
