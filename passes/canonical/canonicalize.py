@@ -14,6 +14,7 @@ from passes.canonical.fused import lower_fused
 from passes.canonical.guards import drop_nan_guards
 from passes.canonical.heads import flatten_reshapes, fuse_gemm, plain_gemms, pool_globally
 from passes.canonical.normalizations import fuse_layer_norm
+from passes.canonical.rows import reshape_before_products
 from passes.graph.editing import FreshNames, add_initializer, constant_value, discard, is_op, substitute
 from passes.graph.operators import PARAMETERS
 
@@ -37,7 +38,8 @@ class Canonicalize(ir.passes.InPlacePass):
        where the axes were dropped).
     9. Reshape to two axes that keeps the first becomes Flatten.
     10. MatMul of two axes with a constant weight, and Add of a constant per column, become Gemm. The constants of a
-       Gemm take in its alpha and beta, and its bias has one number per column.
+       Gemm take in its alpha and beta, and its bias has one number per column. A Reshape to two axes goes before a
+       MatMul whose columns it keeps.
     11. x/2 * (1 + erf(x/sqrt 2)), in any order, becomes Gelu (opset 20), so that one activation is quantized, not five;
        its approximation by tanh likewise.
     12. x * clip(x + 3, 0, 6) / 6 becomes HardSwish.
@@ -173,6 +175,7 @@ REWRITES: tuple[Callable[[ir.Graph], int], ...] = (
     merge_pads,
     pool_globally,
     flatten_reshapes,
+    reshape_before_products,
     fuse_gemm,
     plain_gemms,
     fuse_gelu,
