@@ -1,10 +1,10 @@
 """All numbers that quantization writes, decided for each target before any file is touched.
 
-join → widths → decide → choose by outputs → refine: pure functions, each from a frozen `Case` to the next. What several
-targets have in common (equal plans, activations alike) is worked out once.
+keep float → widths → decide → choose by outputs → refine: pure functions, each from a frozen `Case` to the next. What
+several targets have in common (equal plans, activations alike) is worked out once.
 """
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -23,8 +23,8 @@ from onnxdfq.images.source import ImageSource
 from onnxdfq.methods.effort import limit_of, visits_within
 from onnxdfq.methods.method import FloatModel, Measurement, Method, Note, Run
 from onnxdfq.pipeline.dropping import Dropping
+from onnxdfq.pipeline.keeping import kept_for_ranges, tell_of_unseen
 from onnxdfq.pipeline.trainers import agree_to_train
-from onnxdfq.recipe.bits import FLOAT_BITS
 from onnxdfq.recipe.budget import MOST, Budget, Budgets
 from onnxdfq.training.distilling import Distilling
 from onnxdfq.training.outputs import class_scores, distilled_outputs
@@ -32,7 +32,6 @@ from onnxdfq.tuning import Tuning
 from onnxdfq.work.checkpoint import Checkpoint, Findings
 from passes.dfmpc.plan import QuantizedWeight
 from passes.graph.work import work_per_sample
-from passes.quantize.joins import Join, joins_apart
 from passes.quantize.plan import QuantPlan, TensorQuant
 from passes.quantize.points import find_quant_points
 from passes.target.kept_float import NOTHING_KEPT
@@ -40,7 +39,6 @@ from passes.target.target import Target
 
 Found = TypeVar("Found")
 FLOAT_PLAN = QuantPlan(activations={}, weights={})
-NAMED = 3  # values that a note names
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -100,9 +98,10 @@ def plan_all(planning: Planning, targets: Sequence[Target], calibration: Calibra
         )
         return {target.name: Case(target=target, calibration=calibration, plan=settled) for target in targets}
     cases = [Case(target=target, calibration=calibration) for target in targets if target.format != "float"]
-    for stage in (joined, widths, decided, chosen_by_outputs):
+    for stage in (kept, widths, decided, chosen_by_outputs):
         cases = [stage(case, planning) for case in cases]
-    _tell_of_unseen(cases, planning)
+    quantized = [case.target for case in cases if case.plan.activations]
+    tell_of_unseen(planning.model.graph, planning.observations, quantized, planning.run)
     _tell_of_tails(cases, planning)
     found = {case.target.name: refined(case, planning) for case in cases}
     for case in found.values():
@@ -115,24 +114,10 @@ def plan_all(planning: Planning, targets: Sequence[Target], calibration: Calibra
     return found | {target.name: Case(target=target, calibration=calibration) for target in floats}
 
 
-def joined(case: Case, planning: Planning) -> Case:
-    """What stays float at the end of the network, where parts of very different ranges are put together."""
-    model, calibration = planning.model.graph, case.calibration
-    if calibration.activation_bits == FLOAT_BITS or calibration.only_activated:
-        return case
-    points = find_quant_points(model, case.target)
-    bits = calibration.activation_widths(model, points)
-    joins, nodes = joins_apart(
-        model,
-        points,
-        {name: histogram.magnitude for name, histogram in planning.observations.histograms.items()},
-        {name: width for name, width in bits.items() if name not in calibration.tensors},
-    )
-    if not joins:
-        return case
-    kept = case.target.kept_float
-    _tell_of_joins(joins, nodes, case.target, planning.run)
-    return replace(case, target=replace(case.target, kept_float=replace(kept, nodes=kept.nodes | nodes)))
+def kept(case: Case, planning: Planning) -> Case:
+    """What stays float for its ranges."""
+    model, observations, run = planning.model.graph, planning.observations, planning.run
+    return replace(case, target=kept_for_ranges(model, observations, case.calibration, case.target, run))
 
 
 def widths(case: Case, planning: Planning) -> Case:
@@ -335,35 +320,6 @@ def _decided(case: Case, planning: Planning, chosen: Mapping[str, TensorQuant]) 
         name: weight.integers for name, weight in planning.settled.items() if plan.weights[name] is weight.quant
     }
     return replace(case, plan=replace(plan, integers={**integers, **plan.integers}))
-
-
-def _tell_of_joins(joins: Sequence[Join], nodes: Set[str], target: Target, run: Run) -> None:
-    join = joins[0]
-    small, large = min(join.ranges, key=join.ranges.__getitem__), max(join.ranges, key=join.ranges.__getitem__)
-    others = f", and {len(joins) - 1} more," if len(joins) > 1 else ""
-    run.tell(
-        Note(
-            text=f"For the target {target.name} {len(nodes)} nodes behind the last layers stay float: the Concat "
-            f"{join.node}{others} puts {large} (up to {join.ranges[large]:.4g}) and {small} (up to "
-            f"{join.ranges[small]:.4g}) together, and on one grid next to nothing would be left of the latter."
-        )
-    )
-
-
-def _tell_of_unseen(cases: Sequence[Case], planning: Planning) -> None:
-    """What stays float because no input gave it a number."""
-    points = [find_quant_points(planning.model.graph, case.target).activations for case in cases]
-    wanted = [name for case, names in zip(cases, points, strict=True) for name in names if case.plan.activations]
-    unseen = [name for name in dict.fromkeys(wanted) if name not in planning.observations.histograms]
-    if unseen:
-        more = f" and {len(unseen) - NAMED} more" if len(unseen) > NAMED else ""
-        planning.run.tell(
-            Note(
-                text=f"{', '.join(unseen[:NAMED])}{more} hold no number on any of the inputs, as the boxes of a "
-                "detector that finds nothing: what is computed on these stays float. Inputs of your own "
-                "(--calibration) give them ranges."
-            )
-        )
 
 
 def _tell_of_tails(cases: Sequence[Case], planning: Planning) -> None:
