@@ -64,7 +64,7 @@ def test_padding_is_masked_in_the_written_file(form: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("target", ["ort", "generic", "qnn"])
 def test_norms_that_are_divided_by_are_not_rounded_to_0(target: str, tmp_path: Path) -> None:
-    """Of some tokens they are fifty times as large as of others, whatever the target divides on."""
+    """Of some tokens they are far less than a step of what others take; such a file computed NaN, and was refused."""
     random = np.random.default_rng(0)
     text = """(float[1,8,16] x) => (float[1,8,4] y) {
         h = MatMul (x, w)  n = ReduceL2 <keepdims=1> (h, last)  c = Clip (n, least)  d = Div (h, c)  y = MatMul (d, v)
@@ -78,9 +78,9 @@ def test_norms_that_are_divided_by_are_not_rounded_to_0(target: str, tmp_path: P
     )
     ir.save(model, tmp_path / "m.onnx")
     x = random.normal(size=(64, 8, 16)).astype("f4")
-    x[:, ::2] *= 0.02
+    x[:, ::8] *= 1e-4
     np.savez(tmp_path / "x.npz", x=x)
     result = onnxdfq.compress(
         tmp_path / "m.onnx", output=tmp_path / "q.onnx", calibration=tmp_path / "x.npz", target=target, images=64
     )
-    assert float(result.metrics["sqnr_db_images"] or 0) > 8  # small tokens lose as much where they come in
+    assert float(result.metrics["sqnr_db_images"] or 0) > 8  # one token of eight is lost where it comes in
