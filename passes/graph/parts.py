@@ -13,7 +13,7 @@ from passes.graph.editing import is_op
 Array = TypeVar("Array")  # of numpy or of torch
 _SAME = ("Identity", "Clip", "Cast")
 _SHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
-_NESTED = 6  # Concats of Concats, at most; files of strangers have chains of thousands
+_NESTED, _MOST = 6, 1000  # Concats of Concats, and parts: files of strangers have chains and fans of thousands
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ def parts_of(value: ir.Value) -> Parts | None:
     scores between 0 and 1. Of a Concat of several that are put together alike (the levels of a detector) it is their
     parts. Shapes have to be inferred.
     """
-    return _parts(value, _NESTED)
+    return _parts(value, _NESTED, {})
 
 
 def split_into(array: Array, parts: Parts | None) -> Sequence[Array]:
@@ -51,24 +51,31 @@ def split_into(array: Array, parts: Parts | None) -> Sequence[Array]:
     return (array,) if parts is None else parts.of(array)
 
 
-def _parts(value: ir.Value, nested: int) -> Parts | None:
+def _parts(value: ir.Value, nested: int, known: dict[tuple[ir.Value, int], Parts | None]) -> Parts | None:
+    """known: what was found before, however often a Concat reads it."""
+    if (value, nested) not in known:
+        known[value, nested] = _found(value, nested, known)
+    return known[value, nested]
+
+
+def _found(value: ir.Value, nested: int, known: dict[tuple[ir.Value, int], Parts | None]) -> Parts | None:
     moved: list[ir.Node] = []
     node = value.producer()
     while node is not None and is_op(node, *_SAME, *_SHAPES, "Transpose") and node.inputs[0] is not None:
         moved.append(node)
         node = node.inputs[0].producer()
-    found = _of_concat(node, nested - 1) if node is not None and is_op(node, "Concat") and nested else None
+    found = _of_concat(node, nested - 1, known) if node is not None and is_op(node, "Concat") and nested else None
     for node in reversed(moved):
         found = None if found is None else _moved(found, node)
     return found
 
 
-def _of_concat(node: ir.Node, nested: int) -> Parts | None:
+def _of_concat(node: ir.Node, nested: int, known: dict[tuple[ir.Value, int], Parts | None]) -> Parts | None:
     shape = node.outputs[0].shape
-    if shape is None or any(value is None or value.shape is None for value in node.inputs):
+    if shape is None or not len(shape) or any(value is None or value.shape is None for value in node.inputs):
         return None
     axis = node.attributes.get_int("axis", 0) % len(shape)
-    inner = [_parts(value, nested) for value in node.inputs if value is not None]
+    inner = [_parts(value, nested, known) for value in node.inputs if value is not None]
     if (first := inner[0]) is not None and first.axis != axis and all(parts == first for parts in inner):
         return first
     sizes: list[int] = []
@@ -77,6 +84,8 @@ def _of_concat(node: ir.Node, nested: int) -> Parts | None:
         if not isinstance(size, int):
             return None
         sizes.extend(parts.sizes if parts is not None and parts.axis == axis else (size,))
+        if len(sizes) > _MOST:
+            return None
     return Parts(axis=axis, sizes=tuple(sizes))
 
 

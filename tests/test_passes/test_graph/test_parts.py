@@ -59,3 +59,11 @@ def test_a_chain_of_concats_ends() -> None:
     assert found is not None
     assert sum(found.sizes) == 4096
     assert len(found.sizes) == 64
+
+
+def test_a_fan_of_concats_ends() -> None:
+    """Each reads the one before a hundred times: what is no number of parts to tell apart stays in one."""
+    fan = " ".join(f"c{number} = Concat <axis=1> ({', '.join([f'c{number - 1}'] * 100)})" for number in range(1, 7))
+    model = build(f"(float[N, 0] c0) => (float[N, 0] y) {{ {fan} y = Identity (c6) }}")
+    found = parts_of(model.graph.outputs[0])
+    assert found is None or len(found.sizes) <= 1000
