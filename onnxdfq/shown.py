@@ -1,6 +1,7 @@
 """Messages, as they are shown: what they quote may come from a stranger's file."""
 
 import re
+from collections.abc import Sequence
 
 from passes.graph.text import printable
 
@@ -11,6 +12,12 @@ def sentence(text: str) -> str:
     """A message in one line: nothing in it controls a terminal, and long names are cut in their middle."""
     words = re.sub(rf"\S{{{LONGEST_WORD + 1},}}", lambda found: shortened(found[0], LONGEST_WORD), text)
     return shortened(printable(words), LONGEST_LINE)
+
+
+def some(names: Sequence[str], most: int) -> str:
+    """The first few, and how many others there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def shortened(text: str, most: int) -> str:

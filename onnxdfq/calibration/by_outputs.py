@@ -6,7 +6,7 @@ activation function makes next to nothing of is worth no integers at all, howeve
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -71,20 +71,21 @@ def thresholds_by_outputs(
         InputError: The model has no float output.
     """
     better: dict[str, TensorQuant] = {}
-    candidates = _candidates(model, plan, scheme, zero_points)
+    candidates = _candidates(model, plan, scheme, zero_points, plan.activations)
     for _ in range(ROUNDS):
         if not candidates:
             break
         found = _better(candidates, _losses(model, plan, pixels, candidates, device=device, progress=progress))
         better |= found
         plan = replace(plan, activations={**plan.activations, **found})
-        moved = _candidates(model, plan, scheme, zero_points)
-        candidates = {name: moved[name] for name in found}
+        candidates = _candidates(model, plan, scheme, zero_points, found)
     return better
 
 
-def _candidates(model: ir.Model, plan: QuantPlan, scheme: Scales, zero_points: bool) -> dict[str, list[TensorQuant]]:
-    """Value name → the grid that it has, and those to try."""
+def _candidates(
+    model: ir.Model, plan: QuantPlan, scheme: Scales, zero_points: bool, names: Container[str]
+) -> dict[str, list[TensorQuant]]:
+    """Value name → the grid that it has, and those to try; of these names."""
     unit = 0.5 if scheme == "free" else 1
     return {
         value.name or "": [
@@ -93,6 +94,7 @@ def _candidates(model: ir.Model, plan: QuantPlan, scheme: Scales, zero_points: b
             *(_from_saturation(model, value, quant, unit) if zero_points else ()),
         ]
         for value, quant in _activations(model, plan, scheme)
+        if value.name in names
     }
 
 

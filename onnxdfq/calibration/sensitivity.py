@@ -1,6 +1,6 @@
 """How much each layer costs the outputs when it alone is quantized, measured on images."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Self
@@ -12,6 +12,7 @@ from jaxtyping import Float, Float32
 from numpy.typing import NDArray
 from torch import Tensor
 
+from onnxdfq.calibration.noise import energies, errors, mean_share
 from onnxdfq.calibration.screening import rounded
 from onnxdfq.engine import TorchGraph
 from onnxdfq.engine.feeds import Feeds
@@ -21,7 +22,7 @@ from onnxdfq.images.samples import SamplesLike
 from passes.graph.compared import compared_values
 from passes.graph.editing import FreshNames, set_constant_input
 from passes.graph.liveness import Liveness
-from passes.graph.parts import parts_of, split_into
+from passes.graph.parts import parts_of
 from passes.quantize.plan import QuantPlan, TensorQuant
 
 Values = dict[str, Tensor]
@@ -145,7 +146,7 @@ class _Sweep:
         ]
         graph = self.downstream()
         self._float_outputs = [_run(graph, state) for state in self._states]
-        self._signal = self._energies(self._float_outputs)
+        self._signal = energies(self._float_outputs, self._parts)
 
     def move_to(self, point: int) -> None:
         """Run the nodes up to `point`, a place in the graph."""
@@ -163,26 +164,11 @@ class _Sweep:
         self, downstream: TorchGraph, given: Values, change: Callable[[Values], Values] = lambda state: state
     ) -> float:
         """Noise over signal when `downstream` runs from here. given: its initializers. change: of the values here."""
-        noise = self._energies(
-            {
-                name: output - exact[name]
-                for name, output in _run(downstream, state | change(state) | given).items()
-                if output.shape == exact[name].shape  # else the number of rows depends on the numbers
-            }
+        found = (
+            errors(_run(downstream, state | change(state) | given), exact)
             for state, exact in zip(self._states, self._float_outputs, strict=True)
         )
-        shares = [noise.get(part, 0.0) / signal for part, signal in self._signal.items() if signal > 0]
-        return sum(shares) / max(len(shares), 1)
-
-    def _energies(self, batches: Iterable[Values]) -> dict[tuple[str, int], float]:
-        """By output and place of its part, the sum of squares."""
-        found: dict[tuple[str, int], float] = {}
-        for values in batches:
-            for name, value in values.items():
-                for place, part in enumerate(split_into(value, self._parts[name])):
-                    energy = float(part.double().square().sum())
-                    found[name, place] = found.get((name, place), 0.0) + energy
-        return found
+        return mean_share(energies(found, self._parts), self._signal)
 
     def tensor(self, array: Float[NDArray[np.floating], "*shape"]) -> Float32[Tensor, "*shape"]:
         """As an initializer that is given."""

@@ -70,7 +70,7 @@ def activation_threshold(
         clipping: Where the candidates come from.
     """
     points, counts = histogram.points()
-    greatest = max(-histogram.least, histogram.greatest, 0.0)
+    greatest = histogram.magnitude
     by_distribution = None
     if clipping == "aciq":
         by_distribution = clipping_values(points, counts.astype(np.float64), bits, signed=signed)

@@ -41,7 +41,7 @@ from onnxdfq.cli.printing import (
 from onnxdfq.cli.pruning import prune
 from onnxdfq.cli.reporting import diagnose, exit_unless, report
 from onnxdfq.progress import TerminalProgress, silent
-from onnxdfq.shown import sentence
+from onnxdfq.shown import sentence, some
 from passes.graph.text import printable
 
 
@@ -314,9 +314,8 @@ def lint(model: Path, target: str | None, require: str | None, as_json: bool) ->
             echo(f"Nothing in it is quantized: onnxdfq compress {printable(found.file)} --target {name}")
         echo(found.basis)
     if short:
-        what = ", ".join(f"{finding.op_type or 'the file'} {finding.node}".strip() for finding in short[:5])
-        more = f" and {len(short) - 5} more" if len(short) > 5 else ""
-        echo(sentence(f"onnxdfq: --require {require} is not met by {what}{more}."), err=True)
+        nodes = [f"{finding.op_type or 'the file'} {finding.node}".strip() for finding in short]
+        echo(sentence(f"onnxdfq: --require {require} is not met by {some(nodes, 5)}."), err=True)
         sys.exit(1)
 
 

@@ -55,8 +55,7 @@ def diagnose(model: Path, require: str | None, output: Path | None, as_json: boo
         echo(diagnosis_text(found))
         if output is not None:
             echo(written_text(output))
-    level = float("nan") if found.not_finite else found.sqnr_db
-    exit_unless([] if least is None else shortfall(least, found.file, level))
+    exit_unless([] if least is None else shortfall(least, found.file, found.level_db))
 
 
 @click.command(cls=Command, example="onnxdfq report run.json other.json -o both.html")

@@ -15,6 +15,7 @@ from onnxdfq.images.archive import IMAGES, ArrayFile
 from onnxdfq.images.images import ABOUT_ALL, LABELS, PREFIX, Images
 from onnxdfq.images.shards import SUFFIX, shard_files
 from onnxdfq.recipe.shard import Shard
+from onnxdfq.shown import some
 
 SHARD, ROWS, SHARDS = "shard", "rows", "shards"
 OWN = {"model": "for the model", "recipe": "with the recipe", "onnxdfq": "by onnxdfq"}
@@ -179,11 +180,8 @@ def _check_complete(parts: Sequence[_Part], folder: Path) -> None:
             raise DataError(f"{other} and {part.file} are both the shard {part.shard}; take one of them away.")
     count = parts[0].shard.count
     if missing := [number for number in range(1, count + 1) if number not in files]:
-        named = ", ".join(f"{number}/{count}" for number in missing[:NAMED])
-        more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
-        raise DataError(
-            f"{folder} lacks the shard {named}{more}; make it with synthesize --shard {missing[0]}/{count}."
-        )
+        named = some([f"{number}/{count}" for number in missing], NAMED)
+        raise DataError(f"{folder} lacks the shard {named}; make it with synthesize --shard {missing[0]}/{count}.")
 
 
 def _check_rows(parts: Sequence[_Part]) -> None:

@@ -25,6 +25,7 @@ from onnxdfq.pipeline.request import Request
 from onnxdfq.pipeline.result import Metrics, Result, TargetResult
 from onnxdfq.recipe.bits import Bits
 from onnxdfq.scratch import sweep_all
+from onnxdfq.shown import some
 from onnxdfq.training.outputs import class_scores, distilled_outputs
 from onnxdfq.work.folder import work_folder
 from passes.graph.attention import is_transformer
@@ -241,10 +242,9 @@ def fitted(method: Method, model: FloatModel, run: Run) -> tuple[Method, Run]:
         from onnxdfq.pipeline.floats import without_gradient
 
         if blocking := without_gradient(model.graph.graph):
-            more = f" and {len(blocking) - 3} more" if len(blocking) > 3 else ""
             run.tell(
                 Note(
-                    text=f"No gradient passes {', '.join(blocking[:3])}{more}, which ONNX Runtime computes: images are "
+                    text=f"No gradient passes {some(blocking, 3)}, which ONNX Runtime computes: images are "
                     "made by what does not lie behind."
                 )
             )

@@ -18,6 +18,7 @@ from onnxdfq.pipeline.request import Request
 from onnxdfq.pipeline.result import Result
 from onnxdfq.pipeline.trainers import agree_to_train, digest_of, with_trainers
 from onnxdfq.recipe.distillation import RATES, REPAIR_RATES, KnowledgeDistillation
+from onnxdfq.shown import some
 from passes.graph.work import work_per_sample
 from passes.write.provenance import read_provenance
 
@@ -277,11 +278,10 @@ def _look_at(model: FloatModel, student: StudentFile, run: Run) -> None:
             "the same images."
         )
     if student.fixed:
-        more = f" and {len(student.fixed) - NAMED} more" if len(student.fixed) > NAMED else ""
         run.tell(
             Note(
                 text=f"{len(student.fixed)} parameters stay as they are, for the student's file computes them from "
-                f"others: {', '.join(student.fixed[:NAMED])}{more}."
+                f"others: {some(student.fixed, NAMED)}."
             )
         )
 

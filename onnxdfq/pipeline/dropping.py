@@ -19,6 +19,7 @@ from onnxdfq.images.images import Images
 from onnxdfq.methods.method import FloatModel, Measurement, Note, Run
 from onnxdfq.pipeline.verdict import layer_losses
 from onnxdfq.recipe.budget import Budgets
+from onnxdfq.shown import some
 from onnxdfq.work.checkpoint import Findings
 from passes.quantize.plan import QuantPlan
 from passes.target.kept_float import KeptFloat
@@ -81,11 +82,9 @@ class Dropping:
         """Calibration and target with the choice, which is told."""
         layers = {layer.node for layer in read_layers(self.model.graph, self.target)}
         floats = sorted(choice.floats & layers)
-        names = ", ".join(floats[:NAMED])
-        more = f" and {len(floats) - NAMED} more" if len(floats) > NAMED else ""
         wide = sum(bits.activation == WIDE_ACTIVATION for bits in choice.bits.values())
         parts = [f"{wide} layers read 16 bits"] if wide and self.calibration.activation_bits < WIDE_ACTIVATION else []
-        parts += [f"{names}{more} stay float"] if floats else []
+        parts += [f"{some(floats, NAMED)} stay float"] if floats else []
         points, count = self._points(choice), len(self.images)
         self.run.tell(Measurement(values={"drop": points, "layers_float": len(floats)}, target=self.target.name))
         what = f"so that {' and '.join(parts)}" if parts else "with no layer that needs more than it has"

@@ -9,6 +9,7 @@ from onnxdfq.calibration.calibration import Calibration
 from onnxdfq.calibration.observation import Observations
 from onnxdfq.methods.method import Note, Run
 from onnxdfq.recipe.bits import FLOAT_BITS
+from onnxdfq.shown import some
 from passes.quantize.divisors import divisors_at_zero
 from passes.quantize.joins import Join, joins_apart
 from passes.quantize.points import find_quant_points
@@ -44,8 +45,8 @@ def kept_for_ranges(
     if divisors:
         run.tell(
             Note(
-                text=f"For the target {target.name} {_listed(sorted(divisors))} stay float: they are divided by, and "
-                "on a grid the least of them would be 0."
+                text=f"For the target {target.name} {some(sorted(divisors), NAMED)} stay float: they are divided by, "
+                "and on a grid the least of them would be 0."
             )
         )
     kept = target.kept_float
@@ -59,16 +60,11 @@ def tell_of_unseen(model: ir.Model, observations: Observations, targets: Sequenc
     if unseen:
         run.tell(
             Note(
-                text=f"{_listed(unseen)} hold no number on any of the inputs, as the boxes of a detector that finds "
-                "nothing: what is computed on these stays float. Inputs of your own (--calibration) give them ranges."
+                text=f"{some(unseen, NAMED)} hold no number on any of the inputs, as the boxes of a detector that "
+                "finds nothing: what is computed on these stays float. Inputs of your own (--calibration) give them "
+                "ranges."
             )
         )
-
-
-def _listed(names: Sequence[str]) -> str:
-    """The first few, and how many more."""
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f"{', '.join(names[:NAMED])}{more}"
 
 
 def _tell_of_joins(joins: Sequence[Join], nodes: Set[str], target: Target, run: Run) -> None:

@@ -13,11 +13,12 @@ from onnxdfq.methods.method import FloatModel, Measurement, Method, Note, Run
 from onnxdfq.model_file.untrusted import bytes_of
 from onnxdfq.pipeline.compression import fitted, recorded, settled_method
 from onnxdfq.pipeline.distillation import repair
-from onnxdfq.pipeline.pruning_plan import Judged, check_plan, decided, some, tell_of_plan
+from onnxdfq.pipeline.pruning_plan import NAMED, Judged, check_plan, decided, tell_of_plan
 from onnxdfq.pipeline.request import Request
 from onnxdfq.pipeline.result import Result
 from onnxdfq.pipeline.trainers import with_trainers
 from onnxdfq.recipe.pruning import Pruning
+from onnxdfq.shown import some
 from passes.graph.editing import drop_unused_initializers
 from passes.graph.work import work_per_sample
 from passes.prune.plan import ChannelPlan, ZeroPlan
@@ -109,7 +110,7 @@ def carry_out(graph: ir.Model, plan: ChannelPlan | ZeroPlan, request: PruneReque
             run.tell(
                 Note(
                     text=f"{len(lost.unknown)} layers are not repaired by moments, because no BatchNormalization tells "
-                    f"those of what they read: {some(lost.unknown)}."
+                    f"those of what they read: {some(lost.unknown, NAMED)}."
                 )
             )
     if isinstance(plan, ChannelPlan):
@@ -134,7 +135,8 @@ def _fit(
     if left:
         run.tell(
             Note(
-                text=f"{len(left)} layers are not fitted, for least squares does not know their operator: {some(left)}."
+                text=f"{len(left)} layers are not fitted, for least squares does not know their operator: "
+                f"{some(left, NAMED)}."
             )
         )
 

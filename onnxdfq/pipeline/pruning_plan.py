@@ -9,14 +9,13 @@ import onnx_ir as ir
 
 from onnxdfq.errors import InputError
 from onnxdfq.methods.method import Measurement, Note, Run
+from onnxdfq.shown import some
 from passes.prune.channels import ChannelChoice
 from passes.prune.importance import Covariances
 from passes.prune.plan import CannotPrune, ChannelPlan, ZeroPlan
 from passes.prune.zero_weights import smallest_weights, two_of_four
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from onnxdfq.evaluation import Session
     from onnxdfq.images.images import Images
     from onnxdfq.pipeline.pruning import PruneRequest
@@ -116,12 +115,6 @@ def tell_of_plan(plan: ChannelPlan | ZeroPlan, run: Run) -> None:
     run.tell(Measurement(values={"layer_channels": total, "layer_channels_removed": plan.removed}))
 
 
-def some(names: Sequence[str]) -> str:
-    """The first few, and how many others there are."""
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
-
-
 def _kept(plan: ChannelPlan) -> list[tuple[tuple[str, ...], str]]:
     """Groups of layers that keep all, but for the last ones, which have to, and why."""
     return [
@@ -134,6 +127,6 @@ def _kept(plan: ChannelPlan) -> list[tuple[tuple[str, ...], str]]:
 
 
 def _reasons(plan: ChannelPlan) -> str:
-    reasons = list(dict.fromkeys(f"{some(layers)} ({why})" for layers, why in _kept(plan)))
+    reasons = list(dict.fromkeys(f"{some(layers, NAMED)} ({why})" for layers, why in _kept(plan)))
     more = f"; and {len(reasons) - NAMED} others" if len(reasons) > NAMED else ""
     return "; ".join(reasons[:NAMED]) + more

@@ -14,6 +14,7 @@ from onnxdfq.pipeline.rewriting import fold_batch_norms
 from onnxdfq.recipe.bits import check_layers
 from onnxdfq.recipe.names import one_of
 from onnxdfq.recipe.plan_file import PlanFile
+from onnxdfq.shown import some
 from passes.graph.editing import name_of
 from passes.quantize.kept_float import FORMS, NothingMatches, kept_float
 from passes.quantize.points import QuantPoints, find_quant_points
@@ -91,10 +92,9 @@ def _known_tensors(plan: PlanFile, names: Collection[str], points: QuantPoints, 
             one_of(f"tensor{more}", name, sorted(places), field="plan")
     passed = [name for name in plan.tensors if name not in places]
     if passed:
-        more = f" and {len(passed) - NAMED} more" if len(passed) > NAMED else ""
         run.tell(
             Note(
-                text=f"Of the plan {', '.join(passed[:NAMED])}{more} are passed over: they have no grid of their own, "
+                text=f"Of the plan {some(passed, NAMED)} are passed over: they have no grid of their own, "
                 "for a runtime computes them along with others, or they share that of another."
             )
         )

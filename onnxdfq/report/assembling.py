@@ -179,7 +179,7 @@ def report_of_diagnosis(found: Diagnosed, command: str, *, device: str) -> RunRe
         bits=_bits(diagnosis),
         bytes=bytes_of(Path(diagnosis.file)),
         bytes_float=bytes_of(Path(diagnosis.against)) if diagnosis.against else None,
-        verdict=verdict(float("-inf") if diagnosis.not_finite else diagnosis.sqnr_db),
+        verdict=verdict(diagnosis.level_db),
         sqnr_db=diagnosis.sqnr_db,
         agreement=_agreement(diagnosis, samples),
         metrics={},

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxdfq.errors import InputError
 from onnxdfq.report.linting import shortfalls
+from onnxdfq.shown import some
 
 if TYPE_CHECKING:
     from onnxdfq.pipeline.result import Result
@@ -61,9 +62,8 @@ def unmet_integers(text: str, result: Result) -> list[str]:
     sentences = []
     for name, file in result.targets.items():
         if short := shortfalls(file.findings, text):
-            nodes = ", ".join(f"{finding.op_type or 'the file'} {finding.node}".strip() for finding in short[:NAMED])
-            more = f" and {len(short) - NAMED} more" if len(short) > NAMED else ""
-            sentences.append(f"--require {text} is not met by {nodes}{more} of the file for {name}.")
+            nodes = [f"{finding.op_type or 'the file'} {finding.node}".strip() for finding in short]
+            sentences.append(f"--require {text} is not met by {some(nodes, NAMED)} of the file for {name}.")
     return sentences
 
 
@@ -89,10 +89,10 @@ def unmet(least: float, files: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def shortfall(least: float, file: str, found: float | None) -> list[str]:
-    """A sentence where a file is worse. found: its signal-to-noise ratio in dB, None where there is no noise; NaN where
-    that is what the file computes."""
+    """A sentence where a file is worse. found: its signal-to-noise ratio in dB, None where there is no noise, and
+    minus infinity where the file computes what is no number."""
     if found is None or found >= least:
         return []
-    if math.isnan(found):
+    if found == -math.inf:
         return [f"--require sqnr={least:g} is not met by {file}: it computes NaN or infinity."]
     return [f"--require sqnr={least:g} is not met by {file}: it has {found:.1f} dB."]

@@ -92,16 +92,22 @@ class Messages:
         with self._connected():
             self._await("round/0", range(1))
 
-    def wait_for(self, happened: Callable[[], bool]) -> None:
-        """Returns once it has happened. Raises WorkerError: one of the others failed meanwhile."""
+    def wait_for(self, happened: Callable[[], bool], look: Callable[[float], None] = lambda _: None) -> None:
+        """Returns once it has happened. Raises WorkerError: one of the others failed meanwhile.
+
+        Args:
+            happened: Asked again and again.
+            look: Called now and then, with the time; may raise.
+        """
         nap, looked = 1e-4, time.monotonic()
         while not happened():
             time.sleep(nap)
             nap = min(2 * nap, LONGEST_NAP_S)
-            if time.monotonic() - looked >= LOOK_EVERY_S:
-                looked = time.monotonic()
+            if (now := time.monotonic()) - looked >= LOOK_EVERY_S:
+                looked = now
                 self._look_for_failure()
                 self.beat()
+                look(now)
 
     def beat(self) -> None:
         """Gives a sign of life, where the last is not of just now. Raises WorkerError: rank 0 is gone."""
@@ -141,22 +147,21 @@ class Messages:
             return
 
     def _await(self, topic: str, ranks: range) -> None:
-        missing, nap, looked = list(ranks), 1e-4, time.monotonic()
-        signs = dict.fromkeys(ranks, (-1, looked))
-        while missing := [rank for rank in missing if not self._store.check([f"{topic}/{rank}"])]:
-            time.sleep(nap)
-            nap = min(2 * nap, LONGEST_NAP_S)
-            if (now := time.monotonic()) - looked < LOOK_EVERY_S:
-                continue
-            looked = now
-            self._look_for_failure()
-            self.beat()
+        missing, signs = list(ranks), dict.fromkeys(ranks, (-1, time.monotonic()))
+
+        def arrived() -> bool:
+            missing[:] = [rank for rank in missing if not self._store.check([f"{topic}/{rank}"])]
+            return not missing
+
+        def look_for_signs(now: float) -> None:
             for rank in missing:
                 count = self._store.add(f"beat/{rank}", 0)
                 if count != signs[rank][0]:
                     signs[rank] = (count, now)
                 elif now - signs[rank][1] > self.place.timeout:
                     raise self._hangs(rank)
+
+        self.wait_for(arrived, look_for_signs)
 
     def _look_for_failure(self) -> None:
         if (failure := self.failure()) is not None:

@@ -110,15 +110,12 @@ def _axis_behind(given: list[object], made: list[object], axis: int) -> int | No
         same += 1
     if axis < same:
         return axis
-    before, behind = _product(given[same:axis]), _product(given[axis + 1 :])
-    for place in range(same, len(made)):
-        # its size need not be known: what the others leave is that of the axis
-        if (before, behind) == (_product(made[same:place]), _product(made[place + 1 :])) and None not in (
-            before,
-            behind,
-        ):
-            return place
-    return None
+    around = _product(given[same:axis]), _product(given[axis + 1 :])
+    if None in around:
+        return None
+    # its size need not be known: what the others leave is that of the axis
+    places = range(same, len(made))
+    return next((one for one in places if (_product(made[same:one]), _product(made[one + 1 :])) == around), None)
 
 
 def _both_open(given: list[object], made: list[object]) -> bool:

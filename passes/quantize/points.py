@@ -71,7 +71,7 @@ def find_quant_points(model: ir.Model, target: Target) -> QuantPoints:
     activations.extend(
         required_name(value)
         for value in model.graph.inputs
-        if value in data - masked and value.uses() and not known.stays_in_float(value)
+        if value in data and value not in masked and value.uses() and not known.stays_in_float(value)
     )
     quantized = set(activations)
     for node in model.graph:

@@ -1,5 +1,6 @@
 """What a diagnosis gives back. Nothing here loads torch: reports are read and shown without."""
 
+import math
 from dataclasses import dataclass
 
 
@@ -94,3 +95,8 @@ class Diagnosis:
     findings: tuple[Finding, ...]
     notes: tuple[str, ...] = ()
     not_finite: str = ""
+
+    @property
+    def level_db(self) -> float | None:
+        """`sqnr_db`, and minus infinity where the file computes what is no number."""
+        return -math.inf if self.not_finite else self.sqnr_db

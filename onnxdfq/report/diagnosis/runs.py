@@ -80,7 +80,7 @@ def run_both(
         for (name, value), (_, other) in pairs:
             if name in sums:
                 sums[name].add(value, other)
-            if broken is None and value.isfinite().all() and not other.isfinite().all():
+            if broken is None and not other.isfinite().all() and value.isfinite().all():
                 broken = name
             if name in outputs:
                 found[0][name], found[1][name] = value, other

@@ -3,15 +3,14 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
-import torch
-
+from onnxdfq.calibration.noise import Energies, energies, errors, mean_share
 from onnxdfq.report.diagnosis.runs import Runs
 from onnxdfq.report.diagnosis.switches import Network, Switched, Values
 from passes.graph.bodies import nodes_within
 from passes.graph.compared import compared_values
 from passes.graph.editing import name_of
 from passes.graph.liveness import Liveness
-from passes.graph.parts import parts_of, split_into
+from passes.graph.parts import parts_of
 
 NEAR = 8  # nodes that are rather run again than that another part of the graph is made ready
 
@@ -83,11 +82,11 @@ class _Sweep:
         self._point = 0
         self._states: list[Sequence[Values]] = [runs.given, runs.given]
         self._exact = runs.exact
-        self._signal = self._energies(self._exact)
+        self._signal = energies(self._exact, self._parts)
         noise = self._noise(runs.noisy)
-        self.whole = self._mean(noise)
-        totals = {name: sum(self._signal[name]) for name in self._outputs}
-        self.by_output = {name: sum(noise[name]) / totals[name] for name in self._outputs if totals[name] > 0}
+        self.whole = mean_share(noise, self._signal)
+        signals, noises = (_by_output(table) for table in (self._signal, noise))
+        self.by_output = {name: noises[name] / energy for name, energy in signals.items() if energy > 0}
 
     def places(self) -> dict[str, int]:
         """Quantizer or constant → the first node that it changes."""
@@ -116,36 +115,14 @@ class _Sweep:
 
     def loss(self, tail: Switched, on: Set[str], *, base: int) -> float:
         """Noise over signal when `tail` runs from here. base: 0 from the float values, 1 from the quantized ones."""
-        return self._mean(self._noise(tail.run(state, on) for state in self._states[base]))
+        return mean_share(self._noise(tail.run(state, on) for state in self._states[base]), self._signal)
 
-    def _noise(self, batches: Iterable[Values]) -> dict[str, list[float]]:
-        errors = []
-        for found, exact in zip(batches, self._exact, strict=True):
-            errors.append(
-                {
-                    name: found[name] - exact[name]
-                    if found[name].shape == exact[name].shape  # else the number of rows depends on the numbers
-                    else torch.zeros_like(exact[name])
-                    for name in exact
-                }
-            )
-        return self._energies(errors)
+    def _noise(self, batches: Iterable[Values]) -> Energies:
+        return energies((errors(*pair) for pair in zip(batches, self._exact, strict=True)), self._parts)
 
-    def _energies(self, batches: Sequence[Values]) -> dict[str, list[float]]:
-        """By output, the sum of squares of each of its parts."""
-        return {
-            name: [
-                sum(float(part.double().square().sum()) for part in parts)
-                for parts in zip(*(split_into(batch[name], self._parts[name]) for batch in batches), strict=True)
-            ]
-            for name in self._outputs
-        }
 
-    def _mean(self, noise: Mapping[str, Sequence[float]]) -> float:
-        shares = [
-            part / signal
-            for name in self._outputs
-            for part, signal in zip(noise[name], self._signal[name], strict=True)
-            if signal > 0
-        ]
-        return sum(shares) / max(len(shares), 1)
+def _by_output(table: Energies) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for (name, _), energy in table.items():
+        total[name] = total.get(name, 0.0) + energy
+    return total
